@@ -1,0 +1,64 @@
+"""Visual search across platforms: one training run, nested sub-models, one embedding space.
+
+The public names are imported when they are first used: `import sfsc` needs neither torch nor a store.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sfsc.data.dataset import Dataset, open_dataset
+    from sfsc.errors import SfscError
+    from sfsc.evaluation import Evaluation, evaluate
+    from sfsc.gallery import Gallery, Hit
+    from sfsc.report.html import write_report
+    from sfsc.retrieval.matrix import CompatibilityMatrix
+    from sfsc.search import index, search
+    from sfsc.switchable.family import Family
+    from sfsc.training.config import Config
+    from sfsc.training.loop import train
+    from sfsc.widths import Widths
+
+__all__ = [
+    "CompatibilityMatrix",
+    "Config",
+    "Dataset",
+    "Evaluation",
+    "Family",
+    "Gallery",
+    "Hit",
+    "SfscError",
+    "Widths",
+    "evaluate",
+    "index",
+    "open_dataset",
+    "search",
+    "train",
+    "write_report",
+]
+
+_HOMES = {
+    "CompatibilityMatrix": "sfsc.retrieval.matrix",
+    "Config": "sfsc.training.config",
+    "Dataset": "sfsc.data.dataset",
+    "Evaluation": "sfsc.evaluation",
+    "Family": "sfsc.switchable.family",
+    "Gallery": "sfsc.gallery",
+    "Hit": "sfsc.gallery",
+    "SfscError": "sfsc.errors",
+    "Widths": "sfsc.widths",
+    "evaluate": "sfsc.evaluation",
+    "index": "sfsc.search",
+    "open_dataset": "sfsc.data.dataset",
+    "search": "sfsc.search",
+    "train": "sfsc.training.loop",
+    "write_report": "sfsc.report.html",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'sfsc' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,5 @@
+"""python -m sfsc."""
+
+from sfsc.cli import main
+
+main()

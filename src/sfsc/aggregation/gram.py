@@ -1,0 +1,56 @@
+"""Inner products and weighted sums of nested gradients.
+
+The gradient of a shared parameter by each of m sub-models is a list of m *corners*, narrow first: the
+i-th has the shape of the parameter's part in sub-model i, fits into the (i+1)-th from index 0 along every
+dimension, and stands for a gradient that is zero outside of it. No full copies are made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def gram_matrix(corners: Sequence[Tensor]) -> Tensor:
+    """The (m, m) float32 matrix of inner products of m nested gradients; on their device, not waited for."""
+    m = len(corners)
+    products = [
+        (corners[i].float() * _within(corners[j], corners[i])).sum() for i in range(m) for j in range(i, m)
+    ]
+    upper = corners[0].new_zeros(m, m, dtype=torch.float32)
+    rows, columns = torch.triu_indices(m, m, device=upper.device)
+    upper[rows, columns] = torch.stack(products)
+    return upper + upper.triu(1).T
+
+
+def combine(corners: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """The sum of nested gradients, each times its weight, in the memory of the last and largest.
+
+    Args:
+        corners: m nested gradients; the last is overwritten.
+        weights: (m,) float32.
+    """
+    total = corners[-1].mul_(weights[-1])
+    for index in range(len(corners) - 1):
+        _within(total, corners[index]).add_(corners[index] * weights[index])
+    return total
+
+
+def conflicts(grams: Tensor) -> Tensor:
+    """For each sub-model, the share of its pairs with the others whose inner product is negative.
+
+    Args:
+        grams: (groups, m, m) float32.
+
+    Returns:
+        (m,) float32 in [0, 1], averaged over the groups.
+    """
+    return (grams < 0).sum(-1).float().mean(0) / max(1, grams.shape[-1] - 1)
+
+
+def _within(tensor: Tensor, part: Tensor) -> Tensor:
+    for dimension, size in enumerate(part.shape):
+        tensor = tensor.narrow(dimension, 0, size)
+    return tensor

@@ -1,0 +1,37 @@
+"""Opens a dataset by what the user calls it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sfsc.data.csv_table import read_csv
+from sfsc.data.emoji import read_emoji
+from sfsc.data.folder import read_folder
+from sfsc.data.market1501 import read_market1501
+from sfsc.data.omniglot import read_omniglot
+from sfsc.data.records import Dataset, Split
+from sfsc.errors import SfscError
+
+__all__ = ["KINDS", "Dataset", "Split", "open_dataset"]
+
+KINDS: dict[str, Callable[[str, Path], Dataset]] = {
+    "folder": read_folder,
+    "csv": read_csv,
+    "market1501": read_market1501,
+    "omniglot": read_omniglot,
+    "emoji": read_emoji,
+}
+
+
+def open_dataset(spec: str) -> Dataset:
+    """The dataset that `spec`, "KIND:PATH", names; SfscError if it names none or is not readable."""
+    kind, _, location = spec.partition(":")
+    if kind not in KINDS or not location:
+        raise SfscError(f"{spec!r} is no dataset: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
+    path = Path(location)
+    if not path.exists() and kind != "emoji":
+        raise SfscError(f"{spec}: {path} does not exist")
+    if kind in ("folder", "market1501") and not path.is_dir():
+        raise SfscError(f"{spec}: {path} is not a folder")
+    return KINDS[kind](spec, path)

@@ -1,0 +1,23 @@
+"""The emoji data set, as `build_emoji` leaves it: identity = emoji, camera = vendor."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from sfsc.data.csv_table import read_table
+from sfsc.data.records import Dataset
+from sfsc.errors import SfscError
+
+TABLE = "emoji.csv"
+# Holds the settings of the build; written last, so a folder with it is complete.
+MARKER = "build.json"
+
+
+def read_emoji(source: str, path: Path) -> Dataset:
+    """The built data set in the folder `path`; SfscError if there is no complete build."""
+    marker = path / MARKER
+    if not marker.is_file():
+        raise SfscError(f"{path} holds no complete emoji build: run `sfsc data emoji --out {path}` again")
+    size = json.loads(marker.read_text(encoding="utf-8"))["size"]
+    return read_table(source, path / TABLE, image_size=(size, size), mirrors=False)

@@ -1,0 +1,281 @@
+"""Builds the emoji data set: the same emoji as eight vendors draw them.
+
+Identity = emoji (its codepoints), camera = vendor. The drawings come from eight packages of the npm
+registry, fetched by npm itself, and are rendered here.
+"""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import json
+import shutil
+import subprocess
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from sfsc.data.emoji import MARKER, TABLE
+from sfsc.data.emoji_codepoints import IconSet, assign, base, has_skin_tone
+from sfsc.data.images import write_png
+from sfsc.errors import SfscError, missing_extra
+from sfsc.progress import track
+
+VENDORS = {
+    "emojione": "1.2.3",
+    "emojione-v1": "1.2.3",
+    "fluent-emoji-flat": "1.2.6",
+    "fxemoji": "1.2.2",
+    "noto": "1.2.9",
+    "noto-v1": "1.2.5",
+    "openmoji": "1.2.29",
+    "twemoji": "1.2.5",
+}
+MIN_VENDORS = 4
+RENDER_SIZE = 128
+
+
+class Drawing(NamedTuple):
+    """One emoji of one vendor, as svg."""
+
+    codepoints: str
+    vendor: str
+    svg: str
+
+    @property
+    def path(self) -> str:
+        """Where its image lies, relative to the data set."""
+        return f"images/{self.vendor}/{self.codepoints}.png"
+
+
+@dataclass(frozen=True)
+class _Package:
+    icons: dict[str, Any]
+    info: dict[str, Any]
+    characters: dict[str, str]
+
+    def icon_set(self) -> IconSet:
+        shown = [name for name, icon in self.icons["icons"].items() if not icon.get("hidden")]
+        drawings = {name: name for name in shown}
+        for alias, entry in self.icons.get("aliases", {}).items():
+            # Further keys turn or mirror the parent: that is another drawing, which no vendor made.
+            if entry.keys() == {"parent"} and entry["parent"] in drawings:
+                drawings[alias] = drawings[entry["parent"]]
+        return IconSet(drawings, self.characters)
+
+    def svg(self, name: str) -> str:
+        icon = self.icons["icons"][name]
+        default = {"left": 0, "top": 0, "width": 16, "height": 16}
+        box = " ".join(str(icon.get(key, self.icons.get(key, value))) for key, value in default.items())
+        body = icon["body"].replace("currentColor", "#000000")
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'viewBox="{box}" width="{RENDER_SIZE}" height="{RENDER_SIZE}">{body}</svg>'
+        )
+
+
+def build_emoji(out: Path, size: int = 64, skin_tones: bool = False, test_share: float = 0.3) -> Path:
+    """Build the data set in the folder `out` and return it; a complete build is returned at once.
+
+    `size` is the side of the images in pixels. With `skin_tones` the skin-tone variants are identities of
+    their own. About `test_share` of the identities are for testing; variants of one emoji stay together.
+    Everything is made in a sibling folder `out.partial`, which keeps the downloads of an interrupted run
+    and is renamed at the end. Two builds with the same settings are equal byte by byte.
+
+    Raises SfscError if `out` holds something else, if npm is missing or fails, or without resvg-py.
+    """
+    settings = {"size": size, "skin_tones": skin_tones, "test_share": test_share, "packages": VENDORS}
+    if _is_complete(out, settings):
+        return out
+    _resvg()
+    partial = out.with_name(out.name + ".partial")
+    packages = _download(partial / "packages")
+    shutil.rmtree(partial / "images", ignore_errors=True)
+    drawings = _write_images(partial, list(_choose(packages, skin_tones)), size)
+    _write_table(partial / TABLE, drawings, test_share)
+    _write_attribution(partial / "ATTRIBUTION.md", packages, size)
+    (partial / MARKER).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    partial.replace(out)
+    return out
+
+
+def _is_complete(out: Path, settings: Mapping[str, object]) -> bool:
+    marker = out / MARKER
+    if marker.is_file():
+        built = json.loads(marker.read_text(encoding="utf-8"))
+        if built != settings:
+            raise SfscError(f"{out} holds an emoji build with other settings: choose another folder")
+        return True
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise SfscError(f"{out} exists and is no emoji build: choose another folder")
+    return False
+
+
+def _download(folder: Path) -> dict[str, _Package]:
+    folder.mkdir(parents=True, exist_ok=True)
+    packages = {}
+    for vendor, version in track(VENDORS.items(), "fetching the packages"):
+        archive = folder / f"iconify-json-{vendor}-{version}.tgz"
+        if not archive.is_file():
+            _fetch(f"@iconify-json/{vendor}@{version}", archive)
+        packages[vendor] = _read_package(archive)
+    return packages
+
+
+def _fetch(package: str, archive: Path) -> None:
+    """Have npm write the package into an empty folder, then move it: a torn download has no name."""
+    landing = archive.with_suffix(".download")
+    shutil.rmtree(landing, ignore_errors=True)
+    landing.mkdir()
+    npm_pack(package, landing)
+    (landing / archive.name).replace(archive)
+    landing.rmdir()
+
+
+def npm_pack(package: str, folder: Path) -> None:
+    """Fetch one package ("@scope/name@version") as a .tgz into the folder; SfscError if that fails."""
+    npm = shutil.which("npm")
+    if npm is None:
+        raise SfscError("npm is not installed: install Node.js (it brings npm) and run the command again")
+    command = [npm, "pack", package, "--silent", "--pack-destination", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
+        raise SfscError(
+            f"npm could not fetch {package} ({said}): check the network and run the command again, "
+            "finished downloads are kept"
+        )
+
+
+def _read_package(archive: Path) -> _Package:
+    try:
+        with tarfile.open(archive) as tar:
+            icons, info, characters = (
+                _read_json(tar, f"package/{name}.json") for name in ("icons", "info", "chars")
+            )
+    except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
+        raise SfscError(f"{archive} is not a readable icon package: delete it and run again") from error
+    return _Package(icons, info, characters)
+
+
+def _read_json(tar: tarfile.TarFile, name: str) -> dict[str, Any]:
+    member = tar.extractfile(name)
+    if member is None:
+        raise KeyError(name)
+    return json.load(member)
+
+
+def _choose(packages: Mapping[str, _Package], skin_tones: bool) -> Iterator[Drawing]:
+    """The drawings of the emoji that enough vendors have, in a fixed order."""
+    drawn = assign({vendor: package.icon_set() for vendor, package in packages.items()})
+    vendors_of = Counter(codepoints for icons in drawn.values() for codepoints in icons)
+    for vendor, icons in sorted(drawn.items()):
+        for codepoints, name in sorted(icons.items()):
+            if vendors_of[codepoints] >= MIN_VENDORS and (skin_tones or not has_skin_tone(codepoints)):
+                yield Drawing(codepoints, vendor, packages[vendor].svg(name))
+
+
+def _write_images(folder: Path, drawings: list[Drawing], size: int) -> list[Drawing]:
+    """Render all, write those that are fit for use, and return them sorted by identity and vendor."""
+    fit: dict[Drawing, np.ndarray] = {}
+    seen: set[tuple[str, bytes]] = set()
+    for drawing, image in zip(drawings, _render_all(drawings, size), strict=True):
+        look = (drawing.vendor, image.tobytes())
+        if look not in seen and not _near_blank(image):
+            seen.add(look)
+            fit[drawing] = image
+    vendors_of = Counter(drawing.codepoints for drawing in fit)
+    kept = sorted(drawing for drawing in fit if vendors_of[drawing.codepoints] >= MIN_VENDORS)
+    for drawing in kept:
+        path = folder / drawing.path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_png(path, fit[drawing])
+    return kept
+
+
+def _render_all(drawings: list[Drawing], size: int) -> Iterator[np.ndarray]:
+    svgs = [drawing.svg for drawing in drawings]
+    with ProcessPoolExecutor() as pool:
+        images = pool.map(render, svgs, [size] * len(svgs), chunksize=64)
+        yield from track(images, "rendering", total=len(svgs))
+
+
+def render(svg: str, size: int) -> np.ndarray:
+    """The drawing on white: (size, size, 3) uint8 RGB, rendered larger and reduced with Lanczos."""
+    # Fonts differ between machines; without them no drawing does.
+    png = _resvg().svg_to_bytes(
+        svg_string=svg, width=RENDER_SIZE, height=RENDER_SIZE, background="#ffffff", skip_system_fonts=True
+    )
+    large = np.asarray(cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR_RGB), np.float64)
+    half = _reduce_rows(large, size)
+    small = _reduce_rows(half.swapaxes(0, 1), size).swapaxes(0, 1)
+    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+
+
+def _reduce_rows(image: np.ndarray, target: int) -> np.ndarray:
+    """(height, width, 3) float64 to (target, width, 3) with the Lanczos-3 filter, widened to reduce."""
+    source = len(image)
+    scale = source / target
+    widening = max(scale, 1.0)
+    centres = (np.arange(target) + 0.5) * scale - 0.5
+    first = np.ceil(centres - 3 * widening).astype(int)
+    taps = first[:, None] + np.arange(int(np.ceil(6 * widening)))
+    distance = (taps - centres[:, None]) / widening
+    inside = (np.abs(distance) < 3) & (taps >= 0) & (taps < source)
+    weights = np.where(inside, np.sinc(distance) * np.sinc(distance / 3), 0.0)
+    weights /= weights.sum(axis=1, keepdims=True)
+    return np.einsum("yt,ytwc->ywc", weights, image[np.clip(taps, 0, source - 1)])
+
+
+def _near_blank(image: np.ndarray) -> bool:
+    """Whether fewer than 1% of the pixels differ visibly from white."""
+    return bool((image.min(axis=2) < 240).mean() < 0.01)
+
+
+def _resvg() -> Any:
+    try:
+        return importlib.import_module("resvg_py")
+    except ImportError as error:
+        raise missing_extra("resvg-py", "emoji") from error
+
+
+def _write_table(path: Path, drawings: list[Drawing], test_share: float) -> None:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["path", "identity", "camera", "split"])
+        for drawing in drawings:
+            split = _split(drawing.codepoints, test_share)
+            writer.writerow([drawing.path, drawing.codepoints, drawing.vendor, split])
+
+
+def _split(codepoints: str, test_share: float) -> str:
+    digest = int.from_bytes(sha256(base(codepoints).encode()).digest()[:8])
+    return "test" if digest < test_share * 2**64 else "train"
+
+
+def _write_attribution(path: Path, packages: Mapping[str, _Package], size: int) -> None:
+    lines = [
+        "# Where the images come from",
+        "",
+        f"Each image is a drawing of one of these sets, rendered on white at {size} x {size} pixels and",
+        "otherwise unchanged. Each remains under the licence of its set.",
+        "",
+    ]
+    for vendor, package in packages.items():
+        author, licence = package.info["author"], package.info["license"]
+        version = f" {package.info['version']}" if "version" in package.info else ""
+        lines += [
+            f"- images/{vendor}: {package.info['name']}{version}",
+            f"  (npm package @iconify-json/{vendor} {VENDORS[vendor]})",
+            f"  by {author['name']}, {author.get('url', '')}",
+            f"  licence {licence['title']} ({licence.get('spdx', '')}), {licence.get('url', '')}",
+        ]
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -1,0 +1,68 @@
+"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): characters of many alphabets, each drawn by 20 people."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sfsc.data.images import MEMBER
+from sfsc.data.records import Dataset, held_out
+from sfsc.errors import SfscError
+
+_NAME = re.compile(r"images_background[^/]*/([^/]+)/(character\d+)/\d+_(\d+)\.png")
+
+
+def read_omniglot(source: str, path: Path) -> Dataset:
+    """The dataset of one original zip file, or of a folder of such files, packed or unpacked.
+
+    Identity = alphabet/character, camera = drawer. What stands in several files is taken once. Half of the
+    characters of each alphabet are for testing.
+    """
+    images: dict[tuple[str, str], str] = {}
+    for image, name in _files(path):
+        match = _NAME.fullmatch(name)
+        if match:
+            alphabet, character, drawer = match.groups()
+            images.setdefault((f"{alphabet}/{character}", drawer), image)
+    ordered = sorted(images)
+    testing = _held_out({identity for identity, _ in ordered})
+    return Dataset(
+        source=source,
+        paths=tuple(images[key] for key in ordered),
+        identities=np.array([identity for identity, _ in ordered]),
+        cameras=np.array([drawer for _, drawer in ordered]),
+        splits=np.array(["test" if identity in testing else "train" for identity, _ in ordered]),
+        image_size=(64, 64),
+        mirrors=False,
+    )
+
+
+def _files(path: Path) -> Iterator[tuple[str, str]]:
+    """(path for `decode`, name inside the original archive) of each file, sorted."""
+    archives = [path] if path.is_file() else sorted(path.glob("*images_background*.zip"))
+    for archive in archives:
+        for member in _members(archive):
+            yield f"{archive}{MEMBER}{member}", member
+    if path.is_dir():
+        for file in sorted(path.glob("images_background*/*/*/*.png")):
+            yield str(file), file.relative_to(path).as_posix()
+
+
+def _members(archive: Path) -> list[str]:
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return sorted(file.namelist())
+    except zipfile.BadZipFile as error:
+        raise SfscError(f"{archive} is not a readable zip file") from error
+
+
+def _held_out(identities: set[str]) -> set[str]:
+    alphabets = defaultdict(list)
+    for identity in identities:
+        alphabets[identity.split("/")[0]].append(identity)
+    return set().union(*(held_out(characters) for characters in alphabets.values()))

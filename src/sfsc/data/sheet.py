@@ -1,0 +1,112 @@
+"""What is in a dataset, at a glance: a picture and a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from sfsc.data.images import decode
+from sfsc.data.records import SPLITS, Dataset
+
+_WHITE, _BLACK, _GREY = (255, 255, 255), (30, 30, 30), (120, 120, 120)
+_GAP, _CAPTION, _MARGIN = 8, 16, 132
+_TILE = 96
+_FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
+
+
+def contact_sheet(
+    rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], captions: Sequence[Sequence[str]]
+) -> np.ndarray:
+    """One picture of rows of images: (height, width, 3) uint8 RGB.
+
+    The images are (h, w, 3) uint8 of one size. A row's label stands at its left, a caption under each image.
+    """
+    height, width = rows[0][0].shape[:2]
+    row_height, column_width = height + _CAPTION + _GAP, width + _GAP
+    columns = max(map(len, rows))
+    shape = (_GAP + len(rows) * row_height, _MARGIN + columns * column_width, 3)
+    sheet = np.full(shape, _WHITE, np.uint8)
+    for r, (images, label, under) in enumerate(zip(rows, row_labels, captions, strict=True)):
+        top = _GAP + r * row_height
+        _write(sheet, label, (_GAP, top + height // 2), _MARGIN - 2 * _GAP, _BLACK)
+        for c, (image, caption) in enumerate(zip(images, under, strict=True)):
+            left = _MARGIN + c * column_width
+            sheet[top : top + height, left : left + width] = image
+            _write(sheet, caption, (left, top + height + 12), width, _GREY)
+    return sheet
+
+
+def dataset_sheet(dataset: Dataset, identities: int = 12, images: int = 8) -> np.ndarray:
+    """A contact sheet of some identities, up to `images` of each, from as many cameras as there are.
+
+    (height, width, 3) uint8 RGB. Raises CorruptImage if one of the images cannot be read.
+    """
+    names = np.unique(dataset.identities)
+    shown = names[np.linspace(0, len(names) - 1, min(identities, len(names))).round().astype(int)]
+    chosen = [_different_cameras(dataset, identity, images) for identity in shown]
+    size = _tile_size(dataset.image_size)
+    return contact_sheet(
+        [[decode(dataset.paths[i], size) for i in row] for row in chosen],
+        shown.tolist(),
+        [["" if dataset.cameras is None else str(dataset.cameras[i]) for i in row] for row in chosen],
+    )
+
+
+def summarise(dataset: Dataset) -> list[dict[str, str | int]]:
+    """A row of counts per split, and under it a row per camera of that split.
+
+    Each row has the keys split, camera ("all" in a split's own row), images, identities and cameras.
+    """
+    rows: list[dict[str, str | int]] = []
+    for split in SPLITS:
+        inside = dataset.splits == split
+        if not inside.any():
+            continue
+        cameras = [] if dataset.cameras is None else np.unique(dataset.cameras[inside]).tolist()
+        rows.append(_count(dataset, inside, split, "all", len(cameras)))
+        rows += [
+            _count(dataset, inside & (dataset.cameras == camera), split, camera, 1) for camera in cameras
+        ]
+    return rows
+
+
+def _count(
+    dataset: Dataset, inside: np.ndarray, split: str, camera: str, cameras: int
+) -> dict[str, str | int]:
+    identities = len(np.unique(dataset.identities[inside]))
+    images = int(inside.sum())
+    return {"split": split, "camera": camera, "images": images, "identities": identities, "cameras": cameras}
+
+
+def _different_cameras(dataset: Dataset, identity: str, count: int) -> list[int]:
+    """Indices of up to `count` images of an identity: one of each camera before a second of any."""
+    index = np.flatnonzero(dataset.identities == identity).tolist()
+    if dataset.cameras is None:
+        return index[:count]
+    seen: dict[str, int] = {}
+    turns = []
+    for i in index:
+        camera = str(dataset.cameras[i])
+        seen[camera] = seen.get(camera, 0) + 1
+        turns.append((seen[camera], camera, i))
+    return [i for _, _, i in sorted(turns)[:count]]
+
+
+def _tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
+    """The image size scaled until its longer side is that of a tile."""
+    height, width = image_size
+    scale = _TILE / max(height, width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def _write(
+    sheet: np.ndarray, text: str, at: tuple[int, int], room: int, colour: tuple[int, int, int]
+) -> None:
+    """Put text with its lower left corner at `at`; the middle of what is wider than the room is left out."""
+    shown, kept = text, len(text)
+    while kept > 2 and cv2.getTextSize(shown, _FONT, _FONT_SCALE, 1)[0][0] > room:
+        kept -= 1
+        shown = f"{text[: (kept + 1) // 2]}..{text[-(kept // 2) :]}"
+    cv2.putText(sheet, shown, at, _FONT, _FONT_SCALE, colour, 1, cv2.LINE_AA)

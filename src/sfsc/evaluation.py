@@ -1,0 +1,162 @@
+"""Evaluating a family on a data set: the compatibility matrix, a baseline, ranked lists."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfsc.data.records import Dataset, Split
+from sfsc.embedding import embed_images
+from sfsc.errors import SfscError
+from sfsc.files import write_json
+from sfsc.report.figures import accuracy_against_size, heat_map, save
+from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix, raw_pixel_embeddings
+from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
+from sfsc.switchable.family import Family
+
+EVALUATION_FILE = "evaluation.json"
+RANKINGS_FILE = "rankings.json"
+RANKED_LISTS = 12
+RANKED_HITS = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    `parameters` per sub-model in the order of `matrix.widths`; `baseline` is the same test with raw 16x16
+    colour pixels as embeddings; `rankings` are a dozen queries by the smallest sub-model with their first
+    hits in the full one's gallery, as the report shows them.
+    """
+
+    dataset: str
+    fingerprint: str
+    parameters: tuple[int, ...]
+    matrix: CompatibilityMatrix
+    baseline: Retrieval
+    rankings: dict[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation without the ranked lists, as plain lists and numbers."""
+        return {
+            "dataset": self.dataset,
+            "fingerprint": self.fingerprint,
+            "parameters": list(self.parameters),
+            **self.matrix.to_json(),
+            "criterion": self.matrix.criterion().tolist(),
+            "cells_met": self.matrix.cells_met(),
+            "cells": self.matrix.cells,
+            "baseline": {"name": "raw 16x16 colour pixels", **self.baseline.metrics},
+        }
+
+    def write(self, run: Path) -> None:
+        """Write `evaluation.json`, `rankings.json` and two figures into a run folder."""
+        content = self.to_json()
+        write_json(run / EVALUATION_FILE, content)
+        write_json(run / RANKINGS_FILE, self.rankings)
+        save(
+            heat_map(self.matrix.metrics["mAP"], self.matrix.widths, self.matrix.criterion(), "mAP"),
+            run / "matrix.png",
+        )
+        save(accuracy_against_size(content), run / "accuracy.png")
+
+
+def evaluate(family: Family, dataset: Dataset, workers: int = 2) -> Evaluation:
+    """Test every sub-model's queries against every sub-model's gallery (method: Market-1501's rule).
+
+    Args:
+        family: in any mode; it is left as it was.
+        dataset: its query and gallery splits are used.
+        workers: processes that decode images.
+
+    Raises:
+        SfscError: a split is empty, an image cannot be read, or no query has a positive.
+    """
+    query, gallery = dataset.query, dataset.gallery
+    vectors, place = _embed_all(family, sorted({*query.paths, *gallery.paths}), workers)
+    query_rows = np.array([place[path] for path in query.paths])
+    gallery_rows = np.array([place[path] for path in gallery.paths])
+    queries = {width: vectors[width][query_rows] for width in family.widths}
+    galleries = {width: vectors[width][gallery_rows] for width in family.widths}
+    pixels = vectors[None]
+    return Evaluation(
+        dataset=dataset.source,
+        fingerprint=family.fingerprint,
+        parameters=tuple(family.parameter_count(width) for width in family.widths),
+        matrix=compatibility_matrix(queries, galleries, query, gallery),
+        baseline=evaluate_ranking(pixels[query_rows], pixels[gallery_rows], query, gallery),
+        rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
+    )
+
+
+def _embed_all(
+    family: Family, paths: list[str], workers: int
+) -> tuple[dict[float | None, np.ndarray], dict[str, int]]:
+    """Embeddings by width, raw pixels under None, and the row of each path."""
+    training = family.training
+    embedders = {width: partial(family.embed, width=width) for width in family.widths}
+    try:
+        family.eval()
+        embedded = embed_images({**embedders, None: _pixels}, paths, family.spec.image_size, workers)
+    finally:
+        family.train(training)
+    if embedded.corrupt:
+        raise SfscError(
+            f"{len(embedded.corrupt)} test images cannot be read, the first: {embedded.corrupt[0]}; "
+            "repair them or take them out of the data set"
+        )
+    return embedded.vectors, {paths[i]: row for row, i in enumerate(embedded.indices)}
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return torch.from_numpy(raw_pixel_embeddings(images.permute(0, 2, 3, 1).numpy()))
+
+
+def _ranked_lists(
+    query_width: float,
+    queries: dict[float, np.ndarray],
+    galleries: dict[float, np.ndarray],
+    query: Split,
+    gallery: Split,
+) -> dict[str, Any]:
+    """Queries spread evenly over those that have a positive, and what they find in the full gallery."""
+    ranks = positive_ranks(queries[query_width], galleries[1.0], query, gallery)
+    answered = np.flatnonzero([len(positives) > 0 for positives in ranks])
+    chosen = answered[np.linspace(0, len(answered) - 1, min(RANKED_LISTS, len(answered))).round().astype(int)]
+    hits, scores = top_hits(
+        queries[query_width][chosen], galleries[1.0], query.select(chosen), gallery, RANKED_HITS
+    )
+    return {
+        "query_width": query_width,
+        "gallery_width": 1.0,
+        "rows": [
+            {
+                "query": _image(query, row),
+                "average_precision": average_precision(ranks[row]),
+                "hits": [
+                    {
+                        **_image(gallery, hit),
+                        "score": float(score),
+                        "correct": bool(gallery.identities[hit] == query.identities[row]),
+                    }
+                    for hit, score in zip(row_hits, row_scores, strict=True)
+                    if hit >= 0
+                ],
+            }
+            for row, row_hits, row_scores in zip(chosen, hits, scores, strict=True)
+        ],
+    }
+
+
+def _image(split: Split, row: int) -> dict[str, Any]:
+    return {
+        "path": split.paths[row],
+        "identity": str(split.identities[row]),
+        "camera": None if split.cameras is None else str(split.cameras[row]),
+    }

@@ -1,0 +1,1 @@
+"""Losses: functions of (logits or embeddings, labels)."""

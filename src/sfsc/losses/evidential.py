@@ -1,0 +1,47 @@
+"""The compatible loss, weighted by Dirichlet uncertainty."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+MAX_LOGIT = 80.0  # exp of it, summed over any number of classes, is finite in float32
+
+
+def cosine_logits(embeddings: Tensor, classifier: Tensor, scale: float) -> Tensor:
+    """Scaled cosines between embeddings and class directions, in float32.
+
+    Args:
+        embeddings: (batch, dim), of length 1.
+        classifier: (classes, dim), of any length.
+        scale: the logit of cosine 1.
+
+    Returns:
+        (batch, classes) float32.
+    """
+    with torch.autocast(embeddings.device.type, enabled=False):
+        return scale * embeddings.float() @ F.normalize(classifier.float()).T
+
+
+def evidential_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The expected cross-entropy under the Dirichlet distribution that the logits are evidence for.
+
+    With evidence e_c = exp(z_c), alpha_c = e_c + 1 and S = sum_c alpha_c, a sample of class y costs
+    digamma(S) - digamma(alpha_y), and its uncertainty is u = C / S (SFSC, CVPR 2023; Sensoy et al.,
+    Evidential Deep Learning, NeurIPS 2018, equation 4).
+
+    Args:
+        logits: (batch, classes); computed in float32 whatever their dtype, clamped at 80.
+        labels: (batch,) int64.
+
+    Returns:
+        The mean loss and the mean uncertainty (detached, in (0, 1]), both () float32.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        evidence = logits.float().clamp(max=MAX_LOGIT).exp()
+        classes = evidence.shape[1]
+        strength = evidence.sum(1) + classes
+        alpha = evidence.gather(1, labels[:, None]).squeeze(1) + 1
+        loss = (torch.digamma(strength) - torch.digamma(alpha)).mean()
+        return loss, (classes / strength.detach()).mean()

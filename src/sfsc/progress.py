@@ -1,0 +1,30 @@
+"""One progress bar for every long step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+T = TypeVar("T")
+
+
+def track(
+    iterable: Iterable[T], description: str, total: int | None = None, completed: int = 0
+) -> Iterator[T]:
+    """Yield the items of `iterable` under a bar on standard error that shows the time left.
+
+    `total` is needed where the iterable has no length; `completed` is where a resumed job starts.
+    """
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+        console=Console(stderr=True),
+        speed_estimate_period=60,
+    ) as progress:
+        yield from progress.track(iterable, total, completed=completed, description=description)

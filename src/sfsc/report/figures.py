@@ -1,0 +1,229 @@
+"""Figures of a run. One ink on a transparent ground, so that an inlined figure follows its page."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from sfsc.errors import SfscError, missing_extra
+
+try:
+    import matplotlib
+    from matplotlib.colors import LinearSegmentedColormap, Normalize
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Rectangle
+    from matplotlib.ticker import PercentFormatter
+except ImportError as error:
+    raise missing_extra("matplotlib", "train") from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from numpy.typing import ArrayLike, NDArray
+
+Curve = Literal["loss", "uncertainty", "conflicts"]
+
+INK = "#1b2430"
+MISSED = "#f08a24"
+POINTS = 400  # of a curve: more than that, a figure cannot show
+# Lightness falls steadily, so the order survives colour blindness; both ends stand out on white and black.
+WIDTH_SCALE = LinearSegmentedColormap.from_list("widths", ["#f0943a", "#dd5f6b", "#b04aa8", "#6a55d8"])
+CELL_SCALE = LinearSegmentedColormap.from_list("cells", ["#dceaf7", "#7fb2dc", "#2f78b7", "#123f70"])
+AXIS_LABELS: dict[Curve, str] = {
+    "loss": "loss",
+    "uncertainty": "uncertainty",
+    "conflicts": "conflicting pairs",
+}
+
+
+def heat_map(
+    values: ArrayLike,
+    widths: Sequence[float],
+    criterion: ArrayLike | None,
+    title: str,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """The compatibility matrix, in percent: rows are query widths, columns are gallery widths.
+
+    values: (m, m) floats, fractions in 0..1. criterion: (m, m) bools, whether a cross-test meets the
+    criterion (the diagonal is not looked at), or None where the question does not arise. limits: the
+    fractions at the ends of the colour scale, to compare several matrices; the extremes of `values` if None.
+    """
+    matrix = np.asarray(values, dtype=float)
+    met = None if criterion is None else np.asarray(criterion, dtype=bool)
+    lowest, highest = limits or (matrix.min(), matrix.max())
+    colours = CELL_SCALE(Normalize(lowest, highest, clip=True)(matrix))
+    figure, axes = _figure((4.8, 4.9))
+    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
+    for query, gallery in np.ndindex(matrix.shape):
+        mark = "self-test" if query == gallery else "" if met is None else "✓" if met[query, gallery] else "✗"
+        _cell(axes, (gallery, query), float(matrix[query, gallery]), colours[query, gallery], mark)
+    labels = [f"{width:g}" for width in widths]
+    axes.set_xticks(range(len(widths)), labels)
+    axes.set_yticks(range(len(widths)), labels)
+    axes.set_xlabel("gallery width")
+    axes.set_ylabel("query width")
+    axes.set(xlim=(-0.5, len(widths) - 0.5), ylim=(len(widths) - 0.5, -0.5), aspect="equal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    if met is not None:
+        key = "✓ meets the criterion  ·  ✗ falls short of it"
+        below: dict[str, Any] = {"xycoords": axes.xaxis.label, "ha": "center", "va": "top"}
+        axes.annotate(key, (0.5, -0.5), fontsize=9, color=INK, **below)
+    return figure
+
+
+def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key: Curve) -> Figure:
+    """One curve per width against the epoch: a moving mean, with the logged values faint behind it.
+
+    log: the lines of log.jsonl, each with "epoch" and, under `key`, m floats in the order of `widths`. A
+    long log is drawn as `POINTS` means of neighbouring lines.
+    """
+    epochs = _thin(np.array([line["epoch"] for line in log], dtype=float))
+    values = _thin(np.array([line[key] for line in log], dtype=float))
+    figure, axes = _figure((5.0, 3.0))
+    for width, colour, curve in zip(widths, _colours(len(widths)), values.T, strict=True):
+        axes.plot(epochs, curve, color=colour, alpha=0.25, linewidth=0.8)
+        axes.plot(epochs, _smooth(curve), color=colour, linewidth=1.8, label=f"width {width:g}")
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(AXIS_LABELS[key])
+    if key == "conflicts":
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        axes.set_ylim(bottom=0)
+    _grid(axes)
+    _legend(axes)
+    return figure
+
+
+def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
+    """What a sub-model's parameters buy: its self-test, and its cross-test against the full gallery.
+
+    evaluation: the content of evaluation.json; read are "widths" and "parameters" (m each, ascending),
+    "metrics" with "mAP" (m, m) in fractions, and "baseline" with its "name" and "mAP".
+    """
+    millions = np.array(evaluation["parameters"], dtype=float) / 1e6
+    matrix = np.array(evaluation["metrics"]["mAP"], dtype=float)
+    colours = _colours(len(millions))
+    figure, axes = _figure((5.0, 3.4))
+    self_tests, against_largest = matrix.diagonal(), matrix[:, -1]
+    axes.plot(millions, self_tests, "-o", color=INK, linewidth=1, markersize=6, label="self-test")
+    axes.scatter(millions, self_tests, s=40, color=colours, zorder=3)
+    hollow: dict[str, Any] = {"marker": "s", "facecolors": "none", "linewidths": 1.8, "zorder": 3}
+    label = "query by this width, gallery by the largest"
+    axes.plot(
+        millions, against_largest, "--s", color=INK, linewidth=1, markersize=9, fillstyle="none", label=label
+    )
+    axes.scatter(millions, against_largest, s=81, edgecolors=colours, **hollow)
+    _baseline(axes, evaluation["baseline"])
+    axes.set_xscale("log")
+    ticks = zip(millions, evaluation["widths"], strict=True)
+    axes.set_xticks(millions, [f"{size:.2g} M\n{width:g}" for size, width in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("parameters and width of the sub-model")
+    axes.set_ylabel("mAP")
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _grid(axes)
+    _legend(axes)
+    return figure
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
+
+    Raises SfscError for another suffix.
+    """
+    metadata: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None}}
+    suffix = Path(path).suffix
+    if suffix not in metadata:
+        raise SfscError(f"{path}: a figure is saved as .png or .svg, not as {suffix!r}")
+    with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
+        figure.savefig(path, dpi=200, facecolor="white", metadata=metadata[suffix])
+
+
+def to_svg(figure: Figure) -> str:
+    """A figure as one <svg> element to stand in an HTML page: its ink is the colour of the page's text.
+
+    It has no size of its own, and its ids begin with a digest of it: several figures fit in one page.
+    """
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{digest}-", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    return svg.replace(INK, "currentColor")
+
+
+def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.spines[:].set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def _cell(axes: Axes, at: tuple[int, int], value: float, colour: NDArray[np.float64], mark: str) -> None:
+    """One cell of a heat map, outlined where it is a self-test or falls short of the criterion."""
+    x, y = at
+    edge, style = {"self-test": (INK, "solid"), "✗": (MISSED, "dashed")}.get(mark, ("none", "solid"))
+    outline: dict[str, Any] = {"edgecolor": edge, "linestyle": style, "linewidth": 2}
+    axes.add_patch(Rectangle((x - 0.45, y - 0.45), 0.9, 0.9, facecolor=tuple(colour), **outline))
+    dark = np.dot(colour[:3], (0.299, 0.587, 0.114)) < 0.47
+    text: dict[str, Any] = {"ha": "center", "color": "white" if dark else "black"}
+    axes.text(x, y, f"{100 * value:.1f}", va="bottom" if mark else "center", fontsize=12, **text)
+    axes.text(x, y + 0.08, mark, va="top", fontsize=8 if mark == "self-test" else 11, **text)
+
+
+def _baseline(axes: Axes, baseline: dict[str, Any]) -> None:
+    axes.axhline(baseline["mAP"], color=INK, linestyle=":", linewidth=1.2)
+    axes.annotate(
+        baseline["name"],
+        xy=(1, baseline["mAP"]),
+        xycoords=("axes fraction", "data"),
+        xytext=(0, 3),
+        textcoords="offset points",
+        ha="right",
+        fontsize=9,
+        color=INK,
+        parse_math=False,
+    )
+
+
+def _colours(count: int) -> list[tuple[float, float, float, float]]:
+    """One colour per width, the same in every figure of a family."""
+    return [WIDTH_SCALE(position) for position in np.linspace(0, 1, count)]
+
+
+def _thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    return np.array([part.mean(axis=0) for part in np.array_split(values, min(len(values), POINTS))])
+
+
+def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The centred moving mean over a twentieth of the values; shorter at both ends."""
+    kernel = np.ones(max(1, len(values) // 20))
+    return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
+
+
+def _grid(axes: Axes) -> None:
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def _legend(axes: Axes) -> None:
+    """Entries in rows of four above the axes, where no curve can run through them."""
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4, "columnspacing": 1.4}
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, **place)

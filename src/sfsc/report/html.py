@@ -1,0 +1,149 @@
+"""The report of a run: one HTML page that holds everything it shows and asks the network for nothing."""
+
+from __future__ import annotations
+
+import base64
+import json
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import cv2
+
+from sfsc.errors import SfscError, missing_extra
+from sfsc.report.figures import AXIS_LABELS, accuracy_against_size, heat_map, to_svg, training_curves
+from sfsc.report.ranked_list import thumbnail
+
+try:
+    from jinja2 import Environment, StrictUndefined
+except ImportError as error:
+    raise missing_extra("jinja2", "train") from error
+
+if TYPE_CHECKING:
+    from sfsc.report.figures import Curve
+
+EVALUATION_KEYS = (
+    "dataset",
+    "fingerprint",
+    "widths",
+    "parameters",
+    "queries",
+    "skipped",
+    "gallery",
+    "metrics",
+    "criterion",
+    "cells_met",
+    "cells",
+    "baseline",
+)
+
+
+def write_report(run: str | Path) -> Path:
+    """Write report.html into a run folder, from what `sfsc train` and `sfsc evaluate` left there.
+
+    A run that is not evaluated yet gives a page without results. Returns the path of the page, which
+    appears whole or not at all. Raises SfscError if the folder is not a run, if a file of it cannot be
+    read, or if the page cannot be written.
+    """
+    run = Path(run)
+    page = run / "report.html"
+    text = _render(run)
+    unfinished = page.with_suffix(".html.part")
+    try:
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(page)
+    except OSError as error:
+        raise SfscError(f"{page} cannot be written: {error.strerror}") from error
+    return page
+
+
+def _render(run: Path) -> str:
+    if not (run / "config.json").is_file():
+        raise SfscError(f"{run} is not a run, it has no config.json: name a folder that `sfsc train` wrote")
+    config = _read(run / "config.json", "dataset", "recipe", "widths")
+    evaluation = _read_if_there(run / "evaluation.json", *EVALUATION_KEYS)
+    rankings = _read_if_there(run / "rankings.json", "query_width", "gallery_width", "rows")
+    log = _read_log(run / "log.jsonl")
+    environment = _read_if_there(run / "environment.json")
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": _data_uri}
+    template = jinja.from_string(resources.files("sfsc.report").joinpath("page.html").read_text("utf-8"))
+    return template.render(
+        name=run.resolve().name,
+        config=config,
+        environment=environment,
+        evaluation=evaluation,
+        figures=_result_figures(evaluation) if evaluation else {},
+        rankings=rankings,
+        curves=_curves(log, config["widths"]),
+    )
+
+
+def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
+    accuracy = evaluation["metrics"]["mAP"]
+    matrix = heat_map(accuracy, evaluation["widths"], evaluation["criterion"], "mAP in percent")
+    return {"matrix": to_svg(matrix), "size": to_svg(accuracy_against_size(evaluation))}
+
+
+def _curves(log: list[dict[str, Any]], widths: list[float]) -> dict[Curve, str]:
+    """The figures of what was logged; a recipe without evidence, say, logs no uncertainty."""
+    lines = {key: [line for line in log if line.get(key)] for key in AXIS_LABELS}
+    return {key: to_svg(training_curves(lines[key], widths, key)) for key in AXIS_LABELS if lines[key]}
+
+
+def _read(path: Path, *required: str) -> dict[str, Any]:
+    """The object in a JSON file, with all of the required keys."""
+    content = _parse(str(path), _text(path))
+    missing = [key for key in required if key not in content]
+    if missing:
+        raise SfscError(f"{path} lacks {', '.join(missing)}: write it again with this version of sfsc")
+    return content
+
+
+def _read_if_there(path: Path, *required: str) -> dict[str, Any] | None:
+    return _read(path, *required) if path.exists() else None
+
+
+def _read_log(path: Path) -> list[dict[str, Any]]:
+    if not path.exists():
+        return []
+    lines = _text(path).splitlines()
+    return [_parse(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SfscError(f"{path} cannot be read: {error}") from error
+
+
+def _parse(place: str, text: str) -> dict[str, Any]:
+    try:
+        content = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise SfscError(f"{place}: not valid JSON ({error}); restore it, or repeat the run") from error
+    if not isinstance(content, dict):
+        raise SfscError(f"{place}: not a JSON object; restore it, or repeat the run")
+    return content
+
+
+def _percent(fraction: float) -> str:
+    return f"{100 * fraction:.1f}"
+
+
+def _count(parameters: int) -> str:
+    """A number of parameters in words short enough for a tile: 312 k, 4.21 M."""
+    return f"{parameters / 1e6:.2f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
+
+
+def _plain(value: object) -> str:
+    """A configured value as it reads best: text as it is, everything else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _data_uri(path: str) -> str:
+    """The thumbnail of an image, ready for the src of an <img>."""
+    pixels = cv2.cvtColor(thumbnail(path), cv2.COLOR_RGB2BGR)
+    encoded = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 85])[1]
+    return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"

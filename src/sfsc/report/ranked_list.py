@@ -1,0 +1,127 @@
+"""A query and its ranked hits as one picture: frames tell right from wrong, ticks and crosses repeat it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import cv2
+import numpy as np
+
+from sfsc.data.images import decode
+from sfsc.errors import SfscError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SIDE = 128  # pixels: the box that a thumbnail fits into
+FRAME = 4
+GAP = 12
+LINE = 18  # pixels: the height of a line of text
+HITS_PER_ROW = 10
+
+RIGHT = (26, 127, 85)
+WRONG = (200, 50, 47)
+UNKNOWN = (140, 146, 156)
+PAPER = (255, 255, 255)
+TEXT = (27, 36, 48)
+MISSING = (216, 219, 224)
+
+
+@dataclass(frozen=True)
+class RankedImage:
+    """One hit: where its image lies, its similarity, a caption, and whether it is right (None: unknown)."""
+
+    path: str
+    score: float
+    caption: str
+    correct: bool | None
+
+
+def ranked_list_picture(query: str, hits: Sequence[RankedImage]) -> NDArray[np.uint8]:
+    """The query at the left, its hits in rank order beside it: an (h, w, 3) uint8 RGB picture.
+
+    query: the path of the query's image. Right hits are framed green with a tick, wrong ones red with a
+    cross, the others grey; score and caption stand below. An image that cannot be read is a grey tile.
+    """
+    images = [thumbnail(path) for path in (query, *(hit.path for hit in hits))]
+    box = np.max([image.shape[:2] for image in images], axis=0)
+    query_image, *hit_images = [_centre(image, *box) for image in images]
+    first = _tile(query_image, None, ["query", ""])
+    tiles = [
+        _tile(image, hit.correct, [f"{hit.score:.3f}", hit.caption])
+        for image, hit in zip(hit_images, hits, strict=True)
+    ]
+    height, width = np.add(first.shape[:2], GAP)
+    rows = max(1, -(-len(hits) // HITS_PER_ROW))
+    columns = 1 + min(len(hits), HITS_PER_ROW)
+    picture = np.full((rows * height + GAP, columns * width + 2 * GAP, 3), PAPER, np.uint8)
+    _paste(picture, first, GAP, GAP)
+    for rank, tile in enumerate(tiles):
+        row, column = divmod(rank, HITS_PER_ROW)
+        _paste(picture, tile, GAP + row * height, 2 * GAP + (1 + column) * width)
+    return picture
+
+
+def thumbnail(path: str) -> NDArray[np.uint8]:
+    """The image in its own aspect ratio, its longer side `SIDE`: (h, w, 3) uint8 RGB.
+
+    A grey tile that says "missing" where there is no readable image.
+    """
+    try:
+        image = decode(path, None)
+    except SfscError:
+        tile = np.full((SIDE, SIDE, 3), MISSING, np.uint8)
+        return _write(tile, "missing", (SIDE - LINE) // 2)
+    scale = SIDE / max(image.shape[:2])
+    height, width = (max(1, round(scale * side)) for side in image.shape[:2])
+    shrinks = cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(image, (width, height), interpolation=shrinks), np.uint8)
+
+
+def _centre(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
+    """The image in the middle of a box, so that all frames of a picture are of one size."""
+    box = np.full((height, width, 3), PAPER, np.uint8)
+    _paste(box, image, (height - image.shape[0]) // 2, (width - image.shape[1]) // 2)
+    return box
+
+
+def _tile(image: NDArray[np.uint8], correct: bool | None, lines: Sequence[str]) -> NDArray[np.uint8]:
+    """A framed thumbnail with lines of text below it."""
+    colour = {True: RIGHT, False: WRONG, None: UNKNOWN}[correct]
+    border = (FRAME,) * 4
+    framed = np.asarray(cv2.copyMakeBorder(image, *border, cv2.BORDER_CONSTANT, value=colour), np.uint8)
+    if correct is not None:
+        _badge(framed, correct, colour)
+    height, width = framed.shape[:2]
+    tile = np.full((height + LINE * len(lines) + FRAME, width, 3), PAPER, np.uint8)
+    tile[:height] = framed
+    for index, line in enumerate(lines):
+        _write(tile, line, height + FRAME + index * LINE)
+    return tile
+
+
+def _badge(framed: NDArray[np.uint8], correct: bool, colour: tuple[int, int, int]) -> None:
+    """A white tick or cross in the upper right corner."""
+    left = framed.shape[1] - 20
+    cv2.rectangle(framed, (left, 0), (left + 20, 20), colour, cv2.FILLED)
+    tick = [[(4, 10), (8, 14), (15, 5)]]
+    cross = [[(5, 5), (14, 14)], [(14, 5), (5, 14)]]
+    strokes = [np.add(stroke, (left, 0)).astype(np.int32) for stroke in (tick if correct else cross)]
+    cv2.polylines(framed, strokes, False, PAPER, 2, cv2.LINE_AA)
+
+
+def _write(tile: NDArray[np.uint8], text: str, top: int) -> NDArray[np.uint8]:
+    """One centred line of text at `top`, cut where the tile ends; OpenCV's letters are ASCII only."""
+    font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
+    text = text.encode("ascii", "replace").decode()
+    while text and cv2.getTextSize(text, font, size, 1)[0][0] > tile.shape[1]:
+        text = text[:-1]
+    left = (tile.shape[1] - cv2.getTextSize(text, font, size, 1)[0][0]) // 2
+    cv2.putText(tile, text, (left, top + LINE - 5), font, size, TEXT, 1, cv2.LINE_AA)
+    return tile
+
+
+def _paste(picture: NDArray[np.uint8], tile: NDArray[np.uint8], top: int, left: int) -> None:
+    picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile

@@ -1,0 +1,25 @@
+"""How well queries embedded by one sub-model find a gallery embedded by another."""
+
+from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix, raw_pixel_embeddings
+from sfsc.retrieval.ranking import (
+    Labelled,
+    Labels,
+    Retrieval,
+    average_precision,
+    evaluate_ranking,
+    positive_ranks,
+    top_hits,
+)
+
+__all__ = [
+    "CompatibilityMatrix",
+    "Labelled",
+    "Labels",
+    "Retrieval",
+    "average_precision",
+    "compatibility_matrix",
+    "evaluate_ranking",
+    "positive_ranks",
+    "raw_pixel_embeddings",
+    "top_hits",
+]

@@ -1,0 +1,286 @@
+"""Ranking a gallery for each query, and what the ranking is worth: mAP, CMC and mINP.
+
+One rule serves every data set. With cameras, gallery items of the query's identity seen by the query's
+camera are dropped (Zheng et al., Market-1501, ICCV 2015); without cameras, only the query item itself,
+known by its path, is dropped. What is left is ranked by the dot product of embeddings (the cosine, as
+embeddings are L2-normalised), equal scores in gallery order. Scores are computed block by block: the full
+query x gallery matrix never exists.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from sfsc.errors import SfscError
+
+CMC_RANKS = (1, 5, 10)
+BLOCK = (512, 16384)  # queries x gallery items scored at once: 32 MB
+
+
+class Labelled(Protocol):
+    """N items with their labels, in the order of their embeddings; any data set split is one."""
+
+    @property
+    def identities(self) -> np.ndarray:
+        """Shape (N,): what makes two items a match."""
+
+    @property
+    def cameras(self) -> np.ndarray | None:
+        """Shape (N,): who saw the item, where the data set knows it."""
+
+    @property
+    def paths(self) -> Sequence[str] | None:
+        """The N images, where they have names."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The plain `Labelled`, for embeddings that come without a data set."""
+
+    identities: np.ndarray
+    cameras: np.ndarray | None = None
+    paths: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """Retrieval accuracy over the counted queries, as fractions.
+
+    `mean_ap` is the mean of the average precisions, `cmc[k]` the share of queries with a positive among
+    the first k, `mean_inp` the mean inverse negative penalty (Ye et al., TPAMI 2021): positives divided by
+    the rank of the last one. `skipped` queries have no positive in the gallery and count nowhere.
+    """
+
+    mean_ap: float
+    cmc: dict[int, float]
+    mean_inp: float
+    queries: int
+    skipped: int
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures by the names that tables and matrices use: mAP, rank-1, rank-5, rank-10, mINP."""
+        ranks = {f"rank-{k}": share for k, share in self.cmc.items()}
+        return {"mAP": self.mean_ap, **ranks, "mINP": self.mean_inp}
+
+
+def average_precision(ranks: np.ndarray) -> float:
+    """The mean of the precisions at the positives, over the full ranking.
+
+    `ranks`: shape (P,), P > 0, the ascending 1-based ranks of a query's positives.
+    """
+    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
+
+
+def evaluate_ranking(
+    query_embeddings: np.ndarray, gallery_embeddings: np.ndarray, query: Labelled, gallery: Labelled
+) -> Retrieval:
+    """The retrieval accuracy of (Q, dim) query against (G, dim) gallery embeddings, float32, L2-normalised.
+
+    Raises `SfscError` for embeddings that do not fit their labels or each other, or are not finite, and
+    where no query has a positive.
+    """
+    ranks = positive_ranks(query_embeddings, gallery_embeddings, query, gallery)
+    counted = [positives for positives in ranks if len(positives)]
+    if not counted:
+        raise SfscError("no query has a positive in the gallery: check the identities and the cameras")
+    first = np.array([positives[0] for positives in counted])
+    return Retrieval(
+        mean_ap=float(np.mean([average_precision(positives) for positives in counted])),
+        cmc={k: float(np.mean(first <= k)) for k in CMC_RANKS},
+        mean_inp=float(np.mean([len(positives) / positives[-1] for positives in counted])),
+        queries=len(counted),
+        skipped=len(ranks) - len(counted),
+    )
+
+
+def positive_ranks(
+    query_embeddings: np.ndarray,
+    gallery_embeddings: np.ndarray,
+    query: Labelled,
+    gallery: Labelled,
+    *,
+    block: tuple[int, int] = BLOCK,
+) -> list[np.ndarray]:
+    """For each query the ascending 1-based ranks of its positives, int64; empty where it has none.
+
+    Embeddings are (Q, dim) and (G, dim) float32, L2-normalised; `block` is how many queries and gallery
+    items are scored at once. Raises `SfscError` as `evaluate_ranking` does for the embeddings.
+    """
+    queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
+    relation = _Relation(query, gallery)
+    ranks: list[np.ndarray] = []
+    for rows in _spans(len(queries), block[0]):
+        positives, dropped = relation.pairs(rows)
+        ranks += _block_ranks(queries[rows], items, positives, dropped, block[1])
+    return ranks
+
+
+def top_hits(
+    query_embeddings: np.ndarray,
+    gallery_embeddings: np.ndarray,
+    query: Labelled,
+    gallery: Labelled,
+    k: int,
+    *,
+    block: tuple[int, int] = BLOCK,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The first k of each ranking: gallery indices (Q, k) int64 and scores (Q, k) float32.
+
+    Rows with fewer than k candidates are filled up with -1 in both. Arguments and errors are those of
+    `positive_ranks`.
+    """
+    queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
+    relation = _Relation(query, gallery)
+    indices = np.full((len(queries), k), -1, np.int64)
+    scores = np.full((len(queries), k), -np.inf, np.float32)
+    for rows in _spans(len(queries), block[0]):
+        dropped = relation.pairs(rows)[1]
+        for columns in _spans(len(items), block[1]):
+            found = _scores(queries[rows], items[columns])
+            found[dropped.within(columns).local] = -np.inf
+            indices[rows], scores[rows] = _merge(indices[rows], scores[rows], found, columns.start)
+    indices[scores == -np.inf] = -1
+    scores[scores == -np.inf] = -1
+    return indices, scores
+
+
+def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.ndarray:
+    """The embeddings as (N, dim) float32; `SfscError` calling them by `name` unless they are N finite rows."""
+    count = len(labels.identities)
+    if embeddings.ndim != 2 or len(embeddings) != count:
+        raise SfscError(f"{name} must have shape ({count}, dim) to fit their labels, not {embeddings.shape}")
+    if not np.isfinite(embeddings).all():
+        raise SfscError(f"{name} hold NaN or infinity: check the training of the sub-model that wrote them")
+    return np.ascontiguousarray(embeddings, dtype=np.float32)
+
+
+def _checked(
+    query_embeddings: np.ndarray, gallery_embeddings: np.ndarray, query: Labelled, gallery: Labelled
+) -> tuple[np.ndarray, np.ndarray]:
+    queries = check_embeddings(query_embeddings, query, "query embeddings")
+    items = check_embeddings(gallery_embeddings, gallery, "gallery embeddings")
+    if queries.shape[1] != items.shape[1]:
+        raise SfscError(
+            f"query embeddings have {queries.shape[1]} dimensions, gallery embeddings {items.shape[1]}: "
+            "embed both with one family"
+        )
+    return queries, items
+
+
+@dataclass(frozen=True)
+class _Pairs:
+    """Query rows and gallery columns, in ascending order of (row, column)."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def chosen(self, mask: np.ndarray) -> _Pairs:
+        return _Pairs(self.rows[mask], self.columns[mask])
+
+    def within(self, columns: slice) -> _Window:
+        inside = (self.columns >= columns.start) & (self.columns < columns.stop)
+        return _Window(inside, (self.rows[inside], self.columns[inside] - columns.start))
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The pairs whose column falls in a block of the gallery: which they are, and where they lie in it."""
+
+    inside: np.ndarray
+    local: tuple[np.ndarray, np.ndarray]
+
+
+class _Relation:
+    """Which gallery items are a query's positives, and which are dropped from its ranking."""
+
+    def __init__(self, query: Labelled, gallery: Labelled) -> None:
+        wanted, held = _codes(query.identities, gallery.identities)
+        self.query_views, self.gallery_views = _views(query, gallery)
+        self.by_identity = np.argsort(held, kind="stable")
+        self.first = np.searchsorted(held, wanted, "left", sorter=self.by_identity)
+        self.end = np.searchsorted(held, wanted, "right", sorter=self.by_identity)
+
+    def pairs(self, queries: slice) -> tuple[_Pairs, _Pairs]:
+        """The positive and the dropped pairs of some queries, rows counted from the first of them."""
+        first, sizes = self.first[queries], self.end[queries] - self.first[queries]
+        rows = np.repeat(np.arange(len(sizes)), sizes)
+        position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+        same_identity = _Pairs(rows, self.by_identity[np.repeat(first, sizes) + position])
+        dropped = self.query_views[queries][same_identity.rows] == self.gallery_views[same_identity.columns]
+        return same_identity.chosen(~dropped), same_identity.chosen(dropped)
+
+
+def _views(query: Labelled, gallery: Labelled) -> tuple[np.ndarray, np.ndarray]:
+    """Integers that are equal where a pair of one identity is too easy to count."""
+    if (query.cameras is None) != (gallery.cameras is None):
+        raise SfscError("cameras are known of only one of query and gallery: give both or neither")
+    if query.cameras is not None and gallery.cameras is not None:
+        return _codes(query.cameras, gallery.cameras)
+    if query.paths is not None and gallery.paths is not None:
+        return _codes(np.array(query.paths), np.array(gallery.paths))
+    return np.zeros(len(query.identities), np.int64), np.ones(len(gallery.identities), np.int64)
+
+
+def _codes(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
+    return codes[: len(query)], codes[len(query) :]
+
+
+def _spans(total: int, size: int) -> Iterator[slice]:
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def _scores(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
+    # BLAS rounds the last rows of a ragged block differently from column to column; filled up to whole
+    # tiles, equal gallery embeddings score equally and ties are ties.
+    filled = np.pad(queries, ((0, -len(queries) % 16), (0, 0)))
+    return (filled @ items.T)[: len(queries)]
+
+
+def _block_ranks(
+    queries: np.ndarray, items: np.ndarray, positives: _Pairs, dropped: _Pairs, width: int
+) -> list[np.ndarray]:
+    """The ranks of the positives of a block of queries, in two passes over the gallery."""
+    own = np.empty(len(positives.rows), np.float32)
+    for columns in _spans(len(items), width):
+        window = positives.within(columns)
+        own[window.inside] = _scores(queries, items[columns])[window.local]
+    bounds = np.searchsorted(positives.rows, np.arange(len(queries) + 1))
+    parts = [slice(start, end) for start, end in itertools.pairwise(bounds)]
+    ahead = np.zeros(len(own), np.int64)
+    for columns in _spans(len(items), width):
+        window = positives.within(columns)
+        scores = _scores(queries, items[columns])
+        scores[dropped.within(columns).local] = -np.inf
+        scores[window.local] = own[window.inside]
+        for row, part in enumerate(parts):
+            ahead[part] += _ahead(scores[row], own[part], positives.columns[part] - columns.start)
+    return [np.sort(ahead[part] + 1) for part in parts]
+
+
+def _ahead(scores: np.ndarray, own: np.ndarray, places: np.ndarray) -> np.ndarray:
+    """How many of `scores` rank before items that score `own` and stand at `places`, inside or outside."""
+    ascending = np.sort(scores)
+    first, end = np.searchsorted(ascending, own, "left"), np.searchsorted(ascending, own, "right")
+    ahead = len(scores) - end
+    itself = (places >= 0) & (places < len(scores))
+    for tied in np.flatnonzero(end - first > itself):
+        ahead[tied] += np.count_nonzero(scores[: max(places[tied], 0)] == own[tied])
+    return ahead
+
+
+def _merge(
+    indices: np.ndarray, scores: np.ndarray, found: np.ndarray, offset: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best k of the k best so far and of a new block, whose items all come later in the gallery."""
+    everything = np.concatenate([scores, found], axis=1)
+    order = np.argsort(-everything, axis=1, kind="stable")[:, : scores.shape[1]]
+    places = np.broadcast_to(np.arange(offset, offset + found.shape[1]), found.shape)
+    candidates = np.concatenate([indices, places], axis=1)
+    return np.take_along_axis(candidates, order, axis=1), np.take_along_axis(everything, order, axis=1)

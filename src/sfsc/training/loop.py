@@ -1,0 +1,187 @@
+"""Training a family from a configuration into a run folder."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from torch import nn
+
+from sfsc.aggregation.projection import random_order
+from sfsc.data.dataset import open_dataset
+from sfsc.data.records import Dataset, Split
+from sfsc.data.loading import augment, find_corrupt, identity_batches, load_batches
+from sfsc.errors import SfscError
+from sfsc.files import read_json, write_json
+from sfsc.progress import track
+from sfsc.recipes import find_recipe
+from sfsc.switchable.backbones import find_backbone
+from sfsc.switchable.family import WEIGHTS_FILE, Family
+from sfsc.training.checkpoint import load_checkpoint, save_checkpoint
+from sfsc.training.config import CONFIG_FILE, Config
+from sfsc.training.log import TrainingLog
+from sfsc.training.optimizer import learning_rate, make_optimizer
+from sfsc.training.step import NestedGradients, family_step
+
+ENVIRONMENT_FILE = "environment.json"
+NOT_RESULTS = {"workers", "log_every", "checkpoint_every", "device", "max_corrupt"}
+
+
+def train(config: Config, run: str | Path, resume: bool = False) -> Family:
+    """Train a family and write it, with its configuration, log and checkpoints, into a run folder.
+
+    Args:
+        config: the settings; what they leave open (image size, weights, device) is resolved and kept.
+        run: the folder, made where it does not exist.
+        resume: go on from the folder's checkpoint; a finished run is only loaded.
+
+    Returns:
+        The family, on the CPU, in evaluation mode.
+
+    Raises:
+        SfscError: a setting or the data set is wrong, too many images are unreadable, the folder holds
+            another run, or the disk is full (the last checkpoint is then kept).
+    """
+    run = Path(run)
+    find_recipe(config.recipe)
+    dataset = open_dataset(config.dataset)
+    config = _resolve(config, dataset)
+    _claim(run, config, resume)
+    if not (run / WEIGHTS_FILE).exists():
+        images = _readable(dataset.train, config)
+        _optimize(config, run, images, dataset.mirrors).cpu().save(run)
+    return Family.load(run)
+
+
+def _resolve(config: Config, dataset: Dataset) -> Config:
+    """The configuration with everything decided that depends on the data set and the machine."""
+    packaged = find_backbone(config.backbone).packaged_weights is not None
+    default_weights = "imagenet" if packaged else "none"
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    return config.model_copy(
+        update={
+            "image_size": config.image_size or dataset.image_size,
+            "weights": default_weights if config.weights == "default" else config.weights,
+            "device": default_device if config.device == "auto" else config.device,
+        }
+    )
+
+
+def _claim(run: Path, config: Config, resume: bool) -> None:
+    """Make the folder this run's, or find that it is; SfscError where it holds another."""
+    path = run / CONFIG_FILE
+    settings = config.model_dump(mode="json")
+    if path.exists():
+        if not resume:
+            raise SfscError(f"{run} already holds a run: go on with --resume or choose another folder")
+        stored = read_json(path)
+        changed = [n for n in settings if settings[n] != stored.get(n) and n not in NOT_RESULTS]
+        if changed:
+            name = changed[0]
+            raise SfscError(
+                f"{run} was started with {name} {stored.get(name)}, not {settings[name]}: "
+                "resume with the same settings or choose another folder"
+            )
+    else:
+        write_json(path, settings)
+    write_json(run / ENVIRONMENT_FILE, _environment())
+
+
+def _environment() -> dict[str, str]:
+    packages = ["sfsc", "torch", "kornia", "numpy", "opencv-python-headless", "safetensors"]
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions
+
+
+def _readable(images: Split, config: Config) -> Split:
+    """The training images that can be decoded; SfscError where too many cannot."""
+    corrupt = find_corrupt(images.paths, config.workers)
+    if not corrupt:
+        return images
+    for error in corrupt:
+        Console(stderr=True).print(f"left out: {error}", highlight=False, soft_wrap=True)
+    if len(corrupt) > config.max_corrupt * len(images):
+        raise SfscError(
+            f"{len(corrupt)} of {len(images)} training images cannot be read, the first: {corrupt[0]}; "
+            "repair or remove them, or allow a larger share with max_corrupt"
+        )
+    bad = {error.path for error in corrupt}
+    return images.select(np.array([path not in bad for path in images.paths]))
+
+
+def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family:
+    assert config.image_size is not None
+    device = torch.device(config.device)
+    recipe = find_recipe(config.recipe)
+    labels = images.labels()
+    family = Family.create(
+        config.backbone,
+        config.widths,
+        config.embedding_dim,
+        config.image_size,
+        None if config.weights == "none" else config.weights,
+        config.seed,
+    ).to(device)
+    classifier = _new_classifier(int(labels.max()) + 1, config).to(device)
+    optimizer = make_optimizer(family, classifier, config)
+    start = load_checkpoint(run, family, classifier, optimizer)
+    gradients = NestedGradients(family, classifier, config.granularity)
+    batches = _all_batches(labels, config)
+    per_epoch = len(batches) // config.epochs
+    log = TrainingLog(run, start)
+
+    family.train()
+    loaded = load_batches(images.paths, batches[start:], config.image_size, config.workers)
+    bar = track(loaded, "training", total=len(batches), completed=start)
+    for step, pixels in enumerate(bar, start):
+        lr = learning_rate(step, len(batches), config)
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        statistics = family_step(
+            family,
+            classifier,
+            gradients,
+            augment(pixels.to(device).float() / 255, mirrors, _step_seed(config.seed, step)),
+            torch.from_numpy(labels[batches[step]]).to(device),
+            recipe,
+            config,
+            random_order(len(family.widths), _step_seed(config.seed, step)),
+        )
+        nn.utils.clip_grad_norm_([*family.parameters(), classifier], config.clip_norm)
+        optimizer.step()
+        log.add(statistics)
+        done = step + 1
+        if done % config.log_every == 0 or done == len(batches):
+            log.write(done, done / per_epoch, lr)
+        if done % config.checkpoint_every == 0 or done == len(batches):
+            save_checkpoint(run, family, classifier, optimizer, done)
+    return family
+
+
+def _new_classifier(classes: int, config: Config) -> nn.Parameter:
+    generator = torch.Generator().manual_seed(config.seed)
+    return nn.Parameter(torch.randn(classes, config.embedding_dim, generator=generator) * 0.1)
+
+
+def _all_batches(labels: np.ndarray, config: Config) -> list[np.ndarray]:
+    """The image indices of every step of the whole run."""
+    return [
+        batch
+        for epoch in range(config.epochs)
+        for batch in identity_batches(
+            labels, config.identities_per_batch, config.images_per_identity, config.seed, epoch
+        )
+    ]
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return seed * 1_000_003 + step

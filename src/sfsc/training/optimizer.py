@@ -1,0 +1,31 @@
+"""The optimizer and its learning rate."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import nn
+
+from sfsc.switchable.family import Family
+from sfsc.training.config import Config
+
+
+def make_optimizer(family: Family, classifier: nn.Parameter, config: Config) -> torch.optim.Optimizer:
+    """AdamW or SGD over the family and the classifier, without decay of vectors (norms, biases)."""
+    parameters = [*family.parameters(), classifier]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=config.lr)
+
+
+def learning_rate(step: int, steps: int, config: Config) -> float:
+    """The learning rate of a step: a linear rise over the warm-up, then half a cosine to zero."""
+    warmup = round(config.warmup * steps)
+    if step < warmup:
+        return config.lr * (step + 1) / warmup
+    return config.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))

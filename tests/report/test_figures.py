@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
+from synthetic_run import MAP, WIDTHS, evaluation, log
+
+from sfsc.errors import SfscError
+from sfsc.report.figures import (
+    INK,
+    POINTS,
+    accuracy_against_size,
+    heat_map,
+    save,
+    to_svg,
+    training_curves,
+)
+
+
+def matrix_figure() -> Figure:
+    return heat_map(MAP, WIDTHS, evaluation()["criterion"], "mAP")
+
+
+FIGURES = {
+    "matrix": matrix_figure,
+    "curves": lambda: training_curves(log(), WIDTHS, "conflicts"),
+    "size": lambda: accuracy_against_size(evaluation()),
+}
+
+
+def texts(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].texts]
+
+
+def cell_colours(figure: Figure) -> list[str]:
+    return [to_hex(cell.get_facecolor()) for cell in figure.axes[0].patches]
+
+
+def test_heat_map_marks_what_meets_the_criterion() -> None:
+    written = texts(matrix_figure())
+    assert (written.count("✓"), written.count("✗"), written.count("self-test")) == (10, 2, 4)
+
+
+def test_heat_map_marks_stand_in_their_cells() -> None:
+    criterion = np.zeros((4, 4), bool)
+    criterion[0, 3] = True
+    (mark,) = [text for text in heat_map(MAP, WIDTHS, criterion, "").axes[0].texts if text.get_text() == "✓"]
+    column, row = mark.get_position()
+    assert (round(row), round(column)) == (0, 3)
+
+
+def test_heat_map_outlines_self_tests_and_what_falls_short() -> None:
+    edges = [(to_hex(cell.get_edgecolor()), cell.get_linestyle()) for cell in matrix_figure().axes[0].patches]
+    cells = np.array([f"{colour} {style}" for colour, style in edges]).reshape(4, 4)
+    assert set(cells.diagonal()) == {f"{INK} solid"}
+    assert cells[0, 3] == cells[3, 2] != cells[0, 1]
+
+
+def test_heat_map_without_criterion_marks_self_tests_only() -> None:
+    written = texts(heat_map(MAP, WIDTHS, None, ""))
+    assert written.count("self-test") == 4
+    assert not {"✓", "✗"} & set(written)
+
+
+def test_heat_map_writes_rows_as_queries_in_percent() -> None:
+    axes = matrix_figure().axes[0]
+    found = {text.get_position(): text.get_text() for text in axes.texts}
+    assert found[3, 0] == "60.9"
+    assert found[0, 3] == "66.1"
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("gallery width", "query width")
+
+
+def test_limits_put_two_heat_maps_on_one_scale() -> None:
+    other = np.array(MAP) / 2
+    alone, shared = heat_map(other, WIDTHS, None, ""), heat_map(other, WIDTHS, None, "", limits=(0.0, 1.0))
+    assert cell_colours(alone) == cell_colours(heat_map(MAP, WIDTHS, None, ""))
+    assert cell_colours(shared) != cell_colours(heat_map(MAP, WIDTHS, None, "", limits=(0.0, 1.0)))
+
+
+def test_curves_have_one_colour_per_width_in_all_figures() -> None:
+    lines = training_curves(log(), WIDTHS, "loss").axes[0].lines
+    raw, smooth = lines[::2], lines[1::2]
+    colours = [to_hex(line.get_color()) for line in smooth]
+    assert [line.get_label() for line in smooth] == ["width 0.25", "width 0.5", "width 0.75", "width 1"]
+    assert [to_hex(line.get_color()) for line in raw] == colours
+    assert len(set(colours)) == 4
+    points = accuracy_against_size(evaluation()).axes[0].collections[0]
+    assert [to_hex(colour) for colour in points.get_facecolor()] == colours
+
+
+def test_smoothing_keeps_a_constant_and_quietens_noise() -> None:
+    noise = np.random.default_rng(0).normal(size=200)
+    entries = [{"epoch": step, "loss": [2.5, float(value)]} for step, value in enumerate(noise)]
+    _, constant, raw, smooth = training_curves(entries, [0.5, 1.0], "loss").axes[0].lines
+    np.testing.assert_allclose(constant.get_ydata(), 2.5)
+    np.testing.assert_array_equal(raw.get_ydata(), noise)
+    assert np.std(smooth.get_ydata()) < 0.5 * np.std(noise)
+
+
+def test_a_long_log_is_thinned_without_bias() -> None:
+    entries = [{"epoch": step, "loss": [float(step)]} for step in range(10 * POINTS)]
+    raw, _ = training_curves(entries, [1.0], "loss").axes[0].lines
+    assert len(raw.get_xdata()) == POINTS
+    np.testing.assert_array_equal(raw.get_xdata(), raw.get_ydata())
+    np.testing.assert_array_equal(raw.get_xdata()[:2], [4.5, 14.5])
+
+
+def test_one_logged_line_is_enough() -> None:
+    assert "svg" in to_svg(training_curves(log()[:1], WIDTHS, "uncertainty"))
+
+
+def test_accuracy_against_size_shows_both_tests_and_the_baseline() -> None:
+    axes = accuracy_against_size(evaluation()).axes[0]
+    self_tests, against_largest, baseline = axes.lines
+    np.testing.assert_allclose(self_tests.get_xdata(), [0.312440, 1.024, 2.210112, 3.8905])
+    np.testing.assert_allclose(self_tests.get_ydata(), [0.640, 0.701, 0.727, 0.735])
+    np.testing.assert_allclose(against_largest.get_ydata(), [0.609, 0.702, 0.729, 0.735])
+    assert set(baseline.get_ydata()) == {0.183}
+    assert axes.get_xscale() == "log"
+    assert texts(accuracy_against_size(evaluation())) == ["raw 16x16 colour pixels"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("suffix", [".svg", ".png"])
+def test_equal_figures_give_equal_files(tmp_path: Path, name: str, suffix: str) -> None:
+    first, second = tmp_path / f"first{suffix}", tmp_path / f"second{suffix}"
+    save(FIGURES[name](), first)
+    save(FIGURES[name](), second)
+    assert first.read_bytes() == second.read_bytes()
+    assert len(first.read_bytes()) > 1000
+
+
+def test_another_suffix_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SfscError, match=r"not as '\.gif'"):
+        save(matrix_figure(), tmp_path / "matrix.gif")
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_inlined_figures_follow_the_page(name: str) -> None:
+    svg = to_svg(FIGURES[name]())
+    root = ElementTree.fromstring(svg)
+    assert root.tag.endswith("svg")
+    assert "viewBox" in root.attrib
+    assert not {"width", "height"} & root.attrib.keys()
+    assert INK not in svg
+    assert "currentColor" in svg
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_references_of_an_inlined_figure_find_their_targets(name: str) -> None:
+    root = ElementTree.fromstring(to_svg(FIGURES[name]()))
+    ids = {element.get("id") for element in root.iter()}
+    hrefs = {
+        value for element in root.iter() for key, value in element.attrib.items() if key.endswith("href")
+    }
+    clips = {element.attrib["clip-path"] for element in root.iter() if "clip-path" in element.attrib}
+    targets = {href.removeprefix("#") for href in hrefs} | {clip[5:-1] for clip in clips}
+    assert targets
+    assert targets <= ids

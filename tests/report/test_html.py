@@ -1,0 +1,234 @@
+from __future__ import annotations
+
+import base64
+import re
+import shutil
+from html.parser import HTMLParser
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from synthetic_run import COLOUR, write_evaluated, write_trained
+
+from sfsc.errors import SfscError
+from sfsc.report.html import write_report
+
+VOID = {"meta", "img", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser sees: the elements with their attributes, and the text outside style sheets."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(path.read_text("utf-8"))
+        self.close()
+        assert self.open == []
+        self.text = " ".join(" ".join(self.words).split())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    def all(self, tag: str, **attributes: str) -> list[dict[str, str | None]]:
+        wanted = {name.rstrip("_"): value for name, value in attributes.items()}
+        return [found for name, found in self.elements if name == tag and wanted.items() <= found.items()]
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> Path:
+    return write_trained(tmp_path / "first-run")
+
+
+@pytest.fixture
+def evaluated(tmp_path: Path) -> Path:
+    return write_evaluated(tmp_path / "first-run")
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with its report, for looking only."""
+    run = write_evaluated(tmp_path_factory.mktemp("report") / "first-run")
+    write_report(run)
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(reported: Path) -> Page:
+    return Page(reported / "report.html")
+
+
+def test_page_stands_in_the_run_and_nothing_else_is_left(evaluated: Path) -> None:
+    before = {path.name for path in evaluated.iterdir()}
+    assert write_report(str(evaluated)) == evaluated / "report.html"
+    assert {path.name for path in evaluated.iterdir()} == before | {"report.html"}
+
+
+def test_two_reports_of_a_run_are_the_same(evaluated: Path) -> None:
+    first = write_report(evaluated).read_bytes()
+    assert write_report(evaluated).read_bytes() == first
+
+
+def test_key_figures(page: Page) -> None:
+    for words in (
+        "first-run",
+        "10 / 12",
+        "73.5 % mAP",
+        "64.0 % mAP",
+        "60.9 % mAP",
+        "18.3 % mAP",
+        "312 k to 3.89 M",
+        "1843 queries (12 skipped",
+        "gallery of 5530",
+        "3f2a9c51",
+    ):
+        assert words in page.text
+
+
+def test_every_metric_has_its_table(page: Page) -> None:
+    assert len(page.all("table", class_="numbers")) == 3
+    assert len(page.all("td", class_="self")) == 3 * 4
+    assert "rank-1 in percent (baseline 31.4)" in page.text
+    assert "76.3 78.5 77.4 73.2" in page.text
+
+
+def test_hits_are_marked_right_and_wrong(page: Page) -> None:
+    verdicts = [item["class"] for item in page.all("li")]
+    assert verdicts == ["right", "wrong", "right", "wrong", "wrong", "right"]
+    captions = page.text[page.text.index("Ranked lists") : page.text.index("Training")]
+    assert re.findall(r"([✓✗]) 0\.\d{3}", captions) == ["✓", "✗", "✓", "✗", "✗", "✓"]
+    assert "AP 77.7" in captions
+
+
+def test_thumbnails_show_the_images(page: Page) -> None:
+    sources = [image["src"] or "" for image in page.all("img")]
+    assert len(sources) == 2 + 6
+    encoded = np.frombuffer(base64.b64decode(sources[0].split(",")[1]), np.uint8)
+    thumbnail = cv2.imdecode(encoded, cv2.IMREAD_COLOR_RGB)
+    assert thumbnail.shape == (128, 64, 3)
+    np.testing.assert_allclose(thumbnail[64, 32], COLOUR, atol=8)
+
+
+def test_configuration_and_environment_are_shown(page: Page) -> None:
+    assert "learning_rate 0.00123" in page.text
+    assert "widths [0.25, 0.5, 0.75, 1.0]" in page.text
+    assert "torch 2.99.1" in page.text
+
+
+def test_page_asks_the_network_for_nothing(page: Page) -> None:
+    loaded = [
+        value
+        for _, attributes in page.elements
+        for name, value in attributes.items()
+        if name in ("src", "href", "xlink:href", "srcset", "data", "action")
+    ]
+    assert loaded
+    assert all(value and value.startswith(("data:", "#")) for value in loaded)
+    assert not {"script", "link", "iframe"} & {tag for tag, _ in page.elements}
+
+
+def test_style_sheets_load_nothing(reported: Path) -> None:
+    text = (reported / "report.html").read_text("utf-8")
+    assert "@import" not in text
+    assert set(re.findall(r"url\((.)", text)) <= {"#"}
+
+
+def test_hostile_names_are_escaped(page: Page, reported: Path) -> None:
+    titles = {image["title"] for image in page.all("img")}
+    assert titles == {str(reported / 'a"b<i>&c.png')}
+    assert "<script>alert(1)</script>" in page.text
+    assert 'query: identity <script>alert(1)</script>, camera c"1' in {
+        image["alt"] for image in page.all("img")
+    }
+
+
+def test_pictures_have_words_and_ids_are_unique(page: Page) -> None:
+    assert len(page.all("svg")) == len(page.all("div", role="img")) == 5
+    assert all(drawing["aria-label"] for drawing in page.all("div", role="img"))
+    assert all(image["alt"] for image in page.all("img"))
+    ids = [attributes["id"] for _, attributes in page.elements if "id" in attributes]
+    assert len(set(ids)) == len(ids)
+
+
+def test_page_names_its_language(page: Page) -> None:
+    assert page.all("html", lang="en")
+
+
+def test_a_run_without_evaluation_says_how_to_get_one(trained: Path) -> None:
+    page = Page(write_report(trained))
+    assert "sfsc evaluate RUN" in page.text
+    assert len(page.all("svg")) == 3
+    assert "Compatibility matrix" not in page.text
+    assert "Ranked lists" not in page.text
+
+
+def test_a_curve_that_was_not_logged_is_left_out(trained: Path) -> None:
+    (trained / "log.jsonl").write_text('{"epoch": 1.0, "loss": [4.0, 3.0, 2.0, 1.0]}\n')
+    assert len(Page(write_report(trained)).all("svg")) == 1
+
+
+def test_configuration_alone_is_enough(trained: Path) -> None:
+    (trained / "log.jsonl").unlink()
+    (trained / "environment.json").unlink()
+    page = Page(write_report(trained))
+    assert "learning_rate" in page.text
+    assert page.all("svg") == []
+
+
+def test_a_missing_picture_does_not_stop_the_report(evaluated: Path) -> None:
+    complete = write_report(evaluated).read_text("utf-8")
+    (evaluated / 'a"b<i>&c.png').unlink()
+    assert write_report(evaluated).read_text("utf-8") != complete
+
+
+@pytest.mark.parametrize("name", ["", "nowhere"])
+def test_a_folder_that_is_no_run_is_named(tmp_path: Path, name: str) -> None:
+    with pytest.raises(SfscError, match=re.escape(f"{tmp_path / name} is not a run")):
+        write_report(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "name", ["config.json", "environment.json", "log.jsonl", "evaluation.json", "rankings.json"]
+)
+@pytest.mark.parametrize("content", [b'{"dataset": ', b"[1, 2]\n", b"\xff\xfe"])
+def test_a_broken_file_is_named(evaluated: Path, name: str, content: bytes) -> None:
+    (evaluated / name).write_bytes(content)
+    with pytest.raises(SfscError, match=re.escape(str(evaluated / name))):
+        write_report(evaluated)
+    assert not (evaluated / "report.html").exists()
+
+
+def test_the_broken_line_of_a_log_is_named(trained: Path) -> None:
+    with (trained / "log.jsonl").open("a") as log:
+        log.write('{"step": 2')
+    with pytest.raises(SfscError, match=r"log\.jsonl, line 21"):
+        write_report(trained)
+
+
+def test_a_missing_key_is_named(evaluated: Path) -> None:
+    (evaluated / "evaluation.json").write_text('{"dataset": "emoji"}')
+    with pytest.raises(SfscError, match=r"evaluation\.json lacks fingerprint, widths"):
+        write_report(evaluated)
+
+
+def test_a_page_that_cannot_be_written_is_named(trained: Path) -> None:
+    (trained / "report.html").mkdir()
+    with pytest.raises(SfscError, match=r"report\.html cannot be written"):
+        write_report(trained)
+    shutil.rmtree(trained / "report.html")
+    assert write_report(trained).is_file()
