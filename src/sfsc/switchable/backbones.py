@@ -6,6 +6,7 @@ None of them knows about widths; `sfsc.switchable.convert` makes a family of any
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sfsc.errors import SfscError, missing_extra
+from sfsc.errors import SfscError, first_line, missing_extra
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -84,6 +85,7 @@ class ResNet(nn.Module):
         self.bn1 = nn.BatchNorm2d(64)
         self.relu = nn.ReLU(inplace=True)
         self.maxpool = nn.MaxPool2d(3, 2, 1)
+        stages = []
         channels_in = 64
         for stage, depth in enumerate(depths):
             channels = 64 * 2**stage
@@ -92,7 +94,8 @@ class ResNet(nn.Module):
                 stride = 2 if stage > 0 and index == 0 else 1
                 blocks.append(block(channels_in, channels, stride))
                 channels_in = channels * block.expansion
-            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+            stages.append(nn.Sequential(*blocks))
+        self.layer1, self.layer2, self.layer3, self.layer4 = stages
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
@@ -107,9 +110,7 @@ class SmallNet(nn.Module):
         self.stem = nn.Conv2d(3, 32, 3, 2, 1, bias=False)
         self.bn = nn.BatchNorm2d(32)
         self.relu = nn.ReLU(inplace=True)
-        self.stages = nn.Sequential(
-            BasicBlock(32, 48, 1), BasicBlock(48, 96, 2), BasicBlock(96, 192, 2)
-        )
+        self.stages = nn.Sequential(BasicBlock(32, 48, 1), BasicBlock(48, 96, 2), BasicBlock(96, 192, 2))
 
     def forward(self, x: Tensor) -> Tensor:
         return self.stages(self.relu(self.bn(self.stem(x))))
@@ -279,6 +280,8 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its own message advises to load the file unsafely
+        raise SfscError(f"{path} is not a state dict of tensors and nothing else") from None
     except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
-        raise SfscError(f"{path} is not a state dict that can be read: {str(error).splitlines()[0]}") from None
+        raise SfscError(f"{path} is not a state dict that can be read: {first_line(error)}") from None
     return state

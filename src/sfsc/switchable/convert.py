@@ -48,7 +48,7 @@ def _importance(group: ChannelGroup, state: Mapping[str, Tensor]) -> Tensor:
 def cut_norms(network: nn.Module, groups: list[ChannelGroup], width: float) -> dict[str, nn.Module]:
     """Copies of the network's normalisation layers, by name, with the channels of this width."""
     sizes = _cut_sizes(groups, width)
-    norms = {}
+    norms: dict[str, nn.Module] = {}
     for name, module in network.named_modules():
         if isinstance(module, NORMS):
             norm = copy.deepcopy(module)

@@ -15,7 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
 from sfsc.switchable.backbones import find_backbone, load_weights
 from sfsc.switchable.convert import cut_norms, narrow, norm_names, sort_by_importance
@@ -24,6 +24,7 @@ from sfsc.switchable.structure import channel_groups
 from sfsc.widths import Widths
 
 FORMAT = 1
+DEFAULT_WIDTHS = Widths()
 WEIGHTS_FILE = "family.safetensors"
 DESCRIPTION_FILE = "family.json"
 
@@ -60,7 +61,10 @@ class Family(nn.Module):
         self.groups = channel_groups(network, torch.zeros(2, 3, *spec.image_size))
         self.norms = nn.ModuleList(
             nn.ModuleDict(
-                {name.replace(".", "/"): norm for name, norm in cut_norms(network, self.groups, width).items()}
+                {
+                    name.replace(".", "/"): norm
+                    for name, norm in cut_norms(network, self.groups, width).items()
+                }
             )
             for width in self.narrow_widths
         )
@@ -70,7 +74,7 @@ class Family(nn.Module):
     def create(
         cls,
         backbone: str = "efficientnet_lite0",
-        widths: str | Sequence[float] | Widths = Widths(),
+        widths: str | Sequence[float] | Widths = DEFAULT_WIDTHS,
         embedding_dim: int = 128,
         image_size: tuple[int, int] = (64, 64),
         weights: str | None = None,
@@ -185,13 +189,15 @@ class Family(nn.Module):
         """
         description_path, weights_path = Path(folder) / DESCRIPTION_FILE, Path(folder) / WEIGHTS_FILE
         if not description_path.is_file() or not weights_path.is_file():
-            raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {WEIGHTS_FILE}")
+            raise SfscError(
+                f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {WEIGHTS_FILE}"
+            )
         description = read_json(description_path)
         family = cls._from_description(description, description_path)
         try:
             family.load_state_dict(safetensors.torch.load_file(weights_path))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
-            raise SfscError(f"{weights_path} is damaged: {str(error).splitlines()[0]}") from None
+            raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
         if family.fingerprint != description["fingerprint"]:
             raise SfscError(f"{weights_path} is not the file that {description_path} describes")
         return family.eval()

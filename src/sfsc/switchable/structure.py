@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, first_line
 
 aten = torch.ops.aten
 
@@ -49,7 +49,7 @@ def channel_groups(network: nn.Module, example: Tensor) -> list[ChannelGroup]:
     try:
         program = torch.export.export(plain, (example,))
     except Exception as error:  # torch.export raises errors of many unrelated classes
-        reason = str(error).strip().splitlines()[0]
+        reason = first_line(error)
         raise SfscError(f"the network cannot be analysed, torch.export says: {reason}") from error
     return _Tracer(program).trace()
 
