@@ -145,7 +145,7 @@ def npm_pack(package: str, folder: Path) -> None:
     npm = shutil.which("npm")
     if npm is None:
         raise SfscError("npm is not installed: install Node.js (it brings npm) and run the command again")
-    command = [npm, "pack", package, "--silent", "--pack-destination", str(folder)]
+    command = [npm, "pack", package, "--loglevel=error", "--pack-destination", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SCAN = 0xDA
 
 
 def measure(data: bytes) -> tuple[int, int]:
@@ -27,18 +28,20 @@ def measure(data: bytes) -> tuple[int, int]:
 
 
 def _measure_jpeg(data: bytes) -> tuple[int, int]:
-    # The end marker counts only after the last scan: an embedded thumbnail has one of its own.
-    _require(data.rfind(b"\xff\xd9") > data.rfind(b"\xff\xda"))
+    size = (0, 0)
     position = 2
     while True:
         marker = data[position + 1]
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return height, width
         if marker == 0xFF:  # a fill byte
             position += 1
-        else:
-            position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+            continue
+        if marker in _JPEG_FRAMES:
+            size = struct.unpack_from(">HH", data, position + 5)
+        if marker == _JPEG_SCAN:
+            # A thumbnail before the scan has an end of its own, and behind the end anything may follow.
+            _require(data.find(b"\xff\xd9", position) > 0)
+            return size
+        position += 2 + struct.unpack_from(">H", data, position + 2)[0]
 
 
 def _measure_png(data: bytes) -> tuple[int, int]:

@@ -18,7 +18,7 @@ MEMBER = "::"
 MAX_PIXELS = 100_000_000
 
 
-class CorruptImage(SfscError):  # noqa: N818 - an image, not a fault of the program
+class CorruptImage(SfscError):
     """An image that cannot be read: `path` names it, `reason` says why."""
 
     def __init__(self, path: str, reason: str) -> None:

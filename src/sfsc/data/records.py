@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import compress
 
 import numpy as np
 
@@ -33,10 +32,11 @@ class Split:
         """(N,) int64: the identities of this split, sorted and numbered from 0."""
         return np.unique(self.identities, return_inverse=True)[1].astype(np.int64)
 
-    def select(self, mask: np.ndarray) -> Split:
-        """The images for which `mask`, (N,) bool, is true, in the same order."""
-        cameras = None if self.cameras is None else self.cameras[mask]
-        return Split(tuple(compress(self.paths, mask)), self.identities[mask], cameras)
+    def select(self, chosen: np.ndarray) -> Split:
+        """The images that `chosen` names: (N,) bool, or (n,) int positions."""
+        cameras = None if self.cameras is None else self.cameras[chosen]
+        paths = tuple(self.paths[i] for i in np.arange(len(self))[chosen])
+        return Split(paths, self.identities[chosen], cameras)
 
 
 @dataclass(frozen=True)

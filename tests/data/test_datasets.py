@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sfsc.data import Dataset, dataset_sheet, decode, open_dataset, summarise, write_png
+from sfsc.errors import SfscError
+
+MARKET = {
+    "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000301_01.jpg", "0007_c3s3_077419_03.jpg"],
+    "query": ["0001_c1s1_001051_00.jpg", "0003_c6s4_000001_00.jpg"],
+    "bounding_box_test": [
+        "-1_c1s1_000401_03.jpg",
+        "0000_c4s1_000151_01.jpg",
+        "0001_c2s1_001051_00.jpg",
+        "0003_c1s4_000001_00.jpg",
+        "Thumbs.db",
+    ],
+}
+
+
+def touch(*paths: Path) -> None:
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+
+
+def paint(path: Path, shade: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_png(path, np.full((12, 10, 3), shade, np.uint8))
+
+
+def write_market(root: Path) -> None:
+    touch(*(root / folder / name for folder, names in MARKET.items() for name in names))
+
+
+def write_omniglot(root: Path, alphabets: dict[str, int], drawers: int = 3) -> list[str]:
+    """Write characters into `root`, the unpacked archive; their names in the archive."""
+    names = [
+        f"{root.name}/{alphabet}/character{c:02}/{c:04}_{d:02}.png"
+        for alphabet, characters in alphabets.items()
+        for c in range(1, characters + 1)
+        for d in range(1, drawers + 1)
+    ]
+    for shade, name in enumerate(names):
+        paint(root.parent / name, shade)
+    return names
+
+
+def pack(root: Path, archive: Path) -> None:
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in sorted(root.rglob("*")):
+            file.write(path, path.relative_to(root.parent))
+
+
+def identities_of(dataset: Dataset, split: str) -> set[str]:
+    return set(dataset.identities[dataset.splits == split].tolist())
+
+
+class TestMarket1501:
+    def test_junk_is_dropped_and_distractors_stay_in_the_gallery(self, tmp_path: Path) -> None:
+        write_market(tmp_path)
+        dataset = open_dataset(f"market1501:{tmp_path}")
+        assert [len(part) for part in (dataset.train, dataset.query, dataset.gallery)] == [3, 2, 3]
+        assert "-1" not in dataset.identities
+        assert dataset.gallery.identities.tolist() == ["0000", "0001", "0003"]
+        assert dataset.gallery.cameras is not None
+        assert dataset.gallery.cameras.tolist() == ["c4", "c2", "c1"]
+        assert "0000" not in dataset.query.identities
+        assert dataset.image_size == (256, 128)
+
+    def test_a_name_that_does_not_parse_is_named(self, tmp_path: Path) -> None:
+        write_market(tmp_path)
+        touch(tmp_path / "query" / "holiday.jpg")
+        with pytest.raises(SfscError, match=r"holiday\.jpg"):
+            open_dataset(f"market1501:{tmp_path}")
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        touch(tmp_path / "bounding_box_train" / "0002_c1s1_000451_03.jpg")
+        with pytest.raises(SfscError, match="query is missing"):
+            open_dataset(f"market1501:{tmp_path}")
+
+
+class TestOmniglot:
+    def test_packed_and_unpacked_are_the_same(self, tmp_path: Path) -> None:
+        write_omniglot(tmp_path / "images_background_small1", {"Greek": 4, "Latin": 3})
+        (tmp_path / "packed").mkdir()
+        archive = tmp_path / "packed" / "images_background_small1.zip"
+        pack(tmp_path / "images_background_small1", archive)
+        plain, zipped, one = (
+            open_dataset(f"omniglot:{path}") for path in (tmp_path, tmp_path / "packed", archive)
+        )
+        for other in (zipped, one):
+            np.testing.assert_array_equal(plain.identities, other.identities)
+            np.testing.assert_array_equal(plain.cameras, other.cameras)
+            np.testing.assert_array_equal(plain.splits, other.splits)
+            for here, there in zip(plain.paths, other.paths, strict=True):
+                np.testing.assert_array_equal(decode(here, None), decode(there, None))
+
+    def test_what_stands_in_two_files_is_taken_once(self, tmp_path: Path) -> None:
+        write_omniglot(tmp_path / "images_background_small1", {"Greek": 4, "Latin": 3})
+        write_omniglot(tmp_path / "images_background_small2", {"Greek": 4, "Tagalog": 2})
+        dataset = open_dataset(f"omniglot:{tmp_path}")
+        keys = list(zip(dataset.identities.tolist(), np.asarray(dataset.cameras).tolist(), strict=True))
+        assert len(keys) == len(set(keys)) == (4 + 3 + 2) * 3
+
+    def test_half_of_each_alphabet_is_held_out(self, tmp_path: Path) -> None:
+        write_omniglot(tmp_path / "images_background", {"Greek": 6, "Latin": 8})
+        dataset = open_dataset(f"omniglot:{tmp_path}")
+        train, test = identities_of(dataset, "train"), identities_of(dataset, "test")
+        assert not train & test
+        for alphabet, half in (("Greek", 3), ("Latin", 4)):
+            assert sum(name.startswith(alphabet) for name in train) == half
+            assert sum(name.startswith(alphabet) for name in test) == half
+        # numbers of one version can be compared with those of another only while this stays
+        greek = {name for name in test if name.startswith("Greek")}
+        assert greek == {"Greek/character01", "Greek/character03", "Greek/character06"}
+
+    def test_a_broken_archive_is_named(self, tmp_path: Path) -> None:
+        (tmp_path / "images_background.zip").write_bytes(b"PK torn")
+        with pytest.raises(SfscError, match=r"images_background\.zip"):
+            open_dataset(f"omniglot:{tmp_path}")
+
+
+class TestFolder:
+    def test_identity_folders_are_halved_the_same_way_each_time(self, tmp_path: Path) -> None:
+        touch(*(tmp_path / f"id{i}" / f"{j}.JPG" for i in range(9) for j in range(2)))
+        touch(tmp_path / "id0" / "notes.txt")
+        dataset, again = (open_dataset(f"folder:{tmp_path}") for _ in range(2))
+        np.testing.assert_array_equal(dataset.splits, again.splits)
+        train, test = identities_of(dataset, "train"), identities_of(dataset, "test")
+        assert (len(train), len(test)) == (5, 4)
+        assert not train & test
+        assert len(dataset.paths) == 18
+        assert dataset.cameras is None
+
+    def test_adding_images_moves_no_identity(self, tmp_path: Path) -> None:
+        touch(*(tmp_path / f"id{i}" / "0.png" for i in range(8)))
+        before = identities_of(open_dataset(f"folder:{tmp_path}"), "test")
+        touch(*(tmp_path / f"id{i}" / "1.png" for i in range(8)))
+        assert identities_of(open_dataset(f"folder:{tmp_path}"), "test") == before
+
+    @pytest.mark.parametrize("splits", [("train", "query", "gallery"), ("train", "test")])
+    def test_split_folders(self, tmp_path: Path, splits: tuple[str, ...]) -> None:
+        touch(*(tmp_path / split / f"{split}{i}" / "a.png" for split in splits for i in range(2)))
+        dataset = open_dataset(f"folder:{tmp_path}")
+        for split in splits:
+            assert identities_of(dataset, split) == {f"{split}0", f"{split}1"}
+        assert len(dataset.query) == len(dataset.gallery) == 2
+
+    def test_a_folder_beside_the_split_folders_is_named(self, tmp_path: Path) -> None:
+        touch(tmp_path / "train" / "a" / "1.png", tmp_path / "val" / "a" / "1.png")
+        with pytest.raises(SfscError, match="val"):
+            open_dataset(f"folder:{tmp_path}")
+
+    def test_one_identity_is_too_few_to_train(self, tmp_path: Path) -> None:
+        touch(tmp_path / "only" / "a.png")
+        dataset = open_dataset(f"folder:{tmp_path}")
+        with pytest.raises(SfscError, match=r"folder:.* one identity.*only"):
+            _ = dataset.train
+
+    def test_no_images(self, tmp_path: Path) -> None:
+        with pytest.raises(SfscError, match=r"folder:.* holds no images"):
+            open_dataset(f"folder:{tmp_path}")
+
+
+class TestCsv:
+    def read(self, tmp_path: Path, text: str) -> Dataset:
+        path = tmp_path / "images.csv"
+        path.write_bytes(text.encode("utf-8-sig"))
+        return open_dataset(f"csv:{path}")
+
+    def test_relative_paths_start_at_the_table(self, tmp_path: Path) -> None:
+        paint(tmp_path / "in" / "a.png", 7)
+        dataset = self.read(
+            tmp_path, f"split,identity,path\ntest,ä,in/a.png\ntest,b,{tmp_path / 'in' / 'a.png'}\n"
+        )
+        assert [decode(path, None).max() for path in dataset.paths] == [7, 7]
+        assert dataset.identities.tolist() == ["ä", "b"]
+        assert dataset.cameras is None
+
+    def test_table_without_training_images_can_be_evaluated(self, tmp_path: Path) -> None:
+        dataset = self.read(tmp_path, "path,identity,split,camera\na,x,query,1\nb,x,gallery,2\n")
+        assert dataset.query.paths == (str(tmp_path / "a"),)
+        assert dataset.gallery.cameras is not None
+        assert dataset.gallery.cameras.tolist() == ["2"]
+        with pytest.raises(SfscError, match=r"csv:.* has no train images"):
+            _ = dataset.train
+
+    @pytest.mark.parametrize(
+        ("text", "message"),
+        [
+            ("path,identity\na,x\n", r"images\.csv, line 1.*'split'"),
+            ("path,identity,split\na,x,train\nb,,train\n", r"images\.csv, line 3, column identity"),
+            ("path,identity,split\na,x\n", r"images\.csv, line 2, column split"),
+            ("path,identity,split\na,x,trian\n", r"line 2, column split: 'trian'.*train, query"),
+            ("path,identity,split,camera\na,x,test,\n", r"line 2, column camera"),
+            ("path,identity,split\n", "holds no images"),
+        ],
+    )
+    def test_mistakes_are_placed(self, tmp_path: Path, text: str, message: str) -> None:
+        with pytest.raises(SfscError, match=message):
+            self.read(tmp_path, text)
+
+    def test_not_text(self, tmp_path: Path) -> None:
+        (tmp_path / "a.csv").write_bytes(b"\xff\xfe\x00")
+        with pytest.raises(SfscError, match=r"a\.csv is not a csv file"):
+            open_dataset(f"csv:{tmp_path / 'a.csv'}")
+
+
+class TestOpenDataset:
+    @pytest.mark.parametrize("spec", ["data", "imagenet:data", "folder:", ""])
+    def test_unknown_kinds_are_answered_with_the_known(self, spec: str) -> None:
+        with pytest.raises(SfscError, match="folder, csv, market1501, omniglot, emoji"):
+            open_dataset(spec)
+
+    @pytest.mark.parametrize("kind", ["folder", "csv", "market1501", "omniglot", "emoji"])
+    def test_missing_path_is_named(self, tmp_path: Path, kind: str) -> None:
+        with pytest.raises(SfscError, match="absent"):
+            open_dataset(f"{kind}:{tmp_path / 'absent'}")
+
+    def test_a_file_is_no_folder(self, tmp_path: Path) -> None:
+        touch(tmp_path / "a.txt")
+        with pytest.raises(SfscError, match=r"a\.txt is not a folder"):
+            open_dataset(f"folder:{tmp_path / 'a.txt'}")
+
+
+def make(identities: str, splits: list[str], cameras: str | None = None) -> Dataset:
+    return Dataset(
+        source="made:up",
+        paths=tuple(f"{i}.png" for i in range(len(identities))),
+        identities=np.array(list(identities)),
+        cameras=None if cameras is None else np.array(list(cameras)),
+        splits=np.array(splits),
+        image_size=(8, 8),
+        mirrors=True,
+    )
+
+
+class TestDataset:
+    def test_labels_are_dense_and_sorted_by_identity(self) -> None:
+        labels = make("dbbadx", ["train"] * 5 + ["test"]).train.labels()
+        assert labels.dtype == np.int64
+        assert labels.tolist() == [2, 1, 1, 0, 2]
+
+    def test_test_images_are_query_and_gallery(self) -> None:
+        dataset = make("aabb", ["query", "gallery", "test", "test"])
+        assert dataset.query.paths == ("0.png", "2.png", "3.png")
+        assert dataset.gallery.paths == ("1.png", "2.png", "3.png")
+
+    def test_unknown_split(self) -> None:
+        with pytest.raises(SfscError, match="made:up: split 'val'"):
+            make("ab", ["train", "val"])
+
+    @pytest.mark.parametrize("split", ["query", "gallery"])
+    def test_missing_split_says_what_to_mark(self, split: str) -> None:
+        with pytest.raises(SfscError, match=f"made:up has no {split} images.*{split} or test"):
+            getattr(make("ab", ["train", "train"]), split)
+
+    def test_select_keeps_all_columns_aligned(self) -> None:
+        split = make("abc", ["test"] * 3, "123").query.select(np.array([True, False, True]))
+        assert split.paths == ("0.png", "2.png")
+        assert split.identities.tolist() == ["a", "c"]
+        assert split.cameras is not None
+        assert split.cameras.tolist() == ["1", "3"]
+
+
+def test_summary_counts_each_split_and_camera() -> None:
+    rows = summarise(make("aabbc", ["train"] * 4 + ["test"], "11121"))
+    assert [tuple(row.values()) for row in rows] == [
+        ("train", "all", 4, 2, 2),
+        ("train", "1", 3, 2, 1),
+        ("train", "2", 1, 1, 1),
+        ("test", "all", 1, 1, 1),
+        ("test", "1", 1, 1, 1),
+    ]
+
+
+def test_sheet_shows_different_cameras_first(tmp_path: Path) -> None:
+    for i, shade in enumerate((10, 60, 110)):
+        paint(tmp_path / "in" / f"{i}.png", shade)
+    table = tmp_path / "a.csv"
+    rows = ["in/0.png,x,test,1", "in/1.png,x,test,1", "in/2.png,x,test,2"]
+    table.write_text("\n".join(["path,identity,split,camera", *rows]))
+    sheet = dataset_sheet(open_dataset(f"csv:{table}"), images=2)
+    solid = {shade for shade in (10, 60, 110) if (sheet == shade).all(axis=2).sum() > 5000}
+    assert solid == {10, 110}
+
+
+def test_sheet_copes_with_long_names_and_no_cameras(tmp_path: Path) -> None:
+    for i in range(3):
+        paint(tmp_path / ("name" * 20 + str(i)) / "a.png", 100)
+    sheet = dataset_sheet(open_dataset(f"folder:{tmp_path}"))
+    assert sheet.dtype == np.uint8
+    assert sheet.ndim == 3
+    assert (sheet[:, -104:-8] == 100).all(axis=2).sum() == 3 * 96 * 96
