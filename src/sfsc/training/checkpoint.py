@@ -10,7 +10,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, first_line
 from sfsc.files import write_atomic
 from sfsc.switchable.family import Family
 
@@ -51,7 +51,7 @@ def load_checkpoint(
             classifier.copy_(tensors["classifier"])
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
     except (OSError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SfscError(f"{path} cannot be resumed from ({reason}): train into a new folder") from None
     return step
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, first_line
 from sfsc.widths import Widths
 
 CONFIG_FILE = "config.json"
@@ -71,7 +71,9 @@ class Config(BaseModel):
             first = error.errors()[0]
             name = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
-                raise SfscError(f"unknown setting {name!r}; there are {', '.join(cls.model_fields)}") from None
+                raise SfscError(
+                    f"unknown setting {name!r}; there are {', '.join(cls.model_fields)}"
+                ) from None
             if first["type"] == "missing":
                 raise SfscError(f"the setting {name!r} is needed") from None
             raise SfscError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
@@ -84,7 +86,22 @@ def read_settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SfscError(f"{path} is not YAML: {str(error).splitlines()[0]}") from None
+        raise SfscError(f"{path} is not YAML: {first_line(error)}") from None
     if not isinstance(settings, dict):
         raise SfscError(f"{path} must hold settings as 'name: value' lines")
     return settings
+
+
+def parse_setting(text: str) -> tuple[str, Any]:
+    """The name and value of "NAME=VALUE"; SfscError where it is not of that form."""
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SfscError(f"a setting is NAME=VALUE, got {text!r}")
+    return name, yaml.safe_load(value)
+
+
+def read_config(run: Path) -> Config:
+    """The configuration of a run folder; SfscError where the folder is none."""
+    if not (run / CONFIG_FILE).is_file():
+        raise SfscError(f"{run} is not a run folder: it has no {CONFIG_FILE}; make one with sfsc train")
+    return Config.make(read_settings(run / CONFIG_FILE))

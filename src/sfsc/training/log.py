@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 
@@ -33,9 +34,7 @@ class TrainingLog:
 
     def add(self, statistics: StepStatistics) -> None:
         """Take the statistics of one step, without waiting for the device."""
-        self.pending.append(
-            torch.stack([statistics.loss, statistics.uncertainty, statistics.conflicts])
-        )
+        self.pending.append(torch.stack([statistics.loss, statistics.uncertainty, statistics.conflicts]))
 
     def write(self, step: int, epoch: float, lr: float) -> None:
         """Write the means of what was added since the last line.
@@ -61,5 +60,5 @@ class TrainingLog:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise SfscError(f"cannot write {self.path}: {error.strerror}; make room and --resume") from None
-        if not all(value == value and abs(value) != float("inf") for value in loss):
+        if not all(math.isfinite(value) for value in loss):
             raise SfscError(f"the loss is not finite at step {step}: lower lr or clip_norm and train again")

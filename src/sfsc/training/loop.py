@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import nn
+from torch import Tensor, nn
 
 from sfsc.aggregation.projection import random_order
 from sfsc.data.dataset import open_dataset
-from sfsc.data.records import Dataset, Split
 from sfsc.data.loading import augment, find_corrupt, identity_batches, load_batches
+from sfsc.data.records import Dataset, Split
 from sfsc.errors import SfscError
 from sfsc.files import read_json, write_json
 from sfsc.progress import track
@@ -131,7 +131,7 @@ def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family
         None if config.weights == "none" else config.weights,
         config.seed,
     ).to(device)
-    classifier = _new_classifier(int(labels.max()) + 1, config).to(device)
+    classifier = nn.Parameter(_new_classifier(int(labels.max()) + 1, config).to(device))
     optimizer = make_optimizer(family, classifier, config)
     start = load_checkpoint(run, family, classifier, optimizer)
     gradients = NestedGradients(family, classifier, config.granularity)
@@ -167,9 +167,9 @@ def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family
     return family
 
 
-def _new_classifier(classes: int, config: Config) -> nn.Parameter:
+def _new_classifier(classes: int, config: Config) -> Tensor:
     generator = torch.Generator().manual_seed(config.seed)
-    return nn.Parameter(torch.randn(classes, config.embedding_dim, generator=generator) * 0.1)
+    return torch.randn(classes, config.embedding_dim, generator=generator) * 0.1
 
 
 def _all_batches(labels: np.ndarray, config: Config) -> list[np.ndarray]:

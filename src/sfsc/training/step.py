@@ -114,8 +114,7 @@ def family_step(
 
 def _group_indices(names: list[str], granularity: str) -> Tensor:
     """(parameters,) int64: the group in which each parameter's inner products are summed."""
-    keys = {"tensor": lambda n: n, "layer": lambda n: n.rpartition(".")[0] or n, "model": lambda n: ""}
-    groups: dict[str, int] = {}
-    return torch.tensor([groups.setdefault(keys[granularity](name), len(groups)) for name in names])
-
-
+    layers = [name.rpartition(".")[0] or name for name in names]
+    keys = {"tensor": names, "layer": layers, "model": [""] * len(names)}[granularity]
+    numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+    return torch.tensor([numbers[key] for key in keys])
