@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -31,15 +31,23 @@ class Embedded(Generic[Key]):
     indices: np.ndarray
     corrupt: list[CorruptImage]
 
+    @staticmethod
+    def join(parts: Sequence[Embedded[Key]]) -> Embedded[Key]:
+        """The parts, of which there is at least one, one after the other."""
+        return Embedded(
+            {key: np.concatenate([part.vectors[key] for part in parts]) for key in parts[0].vectors},
+            np.concatenate([part.indices for part in parts]),
+            [error for part in parts for error in part.corrupt],
+        )
 
-@torch.inference_mode()
+
 def embed_images(
     embedders: Mapping[Key, Callable[[Tensor], Tensor]],
     paths: Sequence[str],
     size: tuple[int, int],
     workers: int = 2,
-) -> Embedded[Key]:
-    """Decode each image once and hand it to every embedder.
+) -> Iterator[Embedded[Key]]:
+    """Decode each image once and hand it to every embedder; yields batch by batch, under a progress bar.
 
     Args:
         embedders: each maps (batch, 3, height, width) uint8 images to (batch, dim) float32; for a family
@@ -48,15 +56,8 @@ def embed_images(
         size: (height, width) to decode to.
         workers: processes that decode; 0 decodes in this one.
     """
-    vectors: dict[Key, list[np.ndarray]] = {key: [] for key in embedders}
-    indices: list[np.ndarray] = []
-    corrupt: list[CorruptImage] = []
     batches = load_images(paths, size, BATCH, workers)
-    for batch_indices, images, unreadable in track(batches, "embedding", total=-(-len(paths) // BATCH)):
-        corrupt += unreadable
-        if len(batch_indices):
-            indices.append(batch_indices)
-            for key, embed in embedders.items():
-                vectors[key].append(embed(images).float().cpu().numpy())
-    stacked = {key: np.concatenate(parts) for key, parts in vectors.items() if parts}
-    return Embedded(stacked, np.concatenate(indices) if indices else np.zeros(0, np.int64), corrupt)
+    for indices, images, corrupt in track(batches, "embedding", total=-(-len(paths) // BATCH)):
+        with torch.inference_mode():
+            vectors = {key: embed(images).float().cpu().numpy() for key, embed in embedders.items()}
+        yield Embedded(vectors, indices, corrupt)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from sfsc.data.records import Dataset, Split
-from sfsc.embedding import embed_images
+from sfsc.embedding import Embedded, embed_images
 from sfsc.errors import SfscError
 from sfsc.files import write_json
 from sfsc.report.figures import accuracy_against_size, heat_map, save
@@ -103,7 +103,9 @@ def _embed_all(
     embedders = {width: partial(family.embed, width=width) for width in family.widths}
     try:
         family.eval()
-        embedded = embed_images({**embedders, None: _pixels}, paths, family.spec.image_size, workers)
+        embedded = Embedded.join(
+            list(embed_images({**embedders, None: _pixels}, paths, family.spec.image_size, workers))
+        )
     finally:
         family.train(training)
     if embedded.corrupt:

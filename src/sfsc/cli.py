@@ -1,0 +1,228 @@
+"""The command line: every command is one call of the public API."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from sfsc.errors import SfscError
+
+if TYPE_CHECKING:
+    from sfsc.gallery import Hit
+
+app = typer.Typer(
+    help="Visual search across platforms: one training run, nested sub-models, one embedding space.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Build data sets and look at them.", no_args_is_help=True)
+app.add_typer(data_app, name="data")
+
+DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, omniglot, emoji"
+
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
+WidthOption = Annotated[float, typer.Option(help="The sub-model that embeds.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+
+
+@data_app.command("emoji")
+def data_emoji(
+    out: Annotated[Path, typer.Option(help="Folder to build the data set in.")] = Path("data/emoji"),
+    skin_tones: Annotated[bool, typer.Option(help="Keep skin-tone variants: a harder set.")] = False,
+) -> None:
+    """Fetch eight emoji fonts with npm and render them: identity = emoji, camera = vendor."""
+    from sfsc.data import build_emoji
+
+    print(f"emoji:{build_emoji(out, skin_tones=skin_tones)} is ready")
+
+
+@data_app.command("show")
+def data_show(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help=DATASET_HELP)],
+    out: Annotated[Path, typer.Option(help="Where to write the contact sheet.")] = Path("contact_sheet.png"),
+) -> None:
+    """Count a data set's images by split and camera, and draw a contact sheet."""
+    from sfsc.data import dataset_sheet, open_dataset, summarise, write_png
+
+    opened = open_dataset(dataset)
+    rows = summarise(opened)
+    table = Table(*rows[0])
+    for row in rows:
+        table.add_row(
+            *(str(value) for value in row.values()), style="bold" if row["camera"] == "all" else None
+        )
+    Console().print(table)
+    write_png(out, dataset_sheet(opened))
+    print(f"contact sheet: {out}")
+
+
+@app.command()
+def train(
+    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help=DATASET_HELP)] = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/sfsc"),
+    config: Annotated[Path | None, typer.Option(help="YAML file of settings; a flag beats it.")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    recipe: Annotated[str | None, typer.Option(help="Training method: sfsc.")] = None,
+    backbone: Annotated[
+        str | None, typer.Option(help="small, resnet18, resnet50 or efficientnet_lite0.")
+    ] = None,
+    widths: Annotated[str | None, typer.Option(help="Channel ratios, as 0.25,0.5,0.75,1.0.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
+    ] = None,
+) -> None:
+    """Train a family: one run, all sub-models.
+
+    All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
+    """
+    from sfsc.training.config import CONFIG_FILE, Config, parse_setting, read_settings
+    from sfsc.training.loop import train as run_training
+
+    stored = out / CONFIG_FILE
+    settings: dict[str, Any] = read_settings(stored) if resume and stored.exists() else {}
+    settings |= read_settings(config) if config else {}
+    settings |= dict(parse_setting(text) for text in set_ or [])
+    flags = {
+        "dataset": dataset,
+        "recipe": recipe,
+        "backbone": backbone,
+        "widths": widths,
+        "epochs": epochs,
+        "seed": seed,
+        "device": device,
+    }
+    settings |= {name: value for name, value in flags.items() if value is not None}
+    run_training(Config.make(settings), out, resume=resume)
+    print(f"trained: {out}")
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Test every sub-model's queries against every sub-model's gallery: the compatibility matrix."""
+    from sfsc.data import open_dataset
+    from sfsc.evaluation import evaluate as run_evaluation
+    from sfsc.switchable.family import Family
+    from sfsc.training.config import read_config
+
+    opened = open_dataset(dataset or read_config(run).dataset)
+    evaluation = run_evaluation(Family.load(run), opened, workers)
+    evaluation.write(run)
+    _print_evaluation(evaluation.to_json())
+    print(f"written: {run / 'evaluation.json'}, {run / 'matrix.png'}, {run / 'accuracy.png'}")
+
+
+@app.command()
+def index(
+    run: RunArgument,
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")],
+    gallery: Annotated[Path, typer.Option(help="Gallery folder, made if missing.")],
+    width: WidthOption = 1.0,
+    workers: WorkersOption = 2,
+) -> None:
+    """Embed images and write them to a gallery; of a data set, its gallery split with identities.
+
+    Images that cannot be read are skipped and named; the exit code is then 1.
+    """
+    from sfsc.gallery import Gallery
+    from sfsc.search import index as run_index
+    from sfsc.switchable.family import Family
+
+    family = Family.load(run)
+    corrupt = run_index(family, images, Gallery.open(gallery, create=True), width, workers)
+    info = Gallery.open(gallery).info()
+    print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
+    for error in corrupt:
+        print(f"skipped: {error}", file=sys.stderr)
+    if corrupt:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    run: RunArgument,
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="The query image.")],
+    gallery: Annotated[Path, typer.Option(help="Gallery folder.")],
+    width: WidthOption = 1.0,
+    top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
+    picture: Annotated[Path | None, typer.Option(help="Draw the query and its hits as a PNG.")] = None,
+) -> None:
+    """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
+    from sfsc.gallery import Gallery
+    from sfsc.search import draw_hits
+    from sfsc.search import search as run_search
+    from sfsc.switchable.family import Family
+
+    hits = run_search(Family.load(run), query, Gallery.open(gallery), width, top)
+    _print_hits(hits)
+    if picture:
+        draw_hits(query, hits, picture)
+        print(f"picture: {picture}")
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write one self-contained HTML page about a run."""
+    from sfsc.files import read_json
+    from sfsc.report.html import write_report
+
+    page = write_report(run)
+    if (run / "evaluation.json").exists():
+        _print_evaluation(read_json(run / "evaluation.json"))
+    print(f"report: {page}")
+
+
+def _print_evaluation(evaluation: dict[str, Any]) -> None:
+    widths = [f"{width:g}" for width in evaluation["widths"]]
+    matrix = Table("query", *widths, title="mAP %: rows query width, columns gallery width")
+    for row, (width, values, met) in enumerate(
+        zip(widths, evaluation["metrics"]["mAP"], evaluation["criterion"], strict=True)
+    ):
+        cells = [f"{100 * v:.1f}{' ✓' if met[c] else '  '}" for c, v in enumerate(values)]
+        cells[row] = f"[bold]{cells[row]}[/bold]"
+        matrix.add_row(width, *cells)
+    baseline = evaluation["baseline"]
+    names = list(baseline)[1:]
+    tests = Table("test", *names, title="%")
+    pairs = [("smallest -> smallest", 0, 0), ("smallest -> full", 0, -1), ("full -> full", -1, -1)]
+    for name, q, g in pairs:
+        tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in names))
+    tests.add_row(baseline["name"], *(f"{100 * baseline[key]:.1f}" for key in names))
+    console = Console()
+    console.print(matrix)
+    console.print(tests)
+    skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
+    print(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
+    print(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+
+
+def _print_hits(hits: list[Hit]) -> None:
+    table = Table("rank", "score", "identity", "camera", "written at width", "path")
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(
+            str(rank), f"{hit.score:.3f}", hit.identity or "", hit.camera or "", f"{hit.width:g}", hit.path
+        )
+    Console().print(table)
+
+
+def main() -> None:
+    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    try:
+        app()
+    except SfscError as error:
+        print(f"sfsc: {error}", file=sys.stderr)
+        sys.exit(2)
