@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sfsc.gallery import Gallery, Hit
     from sfsc.report.html import write_report
     from sfsc.retrieval.matrix import CompatibilityMatrix
-    from sfsc.search import index, search
+    from sfsc.searching import index, search
     from sfsc.switchable.family import Family
     from sfsc.training.config import Config
     from sfsc.training.loop import train
@@ -50,9 +50,9 @@ _HOMES = {
     "SfscError": "sfsc.errors",
     "Widths": "sfsc.widths",
     "evaluate": "sfsc.evaluation",
-    "index": "sfsc.search",
+    "index": "sfsc.searching",
     "open_dataset": "sfsc.data.dataset",
-    "search": "sfsc.search",
+    "search": "sfsc.searching",
     "train": "sfsc.training.loop",
     "write_report": "sfsc.report.html",
 }

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, missing_extra
 
 if TYPE_CHECKING:
     from sfsc.gallery import Hit
@@ -24,6 +25,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Build data sets and look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
 
+EXTRA_OF = dict.fromkeys(
+    ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2"], "train"
+)
 DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, omniglot, emoji"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
@@ -55,7 +59,7 @@ def data_show(
     table = Table(*rows[0])
     for row in rows:
         table.add_row(
-            *(str(value) for value in row.values()), style="bold" if row["camera"] == "all" else None
+            *(escape(str(value)) for value in row.values()), style="bold" if row["camera"] == "all" else None
         )
     Console().print(table)
     write_png(out, dataset_sheet(opened))
@@ -139,12 +143,14 @@ def index(
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
     from sfsc.gallery import Gallery
-    from sfsc.search import index as run_index
+    from sfsc.searching import index as run_index
     from sfsc.switchable.family import Family
 
     family = Family.load(run)
-    corrupt = run_index(family, images, Gallery.open(gallery, create=True), width, workers)
-    info = Gallery.open(gallery).info()
+    family.widths.index(width)  # refused before the gallery's folder is made
+    opened = Gallery.open(gallery, create=True)
+    corrupt = run_index(family, images, opened, width, workers)
+    info = opened.info()
     print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
     for error in corrupt:
         print(f"skipped: {error}", file=sys.stderr)
@@ -163,8 +169,8 @@ def search(
 ) -> None:
     """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
     from sfsc.gallery import Gallery
-    from sfsc.search import draw_hits
-    from sfsc.search import search as run_search
+    from sfsc.searching import draw_hits
+    from sfsc.searching import search as run_search
     from sfsc.switchable.family import Family
 
     hits = run_search(Family.load(run), query, Gallery.open(gallery), width, top)
@@ -214,7 +220,8 @@ def _print_hits(hits: list[Hit]) -> None:
     table = Table("rank", "score", "identity", "camera", "written at width", "path")
     for rank, hit in enumerate(hits, 1):
         table.add_row(
-            str(rank), f"{hit.score:.3f}", hit.identity or "", hit.camera or "", f"{hit.width:g}", hit.path
+            *(str(rank), f"{hit.score:.3f}", escape(hit.identity or ""), escape(hit.camera or "")),
+            *(f"{hit.width:g}", escape(hit.path)),
         )
     Console().print(table)
 
@@ -223,6 +230,13 @@ def main() -> None:
     """Run the command line; a user's mistake is one line on standard error and exit code 2."""
     try:
         app()
+        return
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA_OF:
+            raise
+        message = str(missing_extra(error.name, EXTRA_OF[error.name]))
     except SfscError as error:
-        print(f"sfsc: {error}", file=sys.stderr)
-        sys.exit(2)
+        message = str(error)
+    # Here the traceback is gone, and with it a progress bar that would be drawn after the message.
+    print(f"sfsc: {message}", file=sys.stderr)
+    sys.exit(2)

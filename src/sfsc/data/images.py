@@ -12,6 +12,7 @@ import numpy as np
 
 from sfsc.data.image_header import measure
 from sfsc.errors import SfscError
+from sfsc.files import write_atomic
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MEMBER = "::"
@@ -67,7 +68,7 @@ def is_image(path: Path) -> bool:
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write a (height, width, 3) uint8 RGB array; the same array gives the same bytes."""
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    path.write_bytes(encoded.tobytes())
+    write_atomic(path, encoded.tobytes())
 
 
 def _read(path: str) -> bytes:

@@ -112,7 +112,7 @@ class Gallery:
             return 0
         if self._store.family() is None:
             self._store.create(rows.shape[1], fingerprint)
-        self._check_family(rows.shape[1], fingerprint)
+        self.check_family(rows.shape[1], fingerprint)
         self._store.upsert(rows, columns)
         return len(rows)
 
@@ -128,7 +128,7 @@ class Gallery:
             raise SfscError(f"top must be at least 1, not {top}")
         if self._store.family() is None or not len(queries):
             return [[] for _ in queries]
-        self._check_family(queries.shape[1], fingerprint)
+        self.check_family(queries.shape[1], fingerprint)
         return [[Hit(**fields) for fields in hits] for hits in self._store.search(queries, top)]
 
     def info(self) -> GalleryInfo:
@@ -158,7 +158,8 @@ class Gallery:
         if twice:
             raise SfscError(f"gallery {self._path}: id {twice[0]!r} is given twice: every row needs its own")
 
-    def _check_family(self, dimension: int, fingerprint: str) -> None:
+    def check_family(self, dimension: int, fingerprint: str) -> None:
+        """Raise `SfscError` unless the gallery is empty or of this family and dimension."""
         family = self._store.family()
         if family is not None and family[1] != fingerprint:
             raise SfscError(

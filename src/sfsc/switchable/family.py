@@ -198,7 +198,7 @@ class Family(nn.Module):
             family.load_state_dict(safetensors.torch.load_file(weights_path))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
-        if family.fingerprint != description["fingerprint"]:
+        if family.fingerprint != description.get("fingerprint"):
             raise SfscError(f"{weights_path} is not the file that {description_path} describes")
         return family.eval()
 

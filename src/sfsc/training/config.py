@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from sfsc.errors import SfscError, first_line
 from sfsc.widths import Widths
@@ -14,8 +14,8 @@ from sfsc.widths import Widths
 CONFIG_FILE = "config.json"
 
 
-def _check_widths(ratios: tuple[float, ...]) -> tuple[float, ...]:
-    return Widths(ratios).ratios
+def _read_widths(value: Any) -> tuple[float, ...]:
+    return Widths.of(value).ratios
 
 
 class Config(BaseModel):
@@ -33,11 +33,11 @@ class Config(BaseModel):
     weights: str = Field(
         "default", description="pretrained weights: default (a package's, if there is one), none, or a file"
     )
-    widths: Annotated[tuple[float, ...], AfterValidator(_check_widths)] = Field(
+    widths: Annotated[tuple[float, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"
     )
     embedding_dim: int = Field(128, ge=2, description="dimension of the embeddings")
-    image_size: tuple[int, int] | None = Field(
+    image_size: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="height and width in pixels; by default what suits the data set"
     )
     epochs: int = Field(20, ge=1, description="passes over the training images")
@@ -87,7 +87,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise SfscError(f"{path} is not YAML: {first_line(error)}") from None
-    if not isinstance(settings, dict):
+    if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise SfscError(f"{path} must hold settings as 'name: value' lines")
     return settings
 
@@ -97,7 +97,10 @@ def parse_setting(text: str) -> tuple[str, Any]:
     name, equals, value = text.partition("=")
     if not equals:
         raise SfscError(f"a setting is NAME=VALUE, got {text!r}")
-    return name, yaml.safe_load(value)
+    try:
+        return name, yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SfscError(f"the value of setting {name} is not YAML: {first_line(error)}") from None
 
 
 def read_config(run: Path) -> Config:

@@ -15,7 +15,7 @@ from sfsc.aggregation.projection import random_order
 from sfsc.data.dataset import open_dataset
 from sfsc.data.loading import augment, find_corrupt, identity_batches, load_batches
 from sfsc.data.records import Dataset, Split
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_json
 from sfsc.progress import track
 from sfsc.recipes import find_recipe
@@ -50,6 +50,8 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
     find_recipe(config.recipe)
     dataset = open_dataset(config.dataset)
     config = _resolve(config, dataset)
+    _check_device(config.device)
+    _all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}))
     _claim(run, config, resume)
     if not (run / WEIGHTS_FILE).exists():
         images = _readable(dataset.train, config)
@@ -69,6 +71,13 @@ def _resolve(config: Config, dataset: Dataset) -> Config:
             "device": default_device if config.device == "auto" else config.device,
         }
     )
+
+
+def _check_device(name: str) -> None:
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise SfscError(f"device {name!r} cannot be used: {first_line(error)}") from None
 
 
 def _claim(run: Path, config: Config, resume: bool) -> None:
@@ -108,7 +117,7 @@ def _readable(images: Split, config: Config) -> Split:
     if not corrupt:
         return images
     for error in corrupt:
-        Console(stderr=True).print(f"left out: {error}", highlight=False, soft_wrap=True)
+        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
     if len(corrupt) > config.max_corrupt * len(images):
         raise SfscError(
             f"{len(corrupt)} of {len(images)} training images cannot be read, the first: {corrupt[0]}; "

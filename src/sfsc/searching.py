@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -42,6 +43,7 @@ def index(
     """
     paths, identities, cameras = _labelled(str(images))
     fingerprint = family.fingerprint
+    gallery.check_family(family.spec.embedding_dim, fingerprint)
     embedders = {width: partial(family.embed, width=width)}
     family.widths.index(width)
     corrupt: list[CorruptImage] = []
@@ -97,4 +99,4 @@ def _labelled(images: str) -> tuple[list[str], np.ndarray | None, np.ndarray | N
 
 
 def _absolute(path: str) -> str:
-    return str(Path(path).absolute())
+    return os.path.abspath(path)  # Path.absolute keeps ".."

@@ -1,0 +1,450 @@
+"""The command line on the small data set, in this process unless the process itself is what is tested."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from sfsc.cli import main
+from sfsc.data.images import decode, write_png
+from sfsc.data.sheet import summarise
+from sfsc.gallery import Gallery
+
+SETTINGS = {
+    "image_size": [32, 32],
+    "embedding_dim": 16,
+    "identities_per_batch": 4,
+    "images_per_identity": 3,
+    "workers": 0,
+    "log_every": 1,
+}
+OPTIONS = {
+    "": {"--install-completion", "--show-completion"},
+    "data": set(),
+    "data emoji": {"--out", "--skin-tones", "--no-skin-tones"},
+    "data show": {"--out"},
+    "train": {
+        *("--out", "--config", "--resume", "--recipe", "--backbone"),
+        *("--widths", "--epochs", "--seed", "--device", "--set"),
+    },
+    "evaluate": {"--dataset", "--workers"},
+    "index": {"--gallery", "--width", "--workers"},
+    "search": {"--gallery", "--width", "--top", "--picture"},
+    "report": set(),
+}
+TEST_IMAGES = 24
+OTHER_FAMILY = "0123456789abcdef"
+
+
+class Result(NamedTuple):
+    code: int
+    out: str
+    err: str
+
+
+def sfsc(*arguments: object) -> Result:
+    """Run the command line as the `sfsc` script does, on a wide terminal."""
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sfsc", *map(str, arguments)])
+        patch.setattr(sys, "excepthook", sys.excepthook)  # typer sets its own
+        patch.setenv("COLUMNS", "400")
+        with (
+            contextlib.redirect_stdout(out),
+            contextlib.redirect_stderr(err),
+            pytest.raises(SystemExit) as leave,
+        ):
+            main()
+            sys.exit(0)
+    return Result(int(leave.value.code or 0), out.getvalue(), err.getvalue())
+
+
+def succeed(*arguments: object) -> str:
+    result = sfsc(*arguments)
+    assert result.code == 0, result.err
+    return result.out
+
+
+def refusal(result: Result) -> str:
+    """What the one line says with which a command refuses; a progress bar may stand before it."""
+    assert result.code == 2
+    assert "Traceback" not in result.err
+    lines = result.err.splitlines()
+    assert [line for line in lines if line.startswith("sfsc: ")] == lines[-1:]
+    return lines[-1]
+
+
+def settings(**changes: object) -> list[str]:
+    chosen = {"backbone": "small", "epochs": 2, **SETTINGS, **changes}
+    return [f"--set={name}={json.dumps(value)}" for name, value in chosen.items()]
+
+
+def table_rows(text: str) -> list[list[str]]:
+    """The cells of all printed tables, row by row, headings left out."""
+    return [[cell.strip() for cell in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+
+
+@pytest.fixture(scope="module")
+def run(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("cli") / "run"
+    assert succeed("train", shapes, "--out", run, "--seed", 3, *settings()) == f"trained: {run}\n"
+    return run
+
+
+@pytest.fixture(scope="module")
+def evaluated(run: Path) -> str:
+    """What `evaluate` prints; the run is evaluated from here on."""
+    return succeed("evaluate", run, "--workers", 0)
+
+
+@pytest.fixture(scope="module")
+def gallery(run: Path, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The test images, embedded by the full sub-model."""
+    gallery = tmp_path_factory.mktemp("galleries") / "gallery"
+    out = succeed("index", run, shapes, "--gallery", gallery, "--workers", 0)
+    assert f"{gallery}: {TEST_IMAGES} images, 16 dimensions" in out
+    return gallery
+
+
+@pytest.fixture(scope="module")
+def image(shapes: str) -> Path:
+    """A test image."""
+    return Path(shapes.partition(":")[2]).parent / "09_c1_2.png"
+
+
+class TestTrain:
+    def test_flags_beat_settings_which_beat_the_file(self, shapes: str, tmp_path: Path) -> None:
+        file = tmp_path / "settings.yaml"
+        file.write_text("epochs: 7\nseed: 5\nlr: 0.25\nwarmup: 0.5\ndataset: csv:elsewhere.csv\n")
+        out = tmp_path / "run"
+        succeed(
+            *("train", shapes, "--config", file, "--out", out),
+            *settings(epochs=3, lr=0.0125),
+            *("--epochs", 1, "--device", "cpu"),
+        )
+        config = json.loads((out / "config.json").read_text())
+        assert config["epochs"] == 1, "the flag"
+        assert config["dataset"] == shapes, "the argument"
+        assert config["lr"] == 0.0125, "--set"
+        assert (config["seed"], config["warmup"]) == (5, 0.5), "the file"
+        assert config["scale"] == 16.0, "the default"
+
+    def test_widths_are_those_of_the_family(self, shapes: str, tmp_path: Path) -> None:
+        succeed("train", shapes, "--out", tmp_path, *settings(epochs=1), "--widths", "0.5,1.0")
+        assert json.loads((tmp_path / "config.json").read_text())["widths"] == [0.5, 1.0]
+        assert json.loads((tmp_path / "family.json").read_text())["widths"] == [0.5, 1.0]
+
+    def test_resume_needs_no_settings(self, run: Path) -> None:
+        before = (run / "family.safetensors").read_bytes()
+        assert sfsc("train", "--out", run).code == 2, "without --resume a run is not touched"
+        succeed("train", "--out", run, "--resume")
+        assert (run / "family.safetensors").read_bytes() == before
+
+    def test_a_run_refused_for_its_data_may_be_started_again(self, shapes: str, tmp_path: Path) -> None:
+        """The folder is not taken by what never began."""
+        message = refusal(sfsc("train", shapes, "--out", tmp_path, *settings(identities_per_batch=9)))
+        assert "identities_per_batch is 9, but only 8 identities" in message
+        succeed("train", shapes, "--out", tmp_path, *settings(epochs=1))
+
+
+class TestEvaluate:
+    def test_prints_what_it_writes(self, run: Path, evaluated: str) -> None:
+        content = json.loads((run / "evaluation.json").read_text())
+        matrix, widths = np.array(content["metrics"]["mAP"]), content["widths"]
+        rows = table_rows(evaluated)
+        assert [row[0] for row in rows[:4]] == ["0.25", "0.5", "0.75", "1"]
+        for q, row in enumerate(rows[:4]):
+            for g, cell in enumerate(row[1:]):
+                meets = q != g and matrix[q, g] >= matrix[min(q, g), min(q, g)]
+                assert cell == f"{100 * matrix[q, g]:.1f}" + (" ✓" if meets else "")
+        for row, (q, g) in zip(rows[4:7], [(0, 0), (0, -1), (-1, -1)], strict=True):
+            assert row[1:] == [f"{100 * values[q][g]:.1f}" for values in content["metrics"].values()]
+        baseline = [content["baseline"][name] for name in content["metrics"]]
+        assert rows[7] == [content["baseline"]["name"], *(f"{100 * value:.1f}" for value in baseline)]
+        met = sum(matrix[q, g] >= matrix[min(q, g)][min(q, g)] for q in range(4) for g in range(4) if q != g)
+        assert f"criterion: {met} of 12 cross-tests meet it" in evaluated
+        assert (content["cells_met"], content["cells"], widths) == (met, 12, [0.25, 0.5, 0.75, 1.0])
+        assert f"{TEST_IMAGES} queries, {TEST_IMAGES} gallery images" in evaluated
+
+    def test_writes_pictures_that_open(self, run: Path, evaluated: str) -> None:
+        for name in ("matrix.png", "accuracy.png"):
+            assert str(run / name) in evaluated
+            assert decode(str(run / name), None).std() > 0
+
+    def test_another_data_set_may_be_named(self, run: Path, shapes: str, tmp_path: Path) -> None:
+        """Only one of the test identities' cameras searches: half of the queries."""
+        table = Path(shapes.partition(":")[2])
+        lines = table.read_text().splitlines()
+        tests = [line for line in lines[1:] if line.endswith(",test")]
+        split = {"c0": "query", "c1": "gallery"}
+        rows = [f"{table.parent}/{line.removesuffix('test')}{split[line.split(',')[2]]}" for line in tests]
+        (tmp_path / "other.csv").write_text("\n".join([lines[0], *rows]) + "\n")
+        copy = shutil.copytree(run, tmp_path / "run")
+        out = succeed("evaluate", copy, "--dataset", f"csv:{tmp_path}/other.csv", "--workers", 0)
+        assert f"{TEST_IMAGES // 2} queries, {TEST_IMAGES // 2} gallery images" in out
+
+
+class TestIndexAndSearch:
+    def test_indexing_again_adds_nothing(self, run: Path, shapes: str, gallery: Path) -> None:
+        out = succeed("index", run, shapes, "--gallery", gallery, "--workers", 0)
+        assert f"{TEST_IMAGES} images" in out
+        assert len(Gallery.open(gallery)) == TEST_IMAGES
+
+    def test_an_image_finds_itself_and_draws_it(
+        self, run: Path, gallery: Path, image: Path, tmp_path: Path
+    ) -> None:
+        picture = tmp_path / "hits.png"
+        out = succeed("search", run, image, "--gallery", gallery, "--top", 5, "--picture", picture)
+        rows = table_rows(out)
+        assert [row[0] for row in rows] == ["1", "2", "3", "4", "5"]
+        scores = [float(row[1]) for row in rows]
+        assert scores == sorted(scores, reverse=True)
+        assert scores[0] == 1.0
+        assert rows[0][2:] == ["shape09", "c1", "1", str(image.absolute())]
+        assert f"picture: {picture}" in out
+        assert decode(str(picture), None).shape[1] > 5 * 128, "five hits stand beside the query"
+
+    def test_a_small_sub_model_searches_what_the_full_one_wrote(
+        self, run: Path, gallery: Path, image: Path
+    ) -> None:
+        rows = table_rows(succeed("search", run, image, "--gallery", gallery, "--width", 0.25, "--top", 99))
+        assert len(rows) == TEST_IMAGES
+        assert {row[4] for row in rows} == {"1"}
+        assert max(float(row[1]) for row in rows) < 1.0
+
+    def test_paths_are_printed_as_they_are(self, run: Path, image: Path, tmp_path: Path) -> None:
+        """Square brackets are no markup."""
+        folder = tmp_path / "holiday [copy]"
+        folder.mkdir()
+        shutil.copy(image, folder)
+        gallery = tmp_path / "gallery"
+        succeed("index", run, folder, "--gallery", gallery, "--workers", 0)
+        out = succeed("search", run, image, "--gallery", gallery)
+        assert str(folder / image.name) in out
+
+    def test_images_that_cannot_be_read_are_named_and_passed_over(
+        self, run: Path, image: Path, tmp_path: Path
+    ) -> None:
+        folder = tmp_path / "images"
+        folder.mkdir()
+        for name in ("a.png", "d.png"):
+            shutil.copy(image, folder / name)
+        (folder / "b.png").write_bytes(image.read_bytes()[:-20])
+        (folder / "c.png").write_bytes(b"")
+        result = sfsc("index", run, folder, "--gallery", tmp_path / "gallery", "--workers", 0)
+        assert result.code == 1
+        assert ": 2 images" in result.out
+        skipped = [line for line in result.err.splitlines() if line.startswith("skipped: ")]
+        assert len(skipped) == 2
+        assert "b.png" in skipped[0]
+        assert "c.png: the file is empty" in skipped[1]
+        assert len(Gallery.open(tmp_path / "gallery")) == 2
+
+    def test_they_are_named_even_if_there_are_no_others(self, run: Path, tmp_path: Path) -> None:
+        (tmp_path / "c.png").write_bytes(b"")
+        result = sfsc("index", run, tmp_path / "c.png", "--gallery", tmp_path / "gallery", "--workers", 0)
+        assert result.code == 1
+        assert "c.png: the file is empty" in result.err
+
+
+class TestReport:
+    def test_shows_the_evaluation_again(self, run: Path, evaluated: str) -> None:
+        out = succeed("report", run)
+        assert table_rows(out) == table_rows(evaluated)
+        page = (run / "report.html").read_text()
+        content = json.loads((run / "evaluation.json").read_text())
+        assert f"report: {run / 'report.html'}" in out
+        assert content["fingerprint"] in page
+        assert f"{100 * content['metrics']['mAP'][0][-1]:.1f}" in page
+
+    def test_needs_no_evaluation(self, run: Path, tmp_path: Path) -> None:
+        names = ("config.json", "log.jsonl")
+        for name in names:
+            shutil.copy(run / name, tmp_path)
+        assert not table_rows(succeed("report", tmp_path))
+        assert "</html>" in (tmp_path / "report.html").read_text()
+
+
+def test_show_counts_and_draws(shapes: str, tmp_path: Path) -> None:
+    from sfsc.data import open_dataset
+
+    out = succeed("data", "show", shapes, "--out", tmp_path / "sheet.png")
+    assert table_rows(out) == [[str(v) for v in row.values()] for row in summarise(open_dataset(shapes))]
+    assert decode(str(tmp_path / "sheet.png"), None).std() > 0
+
+
+@pytest.fixture(scope="module")
+def places(
+    run: Path, shapes: str, gallery: Path, image: Path, tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, object]:
+    """What the bad commands below name, good and bad."""
+    folder = tmp_path_factory.mktemp("bad")
+    other = Gallery.open(folder / "other", create=True)
+    other.add(np.ones((1, 16), np.float32), ["a"], paths=["a"], width=1.0, fingerprint=OTHER_FAMILY)
+    (folder / "one" / "cat").mkdir(parents=True)
+    shutil.copy(image, folder / "one" / "cat")
+    table = Path(shapes.partition(":")[2])
+    lines = [f"{table.parent}/{line}" for line in table.read_text().splitlines()[1:]]
+    for split in ("train", "test"):
+        rows = [line for line in lines if line.endswith(f",{split}")]
+        (folder / f"{split}.csv").write_text("\n".join(["path,identity,camera,split", *rows]) + "\n")
+    (folder / "corrupt.png").write_bytes(image.read_bytes()[:-20])
+    (folder / "brackets.yaml").write_text("epochs: [1\nseed: 2\n")
+    (folder / "list.yaml").write_text("- epochs\n")
+    (folder / "binary.yaml").write_bytes(b"\xff\xfe\x00\x81")
+    (folder / "number.yaml").write_text("1: 2\n")
+    (folder / "file").write_text("no folder")
+    (folder / "empty").mkdir()
+    return {"run": run, "shapes": shapes, "gallery": gallery, "image": image, "bad": folder}
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        ("train {shapes} --backbone magic", "unknown backbone 'magic'; there are small"),
+        ("train {shapes} --recipe magic", "unknown recipe 'magic'; there are sfsc"),
+        ("train {shapes} --widths 0.5,0.25", "widths must increase within (0, 1] and end in 1.0"),
+        ("train {shapes} --widths half", "widths are numbers such as"),
+        ("train {shapes} --device magic", "magic"),
+        ("train {shapes} --set epochs", "a setting is NAME=VALUE, got 'epochs'"),
+        ("train {shapes} --set lr=[1", "lr"),
+        ("train {shapes} --set colour=1", "unknown setting 'colour'; there are dataset, recipe"),
+        ("train {shapes} --set epochs=0", "setting epochs: "),
+        ("train {shapes} --set image_size=[0,0]", "image_size"),
+        ("train", "the setting 'dataset' is needed"),
+        ("train {shapes} --config {bad}/brackets.yaml", "brackets.yaml is not YAML"),
+        ("train {shapes} --config {bad}/binary.yaml", "binary.yaml is not YAML"),
+        ("train {shapes} --config {bad}/list.yaml", "list.yaml must hold settings"),
+        ("train {shapes} --config {bad}/number.yaml", "number.yaml"),
+        ("train {shapes} --config {bad}/none.yaml", "cannot read {bad}/none.yaml: No such file"),
+        ("train magic:{bad}", "is no dataset: expected KIND:PATH with KIND one of folder, csv"),
+        ("train {bad}", "is no dataset: expected KIND:PATH"),
+        ("train folder:{bad}/none", "{bad}/none does not exist"),
+        ("train folder:{bad}/empty", "holds no images"),
+        ("train folder:{bad}/one", "has one identity for training, cat: training needs at least two"),
+        ("train csv:{bad}/test.csv", "has no train images"),
+        ("train emoji:{bad}/empty", "holds no complete emoji build: run `sfsc data emoji"),
+        ("data show magic:{bad}", "is no dataset"),
+        ("data show {shapes} --out {bad}/file/sheet.png", "{bad}/file/sheet.png"),
+        ("evaluate {bad}/empty", "{bad}/empty is not a run folder"),
+        ("evaluate {run} --dataset csv:{bad}/train.csv", "has no query images"),
+        ("evaluate {run} --dataset magic:x", "'magic:x' is no dataset"),
+        ("index {bad}/empty {shapes} --gallery {new}", "{bad}/empty holds no trained family"),
+        ("index {run} {shapes} --gallery {new} --width 0.3", "width 0.3 is not one of this family's"),
+        ("index {run} {bad}/none --gallery {new}", "there is nothing at {bad}/none"),
+        ("index {run} {bad}/empty --gallery {new}", "holds no images"),
+        ("index {run} {shapes} --gallery {bad}/one", "is not a gallery, but holds other files"),
+        ("search {bad}/empty {image} --gallery {gallery}", "{bad}/empty holds no trained family"),
+        ("search {run} {image} --gallery {gallery} --width 0.3", "widths: 0.25, 0.5, 0.75, 1"),
+        ("search {run} {image} --gallery {new}", "gallery {new} does not exist"),
+        ("search {run} {bad}/none.png --gallery {gallery}", "{bad}/none.png: no such file"),
+        ("search {run} {bad}/corrupt.png --gallery {gallery}", "{bad}/corrupt.png: the file is truncated"),
+        ("search {run} {image} --gallery {gallery} --picture {bad}/file/x.png", "{bad}/file/x.png"),
+        ("report {bad}/empty", "{bad}/empty is not a run"),
+    ],
+)
+def test_a_mistake_is_one_line(places: dict[str, object], tmp_path: Path, command: str, reason: str) -> None:
+    names = {**places, "new": tmp_path / "new"}
+    words = [word.format_map(names) for word in command.split()]
+    if words[0] == "train":
+        # Settings come first: what the command is wrong about comes after, and wins.
+        words[1:1] = [*settings(epochs=1), "--out", str(tmp_path / "run")]
+    result = sfsc(*words)
+    assert reason.format_map(names) in refusal(result)
+    assert len(result.err.splitlines()) == 1
+    assert not (tmp_path / "run").exists(), "a command that refuses leaves nothing"
+
+
+def test_the_folder_of_a_picture_is_made(
+    run: Path, shapes: str, gallery: Path, image: Path, tmp_path: Path
+) -> None:
+    sheet, hits = tmp_path / "a" / "sheet.png", tmp_path / "b" / "hits.png"
+    succeed("data", "show", shapes, "--out", sheet)
+    succeed("search", run, image, "--gallery", gallery, "--picture", hits)
+    for picture in (sheet, hits):
+        assert decode(str(picture), None).std() > 0
+
+
+def test_another_familys_gallery_is_refused_by_both_fingerprints(
+    places: dict[str, object], run: Path, shapes: str, image: Path
+) -> None:
+    own = json.loads((run / "family.json").read_text())["fingerprint"]
+    other = Path(str(places["bad"])) / "other"
+    commands = [("search", run, image), ("index", run, shapes, "--workers", 0)]
+    for command in commands:
+        message = refusal(sfsc(*command, "--gallery", other))
+        assert own in message
+        assert OTHER_FAMILY in message
+    assert len(Gallery.open(other)) == 1
+
+
+def test_a_corrupt_test_image_stops_the_evaluation(run: Path, image: Path, tmp_path: Path) -> None:
+    shutil.copy(image, tmp_path / "good.png")
+    write_png(tmp_path / "also.png", decode(str(image), None))
+    (tmp_path / "bad.png").write_bytes(b"")
+    rows = [f"{name}.png,cat,c{i},test" for i, name in enumerate(("good", "also", "bad"))]
+    (tmp_path / "t.csv").write_text("\n".join(["path,identity,camera,split", *rows]) + "\n")
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for name in ("family.json", "family.safetensors"):
+        shutil.copy(run / name, copy)
+    result = sfsc("evaluate", copy, "--dataset", f"csv:{tmp_path}/t.csv", "--workers", 0)
+    assert f"1 test images cannot be read, the first: {tmp_path}/bad.png: the file is empty" in refusal(
+        result
+    )
+    assert not (copy / "evaluation.json").exists()
+
+
+def test_without_npm_no_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = sfsc("data", "emoji", "--out", tmp_path / "emoji")
+    assert "npm is not installed: install Node.js" in refusal(result)
+    assert not (tmp_path / "emoji").exists()
+
+
+@pytest.mark.parametrize("command", OPTIONS)
+def test_help_names_the_options(command: str) -> None:
+    out = succeed(*command.split(), "--help")
+    assert out.startswith("Usage: ")
+    assert set(re.findall(r"--[a-z-]+", out)) - {"--help"} == OPTIONS[command]
+
+
+@pytest.mark.parametrize("command", ["search {run} {image}", "search {run} {image} --gallery x --top 0", "x"])
+def test_wrong_usage_exits_with_2_and_says_how(places: dict[str, object], command: str) -> None:
+    result = sfsc(*(word.format_map(places) for word in command.split()))
+    assert result.code == 2
+    assert "Usage: " in result.err
+    assert "Traceback" not in result.err
+
+
+class TestProcess:
+    """What only a process of its own shows: exit status, streams."""
+
+    def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "COLUMNS": "400"}
+        words = [sys.executable, "-m", "sfsc", *arguments]
+        return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+
+    def test_mistake(self, tmp_path: Path) -> None:
+        done = self.command("evaluate", str(tmp_path))
+        assert done.returncode == 2
+        assert done.stdout == ""
+        assert done.stderr.startswith(f"sfsc: {tmp_path} is not a run folder")
+        assert len(done.stderr.splitlines()) == 1
+
+    def test_success(self, run: Path, gallery: Path, image: Path) -> None:
+        words = ("search", str(run), str(image), "--gallery", str(gallery))
+        done = self.command(*words)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == succeed(*words), "as in this process"
