@@ -4,7 +4,7 @@ BIN := .venv/bin
 RUN := runs/demo
 DATA := data/emoji
 GALLERY := $(RUN)/gallery
-QUERY := $(DATA)/images/twemoji/1f98a.png
+QUERY := $(DATA)/images/twemoji/1f43c.png
 
 .PHONY: demo test lint format constraints clean
 
@@ -36,7 +36,7 @@ constraints:
 	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
 	build/constraints/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
 	build/constraints/bin/python -m pip install --quiet '.[dev]'
-	build/constraints/bin/python -m pip freeze --exclude sfsc > constraints.txt
+	build/constraints/bin/python -m pip freeze --exclude sfsc | sed 's/+cpu$$//' > constraints.txt
 
 $(DATA)/emoji.csv: | .venv/.installed
 	$(BIN)/sfsc data emoji --out $(DATA)

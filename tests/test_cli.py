@@ -20,6 +20,7 @@ from sfsc.cli import main
 from sfsc.data.images import decode, write_png
 from sfsc.data.sheet import summarise
 from sfsc.gallery import Gallery
+from sfsc.training.config import Config
 
 SETTINGS = {
     "image_size": [32, 32],
@@ -138,7 +139,7 @@ class TestTrain:
         assert config["dataset"] == shapes, "the argument"
         assert config["lr"] == 0.0125, "--set"
         assert (config["seed"], config["warmup"]) == (5, 0.5), "the file"
-        assert config["scale"] == 16.0, "the default"
+        assert config["scale"] == Config.model_fields["scale"].default
 
     def test_widths_are_those_of_the_family(self, shapes: str, tmp_path: Path) -> None:
         succeed("train", shapes, "--out", tmp_path, *settings(epochs=1), "--widths", "0.5,1.0")

@@ -12,7 +12,7 @@ from sfsc.data import CorruptImage, decode, open_dataset, write_png
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.report.ranked_list import SIDE
-from sfsc.search import draw_hits, index, search
+from sfsc.searching import draw_hits, index, search
 from sfsc.switchable.family import Family
 
 

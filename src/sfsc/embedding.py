@@ -46,6 +46,7 @@ def embed_images(
     paths: Sequence[str],
     size: tuple[int, int],
     workers: int = 2,
+    description: str = "embedding",
 ) -> Iterator[Embedded[Key]]:
     """Decode each image once and hand it to every embedder; yields batch by batch, under a progress bar.
 
@@ -55,9 +56,10 @@ def embed_images(
         paths: image files.
         size: (height, width) to decode to.
         workers: processes that decode; 0 decodes in this one.
+        description: what the progress bar says.
     """
     batches = load_images(paths, size, BATCH, workers)
-    for indices, images, corrupt in track(batches, "embedding", total=-(-len(paths) // BATCH)):
+    for indices, images, corrupt in track(batches, description, total=-(-len(paths) // BATCH)):
         with torch.inference_mode():
             vectors = {key: embed(images).float().cpu().numpy() for key, embed in embedders.items()}
         yield Embedded(vectors, indices, corrupt)

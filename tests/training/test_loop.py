@@ -14,6 +14,7 @@ import torch
 from sfsc.data import open_dataset
 from sfsc.errors import SfscError
 from sfsc.evaluation import evaluate
+from sfsc.switchable.family import Family
 from sfsc.training.config import Config
 from sfsc.training.loop import train
 
@@ -74,8 +75,9 @@ def test_the_same_seed_gives_equal_weights_and_matrices(finished: Path, shapes: 
     again = train(Config.make(settings(shapes, workers=2)), tmp_path / "again")
     assert same(weights(finished), weights(tmp_path / "again"))
     dataset = open_dataset(shapes)
-    matrices = [evaluate(family, dataset, workers=0).matrix.to_json() for family in (again, again)]
-    assert matrices[0] == matrices[1]
+    families = (Family.load(finished), again)
+    first, second = (evaluate(family, dataset, workers=0).matrix.to_json() for family in families)
+    assert first == second
     train(Config.make(settings(shapes, seed=1)), tmp_path / "other")
     assert not same(weights(finished), weights(tmp_path / "other"))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from sfsc.data.csv_table import read_table
 from sfsc.data.records import Dataset
 from sfsc.errors import SfscError
+from sfsc.files import read_json
 
 TABLE = "emoji.csv"
 # Holds the settings of the build; written last, so a folder with it is complete.
@@ -19,5 +19,5 @@ def read_emoji(source: str, path: Path) -> Dataset:
     marker = path / MARKER
     if not marker.is_file():
         raise SfscError(f"{path} holds no complete emoji build: run `sfsc data emoji --out {path}` again")
-    size = json.loads(marker.read_text(encoding="utf-8"))["size"]
+    size = read_json(marker)["size"]
     return read_table(source, path / TABLE, image_size=(size, size), mirrors=False)

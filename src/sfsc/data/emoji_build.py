@@ -27,6 +27,7 @@ from sfsc.data.emoji import MARKER, TABLE
 from sfsc.data.emoji_codepoints import IconSet, assign, base, has_skin_tone
 from sfsc.data.images import write_png
 from sfsc.errors import SfscError, missing_extra
+from sfsc.files import read_json
 from sfsc.progress import track
 
 VENDORS = {
@@ -110,8 +111,7 @@ def build_emoji(out: Path, size: int = 64, skin_tones: bool = False, test_share:
 def _is_complete(out: Path, settings: Mapping[str, object]) -> bool:
     marker = out / MARKER
     if marker.is_file():
-        built = json.loads(marker.read_text(encoding="utf-8"))
-        if built != settings:
+        if read_json(marker) != settings:
             raise SfscError(f"{out} holds an emoji build with other settings: choose another folder")
         return True
     if out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -12,7 +12,6 @@ import numpy as np
 
 from sfsc.data.image_header import measure
 from sfsc.errors import SfscError
-from sfsc.files import write_atomic
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MEMBER = "::"
@@ -66,9 +65,16 @@ def is_image(path: Path) -> bool:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write a (height, width, 3) uint8 RGB array; the same array gives the same bytes."""
+    """Write a (height, width, 3) uint8 RGB array; the same array gives the same bytes.
+
+    Its folder is made where it is missing; SfscError where that or the file cannot be written.
+    """
     _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    write_atomic(path, encoded.tobytes())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded.tobytes())
+    except OSError as error:
+        raise SfscError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _read(path: str) -> bytes:

@@ -107,25 +107,30 @@ def find_corrupt(paths: Sequence[str], workers: int) -> list[CorruptImage]:
     return [error for error in track(errors, "checking the images", total=len(paths)) if error is not None]
 
 
-def augment(images: Tensor, mirrors: bool, seed: int) -> Tensor:
+def augment(images: Tensor, mirrors: bool, seed: int, strength: float = 1.0) -> Tensor:
     """Alter each image in its own way: position, size, colours, a white patch; mirrored if `mirrors`.
 
     `images` is (batch, 3, height, width) float32 in [0, 1], and so is the result. The seed determines it;
-    the global random state is left alone.
+    the global random state is left alone. `strength` in [0, 1] scales all changes; at 0 there are none.
     """
+    if strength == 0:
+        return images
     with torch.random.fork_rng(devices=[]):
         # kornia draws on the CPU; torch.manual_seed would reseed the accelerators too.
         torch.default_generator.manual_seed(seed)
-        return _augmentation(mirrors)(images)
+        return _augmentation(mirrors, strength)(images)
 
 
 @cache
-def _augmentation(mirrors: bool) -> torch.nn.Sequential:
+def _augmentation(mirrors: bool, strength: float) -> torch.nn.Sequential:
+    s = strength
     # No change of hue: its conversion to HSV and back costs more than all the others together.
     steps = [
-        kornia.RandomAffine(10, translate=(0.1, 0.1), scale=(0.8, 1.2), padding_mode="border", p=1.0),
-        kornia.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, p=1.0),
-        kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=0.5),
+        kornia.RandomAffine(
+            10 * s, (0.1 * s, 0.1 * s), (1 - 0.2 * s, 1 + 0.2 * s), padding_mode="border", p=1.0
+        ),
+        kornia.ColorJitter(brightness=0.2 * s, contrast=0.2 * s, saturation=0.2 * s, p=1.0),
+        kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=0.5 * s),
     ]
     return torch.nn.Sequential(*([kornia.RandomHorizontalFlip()] if mirrors else []), *steps)
 

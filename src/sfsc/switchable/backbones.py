@@ -157,7 +157,7 @@ class InvertedResidual(nn.Module):
 
 
 def _lite_norm(channels: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(channels, eps=1e-3, momentum=0.01)
+    return nn.BatchNorm2d(channels, eps=1e-3)
 
 
 class EfficientNetLite(nn.Module):

@@ -126,7 +126,7 @@ class Family(nn.Module):
             width: one of the family's widths.
 
         Returns:
-            (batch, embedding_dim) float32, of length 1.
+            (batch, embedding_dim) float32, of length 1, on the family's device.
 
         Raises:
             SfscError: not one of the family's widths, or images of another size.
@@ -136,6 +136,7 @@ class Family(nn.Module):
             raise SfscError(
                 f"this family embeds images of shape (3, {height}, {across}), got {tuple(images.shape[1:])}"
             )
+        images = images.to(self.network.mean.device)
         if images.dtype == torch.uint8:
             images = images.float() / 255
         return self.at(width)(images)

@@ -48,11 +48,13 @@ class Config(BaseModel):
     weight_decay: float = Field(0.05, ge=0, description="not applied to normalisation layers and biases")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the aggregated gradient")
-    scale: float = Field(16.0, gt=0, description="logit of cosine 1 between embedding and class")
+    augment: float = Field(1.0, ge=0, le=1, description="strength of the augmentation; 0 for none")
+    scale: float = Field(10.0, gt=0, description="logit of cosine 1 between embedding and class")
     granularity: Literal["tensor", "layer", "model"] = Field(
         "tensor", description="what gradients are compared over: each tensor, each layer, the whole model"
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
+    channels_last: bool = Field(False, description="memory layout: faster for depthwise networks on a CPU")
     device: str = Field("auto", description="auto, cpu, cuda, ...")
     seed: int = Field(0, ge=0, description="of everything random")
     workers: int = Field(2, ge=0, description="processes that decode images")

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from torch import Tensor, nn
+from torch import nn
 
 from sfsc.aggregation.projection import random_order
 from sfsc.data.dataset import open_dataset
@@ -22,6 +22,7 @@ from sfsc.recipes import find_recipe
 from sfsc.switchable.backbones import find_backbone
 from sfsc.switchable.family import WEIGHTS_FILE, Family
 from sfsc.training.checkpoint import load_checkpoint, save_checkpoint
+from sfsc.training.classifier import initialise
 from sfsc.training.config import CONFIG_FILE, Config
 from sfsc.training.log import TrainingLog
 from sfsc.training.optimizer import learning_rate, make_optimizer
@@ -140,9 +141,11 @@ def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family
         None if config.weights == "none" else config.weights,
         config.seed,
     ).to(device)
-    classifier = nn.Parameter(_new_classifier(int(labels.max()) + 1, config).to(device))
+    classifier = nn.Parameter(torch.empty(int(labels.max()) + 1, config.embedding_dim, device=device))
     optimizer = make_optimizer(family, classifier, config)
     start = load_checkpoint(run, family, classifier, optimizer)
+    if start == 0:
+        initialise(classifier, family, images, config)
     gradients = NestedGradients(family, classifier, config.granularity)
     batches = _all_batches(labels, config)
     per_epoch = len(batches) // config.epochs
@@ -159,7 +162,7 @@ def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family
             family,
             classifier,
             gradients,
-            augment(pixels.to(device).float() / 255, mirrors, _step_seed(config.seed, step)),
+            augment(pixels.to(device).float() / 255, mirrors, _step_seed(config.seed, step), config.augment),
             torch.from_numpy(labels[batches[step]]).to(device),
             recipe,
             config,
@@ -174,11 +177,6 @@ def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family
         if done % config.checkpoint_every == 0 or done == len(batches):
             save_checkpoint(run, family, classifier, optimizer, done)
     return family
-
-
-def _new_classifier(classes: int, config: Config) -> Tensor:
-    generator = torch.Generator().manual_seed(config.seed)
-    return torch.randn(classes, config.embedding_dim, generator=generator) * 0.1
 
 
 def _all_batches(labels: np.ndarray, config: Config) -> list[np.ndarray]:

@@ -101,6 +101,8 @@ def family_step(
         order: (m, m) int64, the order of projection.
     """
     losses, uncertainties = [], []
+    if config.channels_last:
+        images = images.contiguous(memory_format=torch.channels_last)
     for index, width in enumerate(family.widths):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             embeddings = family.at(width)(images)
