@@ -7,8 +7,10 @@ from sfsc.losses.evidential import cosine_logits, evidential_loss
 from sfsc.recipes import RECIPES, Recipe
 from sfsc.switchable.backbones import BACKBONES
 from sfsc.switchable.family import Family
+from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
-from sfsc.training.step import NestedGradients, family_step
+from sfsc.training.optimizer import make_optimizer
+from sfsc.training.step import NestedGradients, StepStatistics, family_step
 
 CLASSES = 40
 
@@ -31,15 +33,17 @@ def plain_sum(grams: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
     return torch.ones(grams.shape[:-1])
 
 
-def step(family: Family, classifier: nn.Parameter, gradients: NestedGradients, recipe: Recipe) -> None:
-    family_step(
-        family, classifier, gradients, *batch(), recipe, Config(dataset="folder:x"), random_order(4, 0)
-    )
+def run_step(
+    family: Family, classifier: nn.Parameter, gradients: NestedGradients, recipe: Recipe, **settings: object
+) -> StepStatistics:
+    config = Config(dataset="folder:x", **settings)
+    state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
+    return family_step(state, gradients, *batch(), recipe, config, random_order(4, 0))
 
 
 def test_summed_corners_are_the_gradient_of_the_summed_losses() -> None:
     family, classifier, gradients = setting()
-    step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
+    run_step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
     images, labels = batch()
     # An independent route: full-size weights cut inside the graph, one backward over the sum.
     full = dict(family.network.named_parameters())
@@ -60,7 +64,7 @@ def test_summed_corners_are_the_gradient_of_the_summed_losses() -> None:
 @pytest.mark.parametrize("granularity", ["tensor", "layer", "model"])
 def test_every_granularity_sets_every_gradient(granularity: str) -> None:
     family, classifier, gradients = setting(granularity=granularity)
-    step(family, classifier, gradients, RECIPES["sfsc"])
+    run_step(family, classifier, gradients, RECIPES["sfsc"])
     for parameter in [*family.parameters(), classifier]:
         assert parameter.grad is not None
         assert parameter.grad.shape == parameter.shape
@@ -79,9 +83,9 @@ def test_granularities_group_parameters_as_they_say() -> None:
 
 def test_projection_moves_the_gradient_where_sub_models_conflict() -> None:
     family, classifier, gradients = setting()
-    step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
+    run_step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
     summed = {name: p.grad.clone() for name, p in family.named_parameters()}
-    step(family, classifier, gradients, RECIPES["sfsc"])
+    run_step(family, classifier, gradients, RECIPES["sfsc"])
     shared = set(family.corners())
     names = dict(family.named_parameters())
     moved = [n for n in names if not torch.allclose(names[n].grad, summed[n], rtol=1e-3, atol=1e-7)]
@@ -99,7 +103,7 @@ def test_gradients_held_amount_to_at_most_twice_the_parameters(backbone: str) ->
         held.append(gradients.held_elements())
         return plain_sum(grams, order)
 
-    step(family, classifier, gradients, Recipe(evidential_loss, count))
+    run_step(family, classifier, gradients, Recipe(evidential_loss, count))
     parameters = sum(p.numel() for p in family.parameters()) + classifier.numel()
     storage = {
         g.untyped_storage().data_ptr(): g.untyped_storage().nbytes() // 4
@@ -111,10 +115,7 @@ def test_gradients_held_amount_to_at_most_twice_the_parameters(backbone: str) ->
 
 def test_bfloat16_trains_with_float32_losses() -> None:
     family, classifier, gradients = setting()
-    config = Config(dataset="folder:x", precision="bfloat16")
-    statistics = family_step(
-        family, classifier, gradients, *batch(), RECIPES["sfsc"], config, random_order(4, 0)
-    )
+    statistics = run_step(family, classifier, gradients, RECIPES["sfsc"], precision="bfloat16")
     assert statistics.loss.dtype == torch.float32
     assert torch.isfinite(statistics.loss).all()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in family.parameters())
@@ -122,15 +123,7 @@ def test_bfloat16_trains_with_float32_losses() -> None:
 
 def test_statistics_are_per_width() -> None:
     family, classifier, gradients = setting()
-    statistics = family_step(
-        family,
-        classifier,
-        gradients,
-        *batch(),
-        RECIPES["sfsc"],
-        Config(dataset="folder:x"),
-        random_order(4, 0),
-    )
+    statistics = run_step(family, classifier, gradients, RECIPES["sfsc"])
     for values in (statistics.loss, statistics.uncertainty, statistics.conflicts):
         assert values.shape == (4,)
     assert ((statistics.uncertainty > 0) & (statistics.uncertainty <= 1)).all()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import safetensors
@@ -17,23 +18,32 @@ from sfsc.switchable.family import Family
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
 
-def save_checkpoint(
-    run: Path, family: Family, classifier: nn.Parameter, optimizer: torch.optim.Optimizer, step: int
-) -> None:
+@dataclass(frozen=True)
+class TrainingState:
+    """What training changes; all three are changed in place."""
+
+    family: Family
+    classifier: nn.Parameter
+    optimizer: torch.optim.Optimizer
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The family's, then the classifier."""
+        return [*self.family.parameters(), self.classifier]
+
+
+def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     """Replace the run's checkpoint, atomically; SfscError where the disk is full, the old one kept."""
-    tensors = {f"family.{name}": tensor for name, tensor in family.state_dict().items()}
-    tensors["classifier"] = classifier
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in state.items()}
+    tensors = {f"family.{name}": tensor for name, tensor in state.family.state_dict().items()}
+    tensors["classifier"] = state.classifier
+    for index, values in state.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(contiguous, metadata={"step": json.dumps(step)})
     write_atomic(run / CHECKPOINT_FILE, data)
 
 
-def load_checkpoint(
-    run: Path, family: Family, classifier: nn.Parameter, optimizer: torch.optim.Optimizer
-) -> int:
-    """Restore family, classifier and optimizer in place; the number of steps done (0 without a checkpoint).
+def load_checkpoint(run: Path, state: TrainingState) -> int:
+    """Restore the state in place; returns the number of steps done, 0 where there is no checkpoint.
 
     Raises:
         SfscError: the checkpoint is damaged or of another network or set of identities.
@@ -46,9 +56,10 @@ def load_checkpoint(
             step = int(file.metadata()["step"])
             names = file.keys()
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
-        family.load_state_dict(_below(tensors, "family."))
+        state.family.load_state_dict(_below(tensors, "family."))
         with torch.no_grad():
-            classifier.copy_(tensors["classifier"])
+            state.classifier.copy_(tensors["classifier"])
+        optimizer = state.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
     except (OSError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
         reason = first_line(error)

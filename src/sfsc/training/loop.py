@@ -21,11 +21,11 @@ from sfsc.progress import track
 from sfsc.recipes import find_recipe
 from sfsc.switchable.backbones import find_backbone
 from sfsc.switchable.family import WEIGHTS_FILE, Family
-from sfsc.training.checkpoint import load_checkpoint, save_checkpoint
+from sfsc.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from sfsc.training.classifier import initialise
 from sfsc.training.config import CONFIG_FILE, Config
 from sfsc.training.log import TrainingLog
-from sfsc.training.optimizer import learning_rate, make_optimizer
+from sfsc.training.optimizer import make_optimizer, set_learning_rate
 from sfsc.training.step import NestedGradients, family_step
 
 ENVIRONMENT_FILE = "environment.json"
@@ -129,54 +129,46 @@ def _readable(images: Split, config: Config) -> Split:
 
 
 def _optimize(config: Config, run: Path, images: Split, mirrors: bool) -> Family:
-    assert config.image_size is not None
-    device = torch.device(config.device)
-    recipe = find_recipe(config.recipe)
     labels = images.labels()
-    family = Family.create(
-        config.backbone,
-        config.widths,
-        config.embedding_dim,
-        config.image_size,
-        None if config.weights == "none" else config.weights,
-        config.seed,
-    ).to(device)
-    classifier = nn.Parameter(torch.empty(int(labels.max()) + 1, config.embedding_dim, device=device))
-    optimizer = make_optimizer(family, classifier, config)
-    start = load_checkpoint(run, family, classifier, optimizer)
-    if start == 0:
-        initialise(classifier, family, images, config)
-    gradients = NestedGradients(family, classifier, config.granularity)
     batches = _all_batches(labels, config)
-    per_epoch = len(batches) // config.epochs
+    state, start = _prepare(config, run, images)
+    gradients = NestedGradients(state.family, state.classifier, config.granularity)
     log = TrainingLog(run, start)
-
-    family.train()
-    loaded = load_batches(images.paths, batches[start:], config.image_size, config.workers)
+    recipe = find_recipe(config.recipe)
+    state.family.train()
+    loaded = load_batches(images.paths, batches[start:], state.family.spec.image_size, config.workers)
     bar = track(loaded, "training", total=len(batches), completed=start)
     for step, pixels in enumerate(bar, start):
-        lr = learning_rate(step, len(batches), config)
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        statistics = family_step(
-            family,
-            classifier,
-            gradients,
-            augment(pixels.to(device).float() / 255, mirrors, _step_seed(config.seed, step), config.augment),
-            torch.from_numpy(labels[batches[step]]).to(device),
-            recipe,
-            config,
-            random_order(len(family.widths), _step_seed(config.seed, step)),
-        )
-        nn.utils.clip_grad_norm_([*family.parameters(), classifier], config.clip_norm)
-        optimizer.step()
-        log.add(statistics)
-        done = step + 1
-        if done % config.log_every == 0 or done == len(batches):
-            log.write(done, done / per_epoch, lr)
-        if done % config.checkpoint_every == 0 or done == len(batches):
-            save_checkpoint(run, family, classifier, optimizer, done)
-    return family
+        lr = set_learning_rate(state.optimizer, step, len(batches), config)
+        seed = config.seed * 1_000_003 + step
+        pictures = augment(pixels.to(config.device).float() / 255, mirrors, seed, config.augment)
+        targets = torch.from_numpy(labels[batches[step]]).to(config.device)
+        order = random_order(len(config.widths), seed)
+        log.add(family_step(state, gradients, pictures, targets, recipe, config, order))
+        nn.utils.clip_grad_norm_(state.parameters(), config.clip_norm)
+        state.optimizer.step()
+        done, last = step + 1, step + 1 == len(batches)
+        if done % config.log_every == 0 or last:
+            log.write(done, done * config.epochs / len(batches), lr)
+        if done % config.checkpoint_every == 0 or last:
+            save_checkpoint(run, state, done)
+    return state.family
+
+
+def _prepare(config: Config, run: Path, images: Split) -> tuple[TrainingState, int]:
+    """A new state, or that of the run's checkpoint, and the number of steps done."""
+    assert config.image_size is not None
+    weights = None if config.weights == "none" else config.weights
+    family = Family.create(
+        config.backbone, config.widths, config.embedding_dim, config.image_size, weights, config.seed
+    ).to(config.device)
+    classes = int(images.labels().max()) + 1
+    classifier = nn.Parameter(torch.empty(classes, config.embedding_dim, device=config.device))
+    state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
+    start = load_checkpoint(run, state)
+    if start == 0:
+        initialise(classifier, family, images, config)
+    return state, start
 
 
 def _all_batches(labels: np.ndarray, config: Config) -> list[np.ndarray]:
@@ -188,7 +180,3 @@ def _all_batches(labels: np.ndarray, config: Config) -> list[np.ndarray]:
             labels, config.identities_per_batch, config.images_per_identity, config.seed, epoch
         )
     ]
-
-
-def _step_seed(seed: int, step: int) -> int:
-    return seed * 1_000_003 + step

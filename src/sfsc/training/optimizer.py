@@ -23,6 +23,14 @@ def make_optimizer(family: Family, classifier: nn.Parameter, config: Config) -> 
     return torch.optim.AdamW(groups, lr=config.lr)
 
 
+def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: Config) -> float:
+    """Set, and return, the learning rate of a step."""
+    lr = learning_rate(step, steps, config)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
+
+
 def learning_rate(step: int, steps: int, config: Config) -> float:
     """The learning rate of a step: a linear rise over the warm-up, then half a cosine to zero."""
     warmup = round(config.warmup * steps)

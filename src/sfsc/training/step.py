@@ -11,6 +11,7 @@ from sfsc.aggregation.gram import combine, conflicts, gram_matrix
 from sfsc.losses.evidential import cosine_logits
 from sfsc.recipes import Recipe
 from sfsc.switchable.family import Family
+from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 
 
@@ -79,8 +80,7 @@ class NestedGradients:
 
 
 def family_step(
-    family: Family,
-    classifier: nn.Parameter,
+    state: TrainingState,
     gradients: NestedGradients,
     images: Tensor,
     labels: Tensor,
@@ -91,8 +91,7 @@ def family_step(
     """Compute the aggregated gradient of one batch into `.grad`; the optimizer's step is the caller's.
 
     Args:
-        family: in training mode.
-        classifier: (classes, dim), shared by all sub-models.
+        state: the family, in training mode, and its (classes, dim) classifier.
         gradients: made for this family and classifier.
         images: (batch, 3, height, width) float32 in [0, 1].
         labels: (batch,) int64.
@@ -103,10 +102,10 @@ def family_step(
     losses, uncertainties = [], []
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    for index, width in enumerate(family.widths):
+    for index, width in enumerate(state.family.widths):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-            embeddings = family.at(width)(images)
-        loss, uncertainty = recipe.loss(cosine_logits(embeddings, classifier, config.scale), labels)
+            embeddings = state.family.at(width)(images)
+        loss, uncertainty = recipe.loss(cosine_logits(embeddings, state.classifier, config.scale), labels)
         gradients.add(loss, index)
         losses.append(loss.detach())
         uncertainties.append(uncertainty)
