@@ -154,3 +154,10 @@ class TestAugment:
 
     def test_nothing_black_is_brought_in(self) -> None:
         assert augment(torch.ones(64, 3, 24, 24), mirrors=False, seed=0).min() > 0.5
+
+
+def test_strength_scales_the_augmentation() -> None:
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    change = [(augment(images, False, 3, strength) - images).abs().mean() for strength in (0.0, 0.2, 1.0)]
+    assert change[0] == 0
+    assert 0 < change[1] < change[2]

@@ -128,3 +128,12 @@ def test_statistics_are_per_width() -> None:
         assert values.shape == (4,)
     assert ((statistics.uncertainty > 0) & (statistics.uncertainty <= 1)).all()
     assert ((statistics.conflicts >= 0) & (statistics.conflicts <= 1)).all()
+
+
+def test_the_memory_layout_does_not_change_the_result() -> None:
+    losses = []
+    for channels_last in (False, True):
+        family, classifier, gradients = setting("efficientnet_lite0")
+        statistics = run_step(family, classifier, gradients, RECIPES["sfsc"], channels_last=channels_last)
+        losses.append(statistics.loss)
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
