@@ -194,7 +194,7 @@ def report(run: RunArgument) -> None:
 
 def _print_evaluation(evaluation: dict[str, Any]) -> None:
     widths = [f"{width:g}" for width in evaluation["widths"]]
-    matrix = Table("query", *widths, title="mAP %: rows query width, columns gallery width")
+    matrix = Table("query \\ gallery", *widths, title="mAP %")
     for row, (width, values, met) in enumerate(
         zip(widths, evaluation["metrics"]["mAP"], evaluation["criterion"], strict=True)
     ):
