@@ -77,7 +77,7 @@ def _resolve(config: Config, dataset: Dataset) -> Config:
 def _check_device(name: str) -> None:
     try:
         torch.empty(0, device=name)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise SfscError(f"device {name!r} cannot be used: {first_line(error)}") from None
 
 
