@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sfsc.retrieval.matrix import CompatibilityMatrix
     from sfsc.searching import index, search
     from sfsc.switchable.family import Family
+    from sfsc.switchable.switchable import Switchable, to_switchable
     from sfsc.training.config import Config
     from sfsc.training.loop import train
     from sfsc.widths import Widths
@@ -30,11 +31,13 @@ __all__ = [
     "Gallery",
     "Hit",
     "SfscError",
+    "Switchable",
     "Widths",
     "evaluate",
     "index",
     "open_dataset",
     "search",
+    "to_switchable",
     "train",
     "write_report",
 ]
@@ -48,11 +51,13 @@ _HOMES = {
     "Gallery": "sfsc.gallery",
     "Hit": "sfsc.gallery",
     "SfscError": "sfsc.errors",
+    "Switchable": "sfsc.switchable.switchable",
     "Widths": "sfsc.widths",
     "evaluate": "sfsc.evaluation",
     "index": "sfsc.searching",
     "open_dataset": "sfsc.data.dataset",
     "search": "sfsc.searching",
+    "to_switchable": "sfsc.switchable.switchable",
     "train": "sfsc.training.loop",
     "write_report": "sfsc.report.html",
 }

@@ -40,6 +40,11 @@ class Widths:
             raise SfscError(f"width {width:g} is not one of this family's widths: {self}")
         return self.ratios.index(width)
 
+    @property
+    def narrow(self) -> tuple[float, ...]:
+        """The ratios below 1.0."""
+        return self.ratios[:-1]
+
     def __iter__(self) -> Iterator[float]:
         return iter(self.ratios)
 

@@ -5,7 +5,9 @@ import safetensors.torch
 import torch
 
 from sfsc.errors import SfscError
-from sfsc.switchable.backbones import BACKBONES, find_backbone, load_weights
+from sfsc.switchable.backbones import BACKBONES
+from sfsc.switchable.sources import find_backbone
+from sfsc.switchable.weights import load_weights
 
 # Parameters and some names and shapes of torchvision's models, without the classifier.
 TORCHVISION = {

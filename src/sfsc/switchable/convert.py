@@ -1,115 +1,173 @@
 """From one dense network to nested ones: sorting channels by importance, cutting corners.
 
-The parameters of a narrower network are corners (first rows, first columns) of the full network's: views
-of the same storage, never copies. Only its normalisation layers are its own (Yu et al., Slimmable Neural
-Networks, ICLR 2019).
+The parameters of a narrower network are parts of the full network's. Where a parameter's channels are one
+group, its part is a corner (first rows, first columns): a view of the same storage. Where they are several,
+as behind a concatenation, the part takes the first channels of each: a copy that is renewed. Only
+normalisation layers are a network's own (Yu et al., Slimmable Neural Networks, ICLR 2019).
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sfsc.switchable.structure import ChannelGroup
-from sfsc.widths import cut
+from sfsc.switchable.structure import Layout, Structure
 
-NORMS = (nn.modules.batchnorm._BatchNorm,)
+NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
+
+Positions = dict[int, Tensor]
 
 
 @torch.no_grad()
-def sort_by_importance(network: nn.Module, groups: list[ChannelGroup]) -> None:
-    """Order every cut group's channels by falling importance, in place; the function stays the same.
+def sort_by_importance(network: nn.Module, structure: Structure) -> None:
+    """Order the units of every group by falling importance, in place; the function stays the same.
 
-    The importance of a channel is the sum, over all weights that write or read it, of the mean absolute
+    The importance of a unit is the sum, over all weights that write or read it, of the mean absolute
     weight that concerns it, each weight's values divided by their mean so that all count alike (the L1
     criterion of Li et al., Pruning Filters, ICLR 2017, over the whole group).
     """
-    state = _state(network)
-    for group in groups:
-        if not group.whole:
-            order = _importance(group, state).argsort(descending=True, stable=True)
-            for name, dimension in group.members:
-                state[name].copy_(state[name].index_select(dimension, order))
-
-
-def _importance(group: ChannelGroup, state: Mapping[str, Tensor]) -> Tensor:
-    total = torch.zeros(group.size)
-    for name, dimension in group.members:
+    state = state_of(network)
+    totals = [torch.zeros(group.size) for group in structure.groups]
+    for name, dimensions in structure.layouts.items():
         if name.endswith("weight"):
-            others = [d for d in range(state[name].ndim) if d != dimension]
-            size = state[name].abs().mean(others) if others else state[name].abs()
-            total += (size / size.mean().clamp_min(1e-12)).cpu()
-    return total
+            for dimension, layout in dimensions.items():
+                _add_importance(totals, state[name], dimension, layout)
+    orders = [total.argsort(descending=True, stable=True) for total in totals]
+    for name, dimensions in structure.layouts.items():
+        for dimension, layout in dimensions.items():
+            moved = _permutation(layout, orders).to(state[name].device)
+            state[name].copy_(state[name].index_select(dimension, moved))
 
 
-def cut_norms(network: nn.Module, groups: list[ChannelGroup], width: float) -> dict[str, nn.Module]:
-    """Copies of the network's normalisation layers, by name, with the channels of this width."""
-    sizes = _cut_sizes(groups, width)
+def _add_importance(totals: list[Tensor], weight: Tensor, dimension: int, layout: Layout) -> None:
+    others = [d for d in range(weight.ndim) if d != dimension]
+    size = (weight.abs().mean(others) if others else weight.abs()).cpu().float()
+    size = size / size.mean().clamp_min(1e-12)
+    for group in layout.groups.unique().tolist():
+        if group >= 0:
+            here = layout.groups == group
+            uses = layout.units[here].bincount(minlength=len(totals[group]))
+            totals[group].index_add_(0, layout.units[here], size[here] / uses[layout.units[here]])
+
+
+def _permutation(layout: Layout, orders: list[Tensor]) -> Tensor:
+    """(n,) int64: for each position the one whose content goes there."""
+    moved = torch.arange(len(layout.groups))
+    for group in layout.groups.unique().tolist():
+        if group >= 0:
+            here = (layout.groups == group).nonzero().flatten()
+            by_unit = here[layout.units[here].argsort(stable=True)].view(len(orders[group]), -1)
+            moved[by_unit] = by_unit[orders[group]]
+    return moved
+
+
+@dataclass
+class Gathered:
+    """A part that is a copy: `part` is to hold `whole` at these positions."""
+
+    part: Tensor
+    whole: Tensor
+    positions: Positions
+    version: int
+
+    @torch.no_grad()
+    def renew(self) -> None:
+        """Copy the positions anew if the whole has changed."""
+        if self.whole._version != self.version:
+            self.part.copy_(select(self.whole, self.positions))
+            self.version = self.whole._version
+
+
+def cut_positions(structure: Structure, counts: Sequence[int]) -> dict[str, Positions]:
+    """By parameter and dimension, the positions that stay when each group keeps this many units."""
+    return {
+        name: {dimension: layout.kept(counts) for dimension, layout in dimensions.items()}
+        for name, dimensions in structure.layouts.items()
+    }
+
+
+def cut_norms(network: nn.Module, structure: Structure, counts: Sequence[int]) -> dict[str, nn.Module]:
+    """Copies of the network's normalisation layers, by name, with the channels that stay."""
+    positions = cut_positions(structure, counts)
     norms: dict[str, nn.Module] = {}
-    for name, module in network.named_modules():
-        if isinstance(module, NORMS):
-            norm = copy.deepcopy(module)
-            for key, tensor in _own_tensors(norm):
-                _assign(norm, key, corner(tensor, sizes.get(f"{name}.{key}", {})).detach().clone())
-            _declare_sizes(norm)
-            norms[name] = norm
+    for name in norm_names(network):
+        norm = copy.deepcopy(network.get_submodule(name))
+        for key, tensor in _own_tensors(norm):
+            _assign(norm, key, select(tensor, positions.get(f"{name}.{key}", {})).detach().clone())
+        _declare_sizes(norm)
+        _resize_attributes(norm, structure.sizes.get(name, {}), counts)
+        norms[name] = norm
     return norms
 
 
 def narrow(
-    network: nn.Module, groups: list[ChannelGroup], width: float, norms: Mapping[str, nn.Module]
-) -> nn.Module:
-    """The sub-network of this width: the same class of module over views of the network's parameters.
+    network: nn.Module, structure: Structure, counts: Sequence[int], norms: Mapping[str, nn.Module]
+) -> tuple[nn.Module, list[Gathered]]:
+    """The sub-network that keeps this many units of each group: the same classes over parts of the weights.
 
     Args:
         network: the full network; it keeps the storage.
-        groups: its channel groups.
-        width: the channel ratio, in (0, 1).
+        structure: what can be cut of it.
+        counts: the units that each group keeps.
         norms: the sub-network's own normalisation layers, by name.
+
+    Returns:
+        The sub-network, and those of its tensors that are copies.
     """
-    sizes = _cut_sizes(groups, width)
-    tensors = _state(network)
+    state = state_of(network)
+    positions = {id(state[name]): kept for name, kept in cut_positions(structure, counts).items()}
     # Deep-copying with these placeholders copies the modules but not the weights.
-    placeholders: dict[int, object] = {id(t): torch.empty(0) for t in tensors.values()}
+    placeholders: dict[int, Any] = {id(tensor): torch.empty(0) for tensor in state.values()}
     sub: nn.Module = copy.deepcopy(network, placeholders)
+    parts: dict[int, Tensor] = {}
+    gathered: list[Gathered] = []
     originals = dict(network.named_modules())
     for name, module in list(sub.named_modules()):
         if name in norms:
             sub.set_submodule(name, norms[name])
             continue
         for key, tensor in _own_tensors(originals[name]):
-            full_name = f"{name}.{key}" if name else key
-            _assign(module, key, corner(tensor, sizes.get(full_name, {})).detach())
+            if id(tensor) not in parts:
+                kept = positions.get(id(tensor), {})
+                part = select(tensor, kept).detach()
+                parts[id(tensor)] = _like(tensor, part)
+                if not all(is_prefix(chosen) for chosen in kept.values()):
+                    gathered.append(Gathered(parts[id(tensor)], tensor, kept, tensor._version))
+            _assign(module, key, parts[id(tensor)])
         _declare_sizes(module)
-    return sub.train(network.training)
+        _resize_attributes(module, structure.sizes.get(name, {}), counts)
+    return sub.train(network.training), gathered
 
 
-def corner(tensor: Tensor, sizes: Mapping[int, int]) -> Tensor:
-    """A view of the first `sizes[d]` entries along every dimension d."""
-    for dimension, size in sizes.items():
-        tensor = tensor.narrow(dimension, 0, size)
+def select(tensor: Tensor, positions: Positions) -> Tensor:
+    """The entries at these positions along every dimension: a view where they are the first."""
+    for dimension, chosen in positions.items():
+        if is_prefix(chosen):
+            tensor = tensor.narrow(dimension, 0, len(chosen))
+        else:
+            tensor = tensor.index_select(dimension, chosen.to(tensor.device))
     return tensor
 
 
-def norm_names(network: nn.Module) -> set[str]:
+def is_prefix(positions: Tensor) -> bool:
+    """Whether increasing positions are 0, 1, 2, ..."""
+    return bool(positions[-1] == len(positions) - 1)
+
+
+def norm_names(network: nn.Module) -> list[str]:
     """The names of the normalisation layers of a network."""
-    return {name for name, module in network.named_modules() if isinstance(module, NORMS)}
+    return [name for name, module in network.named_modules() if isinstance(module, NORMS)]
 
 
-def _cut_sizes(groups: list[ChannelGroup], width: float) -> dict[str, dict[int, int]]:
-    sizes: dict[str, dict[int, int]] = {}
-    for group in groups:
-        if not group.whole:
-            for name, dimension in group.members:
-                sizes.setdefault(name, {})[dimension] = cut(group.size, width)
-    return sizes
-
-
-def _state(network: nn.Module) -> dict[str, Tensor]:
-    return {**dict(network.named_parameters()), **dict(network.named_buffers())}
+def state_of(network: nn.Module) -> dict[str, Tensor]:
+    """All parameters and buffers, a shared one under each of its names."""
+    parameters = dict(network.named_parameters(remove_duplicate=False))
+    return {**parameters, **dict(network.named_buffers(remove_duplicate=False))}
 
 
 def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -117,21 +175,53 @@ def _own_tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     yield from module.named_buffers(recurse=False)
 
 
+def _like(tensor: Tensor, part: Tensor) -> Tensor:
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(part, requires_grad=tensor.requires_grad)
+    return part
+
+
 def _assign(module: nn.Module, key: str, tensor: Tensor) -> None:
     if key in module._parameters:
-        module._parameters[key] = nn.Parameter(tensor)
+        module._parameters[key] = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor)
     else:
         module._buffers[key] = tensor
 
 
 def _declare_sizes(module: nn.Module) -> None:
-    """Make the module's own record of its sizes agree with its tensors."""
-    if isinstance(module, nn.Conv2d):
-        depthwise = module.groups == module.in_channels > 1
-        module.out_channels = module.weight.shape[0]
-        module.groups = module.out_channels if depthwise else module.groups
-        module.in_channels = module.weight.shape[1] * module.groups
+    """Make a layer's own record of its sizes agree with its tensors."""
+    if isinstance(module, nn.modules.conv._ConvNd):
+        channels, per_group = module.weight.shape[:2]
+        if module.groups > 1:
+            module.groups = channels // (module.out_channels // module.groups)
+        module.out_channels, module.in_channels = channels, per_group * module.groups
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = module.weight.shape
-    elif isinstance(module, NORMS) and module.affine:
-        module.num_features = module.weight.shape[0]
+    elif isinstance(module, nn.modules.batchnorm._NormBase):
+        kept = module.weight if module.affine else module.running_mean
+        module.num_features = module.num_features if kept is None else len(kept)
+    elif isinstance(module, nn.GroupNorm) and module.affine:
+        channels = len(module.weight)
+        if module.num_groups > 1:
+            module.num_groups = channels // (module.num_channels // module.num_groups)
+        module.num_channels = channels
+    elif isinstance(module, nn.LayerNorm | nn.RMSNorm) and module.elementwise_affine:
+        module.normalized_shape = tuple(module.weight.shape)
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = len(module.weight)
+
+
+def size_attributes(module: nn.Module, layouts: Sequence[Layout]) -> dict[str, Layout]:
+    """The attributes of a module, integers or tuples of one, that may count a dimension of these layouts."""
+    of_size = {len(layout.groups): layout for layout in layouts}
+    values = {
+        name: value[0] if value and type(value) is tuple else value for name, value in vars(module).items()
+    }
+    return {name: of_size[value] for name, value in values.items() if type(value) is int and value in of_size}
+
+
+def _resize_attributes(module: nn.Module, sizes: Mapping[str, Layout], counts: Sequence[int]) -> None:
+    """Change the sizes that a module keeps for its own code, such as the number of its heads."""
+    for name, layout in sizes.items():
+        kept = len(layout.kept(counts))
+        setattr(module, name, kept if type(getattr(module, name)) is int else (kept,))

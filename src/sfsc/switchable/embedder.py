@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfsc.errors import SfscError, first_line
+from sfsc.switchable.backbones import Backbone
+
+CLASS_TOKEN = "cls_token"
+
 
 class Embedder(nn.Module):
-    """Colour normalisation, backbone, global average pooling, linear to `dim`, BatchNorm, L2.
+    """Colour normalisation, backbone, pooling, linear to `dim`, BatchNorm, L2.
 
     Maps (batch, 3, height, width) float32 RGB images in [0, 1] to (batch, dim) float32 embeddings of
     length 1. A sub-model of a family is an instance of this class with smaller tensors.
+
+    The backbone's features become (batch, channels): a map (batch, channels, height, width) by its mean;
+    tokens (batch, tokens, channels) by the first of them if the backbone has a parameter `cls_token`,
+    else by their mean; (batch, channels) is taken as it is.
     """
 
     mean: Tensor
@@ -32,7 +43,79 @@ class Embedder(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(channels, dim, bias=False)
         self.norm = nn.BatchNorm1d(dim)
+        names = (name.rpartition(".")[2] for name, _ in backbone.named_parameters())
+        self.has_class_token = CLASS_TOKEN in names
+
+    @classmethod
+    def build(cls, backbone: Backbone, image_size: tuple[int, int], dim: int) -> Embedder:
+        """A new embedder over a backbone, in training mode.
+
+        Args:
+            backbone: what `find_backbone` returned.
+            image_size: (height, width) in pixels.
+            dim: the embeddings' dimension.
+
+        Raises:
+            SfscError: the backbone cannot take images of this size, or what it returns is not features.
+        """
+        height, width = image_size
+        try:
+            network = backbone.build(image_size)
+            with torch.no_grad():
+                features = features_of(network.eval()(torch.zeros(2, 3, height, width)))
+        except SfscError:
+            raise
+        except Exception as error:  # networks of other packages raise what they like
+            size = "another image_size" if backbone.made_for is None else f"image_size={[*backbone.made_for]}"
+            raise SfscError(
+                f"the backbone cannot take images of {height}x{width} pixels: {first_line(error)}; "
+                f"set {size} or choose another backbone"
+            ) from error
+        return cls(network, _count_channels(features), dim, backbone.mean, backbone.std).train()
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self.backbone((images - self.mean) / self.std)
-        return F.normalize(self.norm(self.linear(self.pool(features).flatten(1))))
+        features = self._pool(features_of(self.backbone((images - self.mean) / self.std)))
+        return F.normalize(self.norm(self.linear(features)))
+
+    def _pool(self, features: Tensor) -> Tensor:
+        if features.ndim == 4:
+            return self.pool(features).flatten(1)
+        if features.ndim == 3:
+            return features[:, 0] if self.has_class_token else features.mean(1)
+        return features
+
+
+def features_of(output: Any) -> Tensor:
+    """The features in what a backbone returned.
+
+    Args:
+        output: a tensor; an output of transformers, of which the pooled features are taken where there are
+            some, else the last hidden state, else the last feature map; or a tuple, whose first entry counts.
+
+    Raises:
+        SfscError: it is none of these.
+    """
+    if isinstance(output, Tensor):
+        return output
+    for name in ("pooler_output", "last_hidden_state"):
+        if isinstance(getattr(output, name, None), Tensor):
+            return getattr(output, name)
+    maps = getattr(output, "feature_maps", None)
+    if maps:
+        return maps[-1]
+    if isinstance(output, tuple | list) and output and isinstance(output[0], Tensor):
+        return output[0]
+    raise SfscError(
+        f"the backbone returns a {type(output).__name__}: it must return features, as a tensor, "
+        "a tuple whose first entry is one, or an output of transformers"
+    )
+
+
+def _count_channels(features: Tensor) -> int:
+    """The channels of the features of two images."""
+    if features.ndim not in (2, 3, 4) or features.shape[0] != 2:
+        raise SfscError(
+            f"the backbone returns features of shape {tuple(features.shape)} for 2 images: it must return "
+            "(batch, channels, height, width), (batch, tokens, channels) or (batch, channels)"
+        )
+    return features.shape[-1] if features.ndim == 3 else features.shape[1]

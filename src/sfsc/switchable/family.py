@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,62 +12,48 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
-from sfsc.switchable.backbones import find_backbone, load_weights
-from sfsc.switchable.convert import cut_norms, narrow, norm_names, sort_by_importance
+from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder
-from sfsc.switchable.structure import channel_groups
+from sfsc.switchable.sources import find_backbone
+from sfsc.switchable.structure import Structure, analyse
+from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
+from sfsc.switchable.verify import settle
+from sfsc.switchable.weights import load_weights
 from sfsc.widths import Widths
 
 FORMAT = 1
-DEFAULT_WIDTHS = Widths()
 WEIGHTS_FILE = "family.safetensors"
 DESCRIPTION_FILE = "family.json"
 
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """What a family is built from; `image_size` is (height, width) in pixels."""
+    """What a family is built from.
+
+    `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`.
+    """
 
     backbone: str
     widths: Widths
     embedding_dim: int
     image_size: tuple[int, int]
+    keep: tuple[str, ...] = ()
+    round_to: int = ROUND_TO
 
 
-class Family(nn.Module):
-    """A switchable network with its widths and embedding head.
+class Family(Switchable):
+    """A switchable network with its widths and embedding head; the sub-networks are its sub-models."""
 
-    Each sub-model is a dense network over corners of one set of weights (views, no copies) with
-    normalisation layers of its own. No state says which width is in force: it is an argument, so any
-    number of threads may embed at different widths at once.
+    network: Embedder
 
-    `parameters()` are those of the full network, then the narrower widths' normalisation layers.
-    """
-
-    def __init__(self, spec: FamilySpec, network: Embedder) -> None:
-        """Make a family of a dense embedder, which becomes the full sub-model.
-
-        Raises:
-            SfscError: a module of the network cannot be cut; the message names it.
-        """
-        super().__init__()
+    def __init__(self, spec: FamilySpec, network: Embedder, structure: Structure) -> None:
+        """Make a family of a dense embedder, which becomes the full sub-model."""
+        super().__init__(network, structure, spec.widths, spec.round_to)
         self.spec = spec
-        self.network = network
-        self.groups = channel_groups(network, torch.zeros(2, 3, *spec.image_size))
-        self.norms = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    name.replace(".", "/"): norm
-                    for name, norm in cut_norms(network, self.groups, width).items()
-                }
-            )
-            for width in self.narrow_widths
-        )
-        self._build()
 
     @classmethod
     def create(
@@ -79,44 +64,35 @@ class Family(nn.Module):
         image_size: tuple[int, int] = (64, 64),
         weights: str | None = None,
         seed: int = 0,
+        keep: Sequence[str] = (),
+        round_to: int = ROUND_TO,
     ) -> Family:
-        """A new, untrained family of a built-in backbone.
+        """A new, untrained family.
 
         Args:
-            backbone: a name of `sfsc.switchable.backbones.BACKBONES`.
+            backbone: a name, as in `find_backbone`.
             widths: the channel ratios, increasing to 1.0.
             embedding_dim: the embeddings' dimension d.
             image_size: (height, width) in pixels.
             weights: pretrained weights of the backbone, as in `load_weights`: its channels are then
                 sorted by importance, so that narrow sub-models keep the best of them.
             seed: of the random initialisation.
+            keep: dotted names of modules that are to stay whole.
+            round_to: channel counts are rounded up to multiples of this; 1 for none.
 
         Raises:
-            SfscError: unknown backbone, wrong widths, weights that do not fit.
+            SfscError: unknown backbone, wrong widths, weights that do not fit, a module that cannot be cut.
         """
-        spec = FamilySpec(backbone, Widths.of(widths), embedding_dim, image_size)
+        spec = FamilySpec(backbone, Widths.of(widths), embedding_dim, image_size, tuple(keep), round_to)
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = _new_network(spec)
         if weights is not None:
             load_weights(backbone, network.backbone, weights)
-            sort_by_importance(network, channel_groups(network, torch.zeros(2, 3, *image_size)))
-        return cls(spec, network)
-
-    @property
-    def widths(self) -> Widths:
-        """The widths, increasing; the last is 1.0, the full sub-model."""
-        return self.spec.widths
-
-    @property
-    def narrow_widths(self) -> tuple[float, ...]:
-        """The widths below 1.0."""
-        return self.widths.ratios[:-1]
-
-    def at(self, width: float) -> nn.Module:
-        """The live sub-model of this width: a dense network that shares the family's weights."""
-        index = self.widths.index(width)
-        return self.network if width == 1.0 else self._narrow[index]
+        structure = _analyse(spec, network, spec.widths.narrow)
+        if weights is not None:
+            sort_by_importance(network, structure)
+        return cls(spec, network, structure)
 
     def embed(self, images: Tensor, width: float = 1.0) -> Tensor:
         """Embed images with the sub-model of this width.
@@ -140,27 +116,6 @@ class Family(nn.Module):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         return self.at(width)(images)
-
-    def submodel(self, width: float) -> nn.Module:
-        """A plain dense copy of one sub-model, with contiguous weights and no trace of the others."""
-        return copy.deepcopy(self.at(width))
-
-    def corners(self) -> dict[str, list[nn.Parameter]]:
-        """For each shared parameter of the full network, by name: its part in every sub-model, narrow first.
-
-        All are views of one storage. Normalisation parameters are not shared and not among them.
-        """
-        own = norm_names(self.network)
-        networks = [dict(self.at(width).named_parameters()) for width in self.widths]
-        return {
-            name: [network[name] for network in networks]
-            for name in networks[-1]
-            if name.rpartition(".")[0] not in own
-        }
-
-    def parameter_count(self, width: float) -> int:
-        """The number of parameters of one sub-model."""
-        return sum(p.numel() for p in self.at(width).parameters())
 
     @property
     def fingerprint(self) -> str:
@@ -213,53 +168,23 @@ class Family(nn.Module):
                 Widths.of(description["widths"]),
                 description["embedding_dim"],
                 tuple(description["image_size"]),
+                tuple(description.get("keep", ())),
+                description.get("round_to", 1),
             )
-            return cls(spec, _new_network(spec))
+            network = _new_network(spec)
+            return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
         except (KeyError, TypeError) as error:
             raise SfscError(f"{path} does not describe a family: {error!r}") from None
 
     def _describe(self) -> dict[str, Any]:
         return {"format": FORMAT, **asdict(self.spec), "widths": list(self.widths)}
 
-    def _build(self) -> None:
-        """Lay the narrow networks over the full one's storage; needed whenever that storage moves."""
-        self._narrow = tuple(
-            narrow(
-                self.network,
-                self.groups,
-                width,
-                {name.replace("/", "."): norm for name, norm in _items(norms)},
-            )
-            for width, norms in zip(self.narrow_widths, self.norms, strict=True)
-        )
-
-    def train(self, mode: bool = True) -> Family:
-        """Set training or evaluation mode for every sub-model."""
-        super().train(mode)
-        for network in self._narrow:
-            network.train(mode)
-        return self
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Family:
-        super()._apply(fn, recurse)
-        self._build()
-        return self
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_narrow"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._build()
-
-
-def _items(norms: nn.Module) -> list[tuple[str, nn.Module]]:
-    return list(norms.named_children())
-
 
 def _new_network(spec: FamilySpec) -> Embedder:
-    backbone = find_backbone(spec.backbone)
-    network = backbone.build()
-    with torch.no_grad():
-        channels = network.eval()(torch.zeros(1, 3, *spec.image_size)).shape[1]
-    return Embedder(network, channels, spec.embedding_dim, backbone.mean, backbone.std).train()
+    return Embedder.build(find_backbone(spec.backbone), spec.image_size, spec.embedding_dim)
+
+
+def _analyse(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> Structure:
+    """The structure of a network; that sub-models compute what they should is checked at these widths."""
+    structure, graph = analyse(network, torch.zeros(2, 3, *spec.image_size), spec.keep)
+    return settle(network, structure, graph, [structure.counts(width, spec.round_to) for width in widths])

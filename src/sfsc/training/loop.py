@@ -19,8 +19,8 @@ from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_json
 from sfsc.progress import track
 from sfsc.recipes import find_recipe
-from sfsc.switchable.backbones import find_backbone
 from sfsc.switchable.family import WEIGHTS_FILE, Family
+from sfsc.switchable.sources import find_backbone
 from sfsc.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from sfsc.training.classifier import initialise
 from sfsc.training.config import CONFIG_FILE, Config
@@ -62,8 +62,7 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
 
 def _resolve(config: Config, dataset: Dataset) -> Config:
     """The configuration with everything decided that depends on the data set and the machine."""
-    packaged = find_backbone(config.backbone).packaged_weights is not None
-    default_weights = "imagenet" if packaged else "none"
+    default_weights = find_backbone(config.backbone).default_weights
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     return config.model_copy(
         update={

