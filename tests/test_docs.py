@@ -19,7 +19,10 @@ from sfsc.data.images import write_png
 from sfsc.training.config import Config
 
 ROOT = Path(__file__).parents[1]
-GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("data", "training", "evaluation", "gallery", "method")]
+GUIDES = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("data", "training", "backbones", "conversion", "evaluation", "gallery", "method")
+]
 DOCUMENTS = [*GUIDES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 IMAGE = re.compile(r"data/emoji/images/([\w-]+)/([\w-]+)\.png")
 VENDORS = ["noto", "openmoji", "fxemoji"]
@@ -93,7 +96,7 @@ def guided(emoji: Path) -> Path:
 
 
 def test_the_guides_run(guided: Path) -> None:
-    assert sum(len(blocks(document, "python")) for document in GUIDES) == 4
+    assert sum(len(blocks(document, "python")) for document in GUIDES) == 6
     for name in ("config.json", "environment.json", "log.jsonl", "checkpoint.safetensors", "report.html"):
         assert (guided / "runs" / "first" / name).stat().st_size > 0
     assert len(sfsc.Gallery.open(guided / "galleries" / "first")) > 0
@@ -159,13 +162,17 @@ def test_kinds_backbones_and_splits_are_described() -> None:
     from sfsc.data.emoji_build import VENDORS as BUILT
     from sfsc.data.records import SPLITS
     from sfsc.switchable.backbones import BACKBONES
+    from sfsc.switchable.sources import FORMS
 
-    data, training = ROOT / "docs" / "data.md", ROOT / "docs" / "training.md"
+    data, backbones = ROOT / "docs" / "data.md", ROOT / "docs" / "backbones.md"
     assert first_cells(data, "KIND") == list(KINDS)
     assert first_cells(data, "split") == list(SPLITS)
     assert all(vendor in data.read_text() for vendor in BUILT)
-    named = [name for cell in first_cells(training, "backbone") for name in re.findall(r"\w+", cell)]
+    named = [name for cell in first_cells(backbones, "backbone") for name in re.findall(r"\w+", cell)]
     assert named == list(BACKBONES)
+    sources = [cell.partition(":")[0] for cell in first_cells(backbones, "name")[1:]]
+    assert sources == ["transformers", "transformers", "timm", "torchvision", "python"]
+    assert all(f"{source}:" in FORMS for source in sources)
 
 
 def test_what_may_change_on_resume_is_described() -> None:

@@ -13,10 +13,12 @@ if TYPE_CHECKING:
     from sfsc.errors import SfscError
     from sfsc.evaluation import Evaluation, evaluate
     from sfsc.gallery import Gallery, Hit
+    from sfsc.recalibrating import recalibrate
     from sfsc.report.html import write_report
     from sfsc.retrieval.matrix import CompatibilityMatrix
     from sfsc.searching import index, search
     from sfsc.switchable.family import Family
+    from sfsc.switchable.inspection import Inspection, inspect
     from sfsc.switchable.switchable import Switchable, to_switchable
     from sfsc.training.config import Config
     from sfsc.training.loop import train
@@ -30,12 +32,15 @@ __all__ = [
     "Family",
     "Gallery",
     "Hit",
+    "Inspection",
     "SfscError",
     "Switchable",
     "Widths",
     "evaluate",
     "index",
+    "inspect",
     "open_dataset",
+    "recalibrate",
     "search",
     "to_switchable",
     "train",
@@ -50,12 +55,15 @@ _HOMES = {
     "Family": "sfsc.switchable.family",
     "Gallery": "sfsc.gallery",
     "Hit": "sfsc.gallery",
+    "Inspection": "sfsc.switchable.inspection",
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.switchable",
     "Widths": "sfsc.widths",
     "evaluate": "sfsc.evaluation",
     "index": "sfsc.searching",
     "open_dataset": "sfsc.data.dataset",
+    "inspect": "sfsc.switchable.inspection",
+    "recalibrate": "sfsc.recalibrating",
     "search": "sfsc.searching",
     "to_switchable": "sfsc.switchable.switchable",
     "train": "sfsc.training.loop",

@@ -15,6 +15,7 @@ from sfsc.errors import SfscError, missing_extra
 
 if TYPE_CHECKING:
     from sfsc.gallery import Hit
+    from sfsc.switchable.inspection import Inspection
 
 app = typer.Typer(
     help="Visual search across platforms: one training run, nested sub-models, one embedding space.",
@@ -27,6 +28,10 @@ app.add_typer(data_app, name="data")
 
 EXTRA_OF = dict.fromkeys(
     ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2"], "train"
+)
+BACKBONE_HELP = (
+    "small, resnet18, resnet50, efficientnet_lite0, transformers:NAME, timm:NAME, torchvision:NAME or "
+    "python:package.module:function"
 )
 DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, omniglot, emoji"
 
@@ -73,9 +78,7 @@ def train(
     config: Annotated[Path | None, typer.Option(help="YAML file of settings; a flag beats it.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
     recipe: Annotated[str | None, typer.Option(help="Training method: sfsc.")] = None,
-    backbone: Annotated[
-        str | None, typer.Option(help="small, resnet18, resnet50 or efficientnet_lite0.")
-    ] = None,
+    backbone: Annotated[str | None, typer.Option(help=BACKBONE_HELP)] = None,
     widths: Annotated[str | None, typer.Option(help="Channel ratios, as 0.25,0.5,0.75,1.0.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -128,6 +131,45 @@ def evaluate(
     evaluation.write(run)
     _print_evaluation(evaluation.to_json())
     print(f"written: {run / 'evaluation.json'}, {run / 'matrix.png'}, {run / 'accuracy.png'}")
+
+
+@app.command()
+def inspect(
+    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help=BACKBONE_HELP)],
+    widths: Annotated[str, typer.Option(help="Channel ratios.")] = "0.25,0.5,0.75,1.0",
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 224,
+    embedding_dim: Annotated[int, typer.Option(min=1, help="Dimension of the embeddings.")] = 128,
+    keep: Annotated[list[str] | None, typer.Option(help="Module to leave whole; repeatable.")] = None,
+    round_to: Annotated[int, typer.Option(help="Round channels up to multiples of this; 1 for none.")] = 8,
+) -> None:
+    """Show what becomes of a backbone at each width: channels, parameters, multiply-adds."""
+    import torch
+
+    from sfsc.switchable.family import Family
+    from sfsc.switchable.inspection import inspect as run_inspection
+
+    size = (image_size, image_size)
+    family = Family.create(backbone, widths, embedding_dim, size, keep=keep or (), round_to=round_to)
+    _print_inspection(run_inspection(family, torch.zeros(1, 3, *size)))
+
+
+@app.command()
+def recalibrate(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new family.")],
+    width: Annotated[
+        list[float] | None, typer.Option(help="Width, trained or not; repeatable; default: the family's.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate."""
+    from sfsc.recalibrating import recalibrate as run_recalibration
+
+    run_recalibration(run, out, width, dataset, workers)
+    evaluate(out, None, workers)
 
 
 @app.command()
@@ -214,6 +256,27 @@ def _print_evaluation(evaluation: dict[str, Any]) -> None:
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     print(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     print(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+
+
+def _print_inspection(inspection: Inspection) -> None:
+    names = [f"{width:g}" for width in inspection.widths]
+    sizes = Table("width", "parameters", "of the full", "multiply-adds", "of the full")
+    for row in zip(names, inspection.parameters, inspection.multiply_adds, strict=True):
+        name, parameters, adds = row
+        shares = f"{parameters / inspection.parameters[-1]:.1%}", f"{adds / inspection.multiply_adds[-1]:.1%}"
+        sizes.add_row(name, f"{parameters:,}", shares[0], f"{adds / 1e6:,.1f} M", shares[1])
+    channels = Table(*names, "layers", title="output channels")
+    for counts, layers in inspection.channels.items():
+        channels.add_row(*map(str, counts), escape(_shortened(layers)))
+    console = Console()
+    console.print(sizes)
+    console.print(channels)
+    for name, ends in inspection.whole.items():
+        print(f"kept whole: {ends} of {name}")
+
+
+def _shortened(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]}"
 
 
 def _print_hits(hits: list[Hit]) -> None:

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfsc.switchable.backbones import BACKBONES
+
 
 class DenseLayer(nn.Module):
     """BatchNorm, 1x1 convolution, BatchNorm, 3x3 convolution; the result is put behind the input."""
@@ -60,6 +62,15 @@ class DenseNet(nn.Module):
             if index < len(self.transitions):
                 x = F.avg_pool2d(self.transitions[index](x), 2)
         return F.relu(self.norm5(x))
+
+
+def group_norm_resnet50() -> nn.Module:
+    """The built-in ResNet-50 with GroupNorm in 32 groups for BatchNorm."""
+    network = BACKBONES["resnet50"].build((224, 224))
+    for name, module in list(network.named_modules()):
+        if isinstance(module, nn.BatchNorm2d):
+            network.set_submodule(name, nn.GroupNorm(32, module.num_features))
+    return network
 
 
 class Pooled(nn.Module):

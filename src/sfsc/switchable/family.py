@@ -25,7 +25,8 @@ from sfsc.switchable.verify import settle
 from sfsc.switchable.weights import load_weights
 from sfsc.widths import Widths
 
-FORMAT = 1
+FORMAT = 2
+FORMAT_1: dict[str, Any] = {"keep": [], "round_to": 1, "configuration": None}
 WEIGHTS_FILE = "family.safetensors"
 DESCRIPTION_FILE = "family.json"
 
@@ -34,7 +35,8 @@ DESCRIPTION_FILE = "family.json"
 class FamilySpec:
     """What a family is built from.
 
-    `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`.
+    `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`;
+    `configuration` is what else the backbone was built from, where its name alone does not say.
     """
 
     backbone: str
@@ -43,6 +45,7 @@ class FamilySpec:
     image_size: tuple[int, int]
     keep: tuple[str, ...] = ()
     round_to: int = ROUND_TO
+    configuration: dict[str, Any] | None = None
 
 
 class Family(Switchable):
@@ -83,7 +86,10 @@ class Family(Switchable):
         Raises:
             SfscError: unknown backbone, wrong widths, weights that do not fit, a module that cannot be cut.
         """
-        spec = FamilySpec(backbone, Widths.of(widths), embedding_dim, image_size, tuple(keep), round_to)
+        configuration = find_backbone(backbone).configuration
+        spec = FamilySpec(
+            backbone, Widths.of(widths), embedding_dim, image_size, tuple(keep), round_to, configuration
+        )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             network = _new_network(spec)
@@ -168,8 +174,9 @@ class Family(Switchable):
                 Widths.of(description["widths"]),
                 description["embedding_dim"],
                 tuple(description["image_size"]),
-                tuple(description.get("keep", ())),
-                description.get("round_to", 1),
+                tuple(description.get("keep", FORMAT_1["keep"])),
+                description.get("round_to", FORMAT_1["round_to"]),
+                description.get("configuration", FORMAT_1["configuration"]),
             )
             network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
@@ -177,11 +184,16 @@ class Family(Switchable):
             raise SfscError(f"{path} does not describe a family: {error!r}") from None
 
     def _describe(self) -> dict[str, Any]:
-        return {"format": FORMAT, **asdict(self.spec), "widths": list(self.widths)}
+        description = {**asdict(self.spec), "widths": list(self.widths), "keep": list(self.spec.keep)}
+        # What format 1 did not know is left out where it says nothing: such families keep their fingerprints.
+        unsaid = {name for name, value in FORMAT_1.items() if description[name] == value}
+        version = 1 if unsaid == set(FORMAT_1) else FORMAT
+        return {"format": version, **{k: v for k, v in description.items() if k not in unsaid}}
 
 
 def _new_network(spec: FamilySpec) -> Embedder:
-    return Embedder.build(find_backbone(spec.backbone), spec.image_size, spec.embedding_dim)
+    backbone = find_backbone(spec.backbone, spec.configuration)
+    return Embedder.build(backbone, spec.image_size, spec.embedding_dim)
 
 
 def _analyse(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> Structure:

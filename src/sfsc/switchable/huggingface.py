@@ -76,7 +76,7 @@ def find(name: str, configuration: dict[str, Any] | None = None) -> Backbone:
 def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
     """The weights in a folder of `save_pretrained`, by their names in a network that `build` returned.
 
-    Names that the folder lacks are absent; a tensor of another shape than the network's has no data.
+    Names that the folder lacks are absent; one of another shape than the network's is empty.
 
     Raises:
         SfscError: the network is not one of transformers, or the folder holds no weights of it.
@@ -100,8 +100,8 @@ def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     for key in info["missing_keys"]:
         state.pop(key, None)
-    for key, shape, _ in info["mismatched_keys"]:
-        state[key] = torch.empty(shape, device="meta")
+    for entry in info["mismatched_keys"]:  # a name, or with both shapes, according to the version
+        state[entry if isinstance(entry, str) else entry[0]] = torch.empty(0)
     return state
 
 
@@ -176,7 +176,7 @@ def _build(transformers: Any, configuration: dict[str, Any], image_size: tuple[i
     config = transformers.CONFIG_MAPPING[configuration["model_type"]].from_dict(dict(configuration))
     if image_size is not None:
         _set_image_size(config, image_size)
-    if hasattr(config, "mask_ratio"):
+    if hasattr(config, "mask_ratio"):  # else a masked autoencoder hides most of every image
         config.mask_ratio = 0.0
     with _quiet():
         model_class = transformers.MODEL_MAPPING[type(config)]

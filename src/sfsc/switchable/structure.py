@@ -196,7 +196,7 @@ class Tracer(fx.Interpreter):
 
     def _apply_rule(self, node: fx.Node) -> rules.Labels:
         is_cut = [value for value in node.all_input_nodes if self._is_labelled(value)]
-        if not is_cut:
+        if not is_cut or node.meta.get("val") is None:  # an assertion has no value
             return None
         if f"{module_of(node)}.".startswith(tuple(self.keep)):
             self._keep_whole(is_cut)

@@ -29,9 +29,13 @@ class Config(BaseModel):
 
     dataset: str = Field(description="KIND:PATH of the data set")
     recipe: str = Field("sfsc", description="training method")
-    backbone: str = Field("efficientnet_lite0", description="name of a built-in backbone")
+    backbone: str = Field(
+        "efficientnet_lite0",
+        description="name of a backbone: built-in, transformers:..., timm:..., torchvision:..., python:...",
+    )
     weights: str = Field(
-        "default", description="pretrained weights: default (a package's, if there is one), none, or a file"
+        "default",
+        description="pretrained weights: default (its package's or folder's, if any), none, a file, a folder",
     )
     widths: Annotated[tuple[float, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"

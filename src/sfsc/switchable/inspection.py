@@ -1,0 +1,92 @@
+"""What a switchable network looks like at each width: channels, parameters, multiply-adds."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from sfsc.switchable.convert import norm_names
+from sfsc.switchable.switchable import Switchable
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A switchable network, width by width.
+
+    widths: the widths.
+    parameters: of each sub-network, its normalisation layers included.
+    multiply_adds: of each sub-network's convolutions, linear layers and attention, for one input.
+    channels: for each series of output channels, one number a width, the layers that have it.
+    whole: the layers that keep all of their inputs or outputs, and which.
+    """
+
+    widths: tuple[float, ...]
+    parameters: tuple[int, ...]
+    multiply_adds: tuple[int, ...]
+    channels: dict[tuple[int, ...], list[str]]
+    whole: dict[str, str]
+
+
+def inspect(switchable: Switchable, example_input: Tensor) -> Inspection:
+    """Count what each sub-network has.
+
+    Args:
+        switchable: it is left as it was.
+        example_input: (batch, ...) float32, as for `to_switchable`; the first of the batch is counted.
+    """
+    networks = [switchable.at(width) for width in switchable.widths]
+    return Inspection(
+        widths=switchable.widths.ratios,
+        parameters=tuple(switchable.parameter_count(width) for width in switchable.widths),
+        multiply_adds=tuple(_multiply_adds(network, example_input[:1]) for network in networks),
+        channels=_channels(switchable),
+        whole=_whole(switchable),
+    )
+
+
+@torch.no_grad()
+def _multiply_adds(network: nn.Module, example: Tensor) -> int:
+    was_training = network.training
+    counter = FlopCounterMode(display=False)
+    with counter:
+        network.eval()(example)
+    network.train(was_training)
+    return counter.get_total_flops() // 2
+
+
+def _layers(switchable: Switchable) -> dict[str, nn.Module]:
+    """The modules with a weight of inputs and outputs, by name."""
+    norms = set(norm_names(switchable.network))
+    return {
+        name: module
+        for name, module in switchable.network.named_modules()
+        if isinstance(getattr(module, "weight", None), Tensor)
+        and name not in norms
+        and module.weight.ndim > 1
+    }
+
+
+def _channels(switchable: Switchable) -> dict[tuple[int, ...], list[str]]:
+    channels: dict[tuple[int, ...], list[str]] = {}
+    for name in _layers(switchable):
+        layout = switchable.structure.layouts.get(f"{name}.weight", {}).get(0)
+        if layout is not None:
+            counts = tuple(len(layout.kept(counts)) for counts in switchable.counts)
+            channels.setdefault(counts, []).append(name)
+    return channels
+
+
+def _whole(switchable: Switchable) -> dict[str, str]:
+    whole: dict[str, str] = {}
+    for name, module in _layers(switchable).items():
+        cut = switchable.structure.layouts.get(f"{name}.weight", {})
+        grouped = getattr(module, "groups", 1) > 1
+        ends = [end for dimension, end in ((1, "inputs"), (0, "outputs")) if dimension not in cut]
+        if grouped:
+            ends = [] if cut else ["inputs", "outputs"]
+        if ends:
+            whole[name] = " and ".join(ends)
+    return whole
