@@ -6,7 +6,7 @@ DATA := data/emoji
 GALLERY := $(RUN)/gallery
 QUERY := $(DATA)/images/twemoji/1f43c.png
 
-.PHONY: demo test lint format constraints clean
+.PHONY: demo test lint format benchmarks constraints clean
 
 demo: $(RUN)/evaluation.json $(RUN)/.indexed
 	$(BIN)/sfsc search $(RUN) $(QUERY) --width 0.25 --gallery $(GALLERY) --top 10 --picture $(RUN)/search.png
@@ -23,6 +23,10 @@ lint: .venv/.installed
 format: .venv/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# ONLY="forward step" runs some of them.
+benchmarks: .venv/.installed
+	$(BIN)/python benchmarks/all.py $(ONLY)
 
 # torch first and by itself: the version named there comes as a CPU build where there is one.
 .venv/.installed: pyproject.toml constraints.txt

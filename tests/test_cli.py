@@ -37,7 +37,7 @@ OPTIONS = {
     "data show": {"--out"},
     "train": {
         *("--out", "--config", "--resume", "--recipe", "--backbone"),
-        *("--widths", "--epochs", "--seed", "--device", "--set"),
+        *("--widths", "--epochs", "--seed", "--device", "--compile", "--set"),
     },
     "evaluate": {"--dataset", "--workers"},
     "index": {"--gallery", "--width", "--workers"},

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from torch.distributed.run import get_args_parser
 
 import sfsc
 from conftest import draw
@@ -23,7 +24,11 @@ GUIDES = [
     ROOT / "docs" / f"{name}.md"
     for name in ("data", "training", "backbones", "conversion", "evaluation", "gallery", "method")
 ]
-DOCUMENTS = [*GUIDES, ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
+DOCUMENTS = [
+    *GUIDES,
+    ROOT / "docs" / "benchmarks.md",
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+]
 IMAGE = re.compile(r"data/emoji/images/([\w-]+)/([\w-]+)\.png")
 VENDORS = ["noto", "openmoji", "fxemoji"]
 TRAINED_IDENTITIES = 18  # a batch holds 16 by default
@@ -194,6 +199,11 @@ def test_commands_are_understood(command: str) -> None:
         assert next(word for word in words[1:] if "=" not in word) in targets
     elif words[0] == "sfsc":
         parse(typer.main.get_command(app), words[1:])
+    elif words[0] == "torchrun":
+        launcher, module = words.index("-m"), words.index("sfsc")
+        get_args_parser().parse_args(words[1:launcher] + words[module:])
+        assert words[launcher + 1] == "sfsc"
+        parse(typer.main.get_command(app), words[module + 1 :])
     else:
         assert words[0] in ("pip", "git", "cd", "python", "python3", "source", ".venv/bin/pytest")
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sfsc.errors import SfscError, missing_extra
+from sfsc.errors import SaidElsewhere, SfscError, missing_extra
 
 if TYPE_CHECKING:
     from sfsc.gallery import Hit
@@ -83,21 +83,23 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the sub-models: minutes once, then faster steps.")
+    ] = False,
     set_: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
     ] = None,
 ) -> None:
     """Train a family: one run, all sub-models.
 
+    The processes that torchrun starts with this command train one family together.
+
     All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
     """
     from sfsc.training.config import CONFIG_FILE, Config, parse_setting, read_settings
+    from sfsc.training.distributed import joined
     from sfsc.training.loop import train as run_training
 
-    stored = out / CONFIG_FILE
-    settings: dict[str, Any] = read_settings(stored) if resume and stored.exists() else {}
-    settings |= read_settings(config) if config else {}
-    settings |= dict(parse_setting(text) for text in set_ or [])
     flags = {
         "dataset": dataset,
         "recipe": recipe,
@@ -106,10 +108,20 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "device": device,
+        "compile": compile_ or None,
     }
-    settings |= {name: value for name, value in flags.items() if value is not None}
-    run_training(Config.make(settings), out, resume=resume)
-    print(f"trained: {out}")
+
+    def make() -> Config:
+        stored = out / CONFIG_FILE
+        settings: dict[str, Any] = read_settings(stored) if resume and stored.exists() else {}
+        settings |= read_settings(config) if config else {}
+        settings |= dict(parse_setting(text) for text in set_ or [])
+        return Config.make(settings | {name: value for name, value in flags.items() if value is not None})
+
+    with joined() as world:
+        run_training(world.on_first(make), out, resume=resume)
+        if world.first:
+            print(f"trained: {out}")
 
 
 @app.command()
@@ -298,6 +310,8 @@ def main() -> None:
         if error.name not in EXTRA_OF:
             raise
         message = str(missing_extra(error.name, EXTRA_OF[error.name]))
+    except SaidElsewhere:
+        sys.exit(2)
     except SfscError as error:
         message = str(error)
     # Here the traceback is gone, and with it a progress bar that would be drawn after the message.

@@ -7,6 +7,10 @@ class SfscError(Exception):
     """A user's mistake or a broken input: one line that names the thing and the remedy."""
 
 
+class SaidElsewhere(SfscError):
+    """An error that another rank of the same job prints."""
+
+
 def missing_extra(package: str, extra: str) -> SfscError:
     """The error for an optional dependency that is not installed."""
     return SfscError(f"{package} is not installed: pip install 'sfsc[{extra}]'")

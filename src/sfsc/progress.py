@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
@@ -25,6 +26,7 @@ def track(
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=Console(stderr=True),
+        disable=os.environ.get("RANK", "0") != "0",  # of the processes that torchrun starts, one draws
         speed_estimate_period=60,
     ) as progress:
         yield from progress.track(iterable, total, completed=completed, description=description)

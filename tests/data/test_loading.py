@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from sfsc.data import CorruptImage, decode, write_png
-from sfsc.data.loading import augment, find_corrupt, identity_batches, load_batches, load_images
+from sfsc.data.loading import (
+    augment,
+    find_corrupt,
+    identity_batches,
+    identity_share,
+    load_batches,
+    load_images,
+)
 from sfsc.errors import SfscError
 
 
@@ -63,6 +70,21 @@ class TestIdentityBatches:
     def test_too_few_identities(self, labels: np.ndarray) -> None:
         with pytest.raises(SfscError, match="identities_per_batch is 14, but only 13"):
             identity_batches(labels, 14, 2, seed=0, epoch=0)
+
+    @pytest.mark.parametrize("ranks", [1, 2, 3, 6])
+    def test_ranks_share_every_batch_by_identities(self, labels: np.ndarray, ranks: int) -> None:
+        batches = identity_batches(labels, 6, 3, seed=0, epoch=0)
+        shares = [identity_share(batches, 6, rank, ranks) for rank in range(ranks)]
+        for batch, *parts in zip(batches, *shares, strict=True):
+            assert np.array_equal(np.concatenate(parts), batch)
+            identities = [set(labels[part].tolist()) for part in parts]
+            assert [len(part) for part in identities] == [6 // ranks] * ranks
+            assert sum(map(len, identities)) == len(set.union(*identities))
+
+    def test_ranks_that_cannot_share_evenly(self, labels: np.ndarray) -> None:
+        batches = identity_batches(labels, 6, 3, seed=0, epoch=0)
+        with pytest.raises(SfscError, match=r"identities_per_batch is 6, which 4 ranks .* a multiple of 4"):
+            identity_share(batches, 6, 0, 4)
 
 
 class TestLoading:
@@ -142,6 +164,13 @@ class TestAugment:
         assert altered.min() >= 0
         assert altered.max() <= 1
         assert len({image.numpy().tobytes() for image in altered}) == 16
+
+    @pytest.mark.parametrize("parts", [1, 2, 4])
+    def test_parts_of_a_batch_are_altered_as_the_whole(self, images: torch.Tensor, parts: int) -> None:
+        whole = augment(images, mirrors=True, seed=5)
+        chunks = enumerate(images.chunk(parts))
+        altered = [augment(c, mirrors=True, seed=5, part=i, parts=parts) for i, c in chunks]
+        assert torch.equal(torch.cat(altered), whole)
 
     @pytest.mark.parametrize("mirrors", [True, False])
     def test_images_are_mirrored_only_where_that_is_the_same_identity(self, mirrors: bool) -> None:

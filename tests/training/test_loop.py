@@ -1,6 +1,8 @@
 import json
 import os
+import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -100,6 +102,44 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: Path, shapes: str, t
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] == 24
+
+
+def test_a_run_that_is_told_to_end_completes_its_step(finished: Path, shapes: str, tmp_path: Path) -> None:
+    """All of its processes are told, as job schedulers do, also those that decode."""
+    run = tmp_path / "told"
+    more = ["--set=log_every=1", "--set=workers=2", "--set=checkpoint_every=1000"]
+    with subprocess.Popen(
+        command(shapes, run, *more), stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 120
+        log = run / "log.jsonl"
+        while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        os.killpg(process.pid, signal.SIGTERM)
+        _, error = process.communicate(timeout=120)
+    assert process.returncode == 2
+    found = re.fullmatch(
+        r"sfsc: stopped by SIGTERM after step (\d+) of 24: go on with --resume", error.splitlines()[-1]
+    )
+    assert found, error
+    assert len(log.read_text().splitlines()) == int(found[1])
+    train(Config.make(settings(shapes)), run, resume=True)
+    assert same(weights(run), weights(finished))
+
+
+def test_signals_are_handled_as_before_when_training_is_over(shapes: str, tmp_path: Path) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    train(Config.make(settings(shapes, epochs=1)), tmp_path / "run")
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_run_of_an_earlier_version_resumes(finished: Path, shapes: str, tmp_path: Path) -> None:
+    """Settings that were not there then have the values that they have by default."""
+    run = tmp_path / "earlier"
+    shutil.copytree(finished, run)
+    stored = json.loads((run / "config.json").read_text())
+    (run / "config.json").write_text(json.dumps({n: v for n, v in stored.items() if n != "sync_batch_norm"}))
+    train(Config.make(settings(shapes)), run, resume=True)
 
 
 def test_resuming_a_finished_run_changes_nothing(finished: Path, shapes: str) -> None:

@@ -1,16 +1,23 @@
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from sfsc.aggregation.projection import random_order
+from sfsc.errors import SfscError
 from sfsc.losses.evidential import cosine_logits, evidential_loss
 from sfsc.recipes import RECIPES, Recipe
 from sfsc.switchable.backbones import BACKBONES
-from sfsc.switchable.family import Family
+from sfsc.switchable.embedder import Embedder
+from sfsc.switchable.family import Family, FamilySpec
+from sfsc.switchable.structure import analyse
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
+from sfsc.training.forward import Forward
 from sfsc.training.optimizer import make_optimizer
 from sfsc.training.step import NestedGradients, StepStatistics, family_step
+from sfsc.widths import Widths
 
 CLASSES = 40
 
@@ -38,7 +45,9 @@ def run_step(
 ) -> StepStatistics:
     config = Config(dataset="folder:x", **settings)
     state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
-    return family_step(state, gradients, *batch(), recipe, config, random_order(4, 0))
+    return family_step(
+        state, gradients, Forward(family, config), *batch(), recipe, config, random_order(4, 0)
+    )
 
 
 def test_summed_corners_are_the_gradient_of_the_summed_losses() -> None:
@@ -137,3 +146,117 @@ def test_the_memory_layout_does_not_change_the_result() -> None:
         statistics = run_step(family, classifier, gradients, RECIPES["sfsc"], channels_last=channels_last)
         losses.append(statistics.loss)
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+
+
+def count_compiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
+    """What is given to torch.compile from now on; nothing is compiled."""
+    compiled: list[nn.Module] = []
+
+    def note(network: nn.Module) -> nn.Module:
+        compiled.append(network)
+        return network
+
+    monkeypatch.setattr(torch, "compile", note)
+    return compiled
+
+
+def test_each_sub_model_is_compiled_once_and_asked_for_every_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = count_compiled(monkeypatch)
+    family, _, _ = setting()
+    asked: list[float] = []
+    at = family.at
+    monkeypatch.setattr(family, "at", lambda width: asked.append(width) or at(width))
+    forward = Forward(family, Config(dataset="folder:x", compile=True))
+    for _ in range(2):
+        for width in family.widths:
+            forward(batch()[0], width)
+    assert asked == [*family.widths] * 2
+    assert [id(network) for network in compiled] == [id(at(width)) for width in family.widths]
+
+
+def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = count_compiled(monkeypatch)
+    family, _, _ = setting()
+    Forward(family, Config(dataset="folder:x"))(batch()[0], 0.5)
+    assert compiled == []
+
+
+@pytest.mark.slow
+def test_a_compiled_family_trains_alike_and_is_saved_alike(tmp_path: Path) -> None:
+    weights, losses = [], []
+    for compiled in (False, True):
+        torch.manual_seed(0)
+        family = Family.create("small", (0.5, 1.0), image_size=(32, 32)).train()
+        classifier = nn.Parameter(torch.randn(CLASSES, 128))
+        config = Config(
+            dataset="folder:x", widths=(0.5, 1.0), compile=compiled, optimizer="sgd", lr=1e-4, clip_norm=1
+        )
+        state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
+        gradients = NestedGradients(family, classifier, "tensor")
+        forward = Forward(family, config)
+        for step in range(3):
+            statistics = family_step(
+                state, gradients, forward, *batch(), RECIPES["sfsc"], config, random_order(2, step)
+            )
+            nn.utils.clip_grad_norm_(state.parameters(), config.clip_norm)
+            state.optimizer.step()
+        losses.append(statistics.loss)
+        family.save(tmp_path / str(compiled))
+        loaded = Family.load(tmp_path / str(compiled))
+        assert loaded.fingerprint == family.fingerprint
+        assert {type(m) for m in family.submodel(0.5).modules()} == {
+            type(m) for m in loaded.network.modules()
+        }
+        weights.append(loaded.state_dict())
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
+    assert weights[0].keys() == weights[1].keys()
+    for name in weights[0]:
+        torch.testing.assert_close(weights[0][name], weights[1][name], rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_without_a_compiler_the_remedy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch._inductor.config.cpp.cxx", (None, str(tmp_path / "none")))
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
+    family, _, _ = setting()
+    forward = Forward(family, Config(dataset="folder:x", compile=True))
+    with pytest.raises(SfscError, match=r"cannot be compiled .*: train without compile"):
+        forward(batch()[0], 0.5)
+
+
+class Concatenated(nn.Module):
+    """The second convolution sees the first's output behind the stem's; a third parameter is unused."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.first = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 16, 1)
+        self.second = nn.Conv2d(32, 24, 1)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x).relu()
+        return self.second(torch.cat([x, self.first(x).relu()], 1))
+
+
+def test_gradients_behind_a_concatenation_arrive_where_they_belong() -> None:
+    torch.manual_seed(0)
+    network = Embedder(Concatenated(), 24, 8, (0.5,) * 3, (0.5,) * 3).train()
+    spec = FamilySpec("python:networks:concatenated", Widths(), 8, (32, 32), round_to=1)
+    structure, _ = analyse(network, torch.zeros(2, 3, 32, 32))
+    family = Family(spec, network, structure).train()
+    classifier = nn.Parameter(torch.randn(CLASSES, 8))
+    gradients = NestedGradients(family, classifier, "tensor")
+    images, labels = batch()
+    weight = family.network.backbone.second.weight
+    expected = torch.zeros_like(weight)
+    for counts, width in zip(family.counts, family.widths, strict=True):
+        part = family.at(width).backbone.second.weight
+        loss, _ = evidential_loss(cosine_logits(family.at(width)(images), classifier, 10.0), labels)
+        (gradient,) = torch.autograd.grad(loss, [part])
+        rows, columns = (
+            structure.layouts["backbone.second.weight"][dimension].kept(counts) for dimension in (0, 1)
+        )
+        expected[rows[:, None], columns] += gradient
+    run_step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
+    torch.testing.assert_close(weight.grad, expected)
+    assert family.network.backbone.unused.grad.tolist() == [0, 0, 0]

@@ -17,7 +17,9 @@ def gram_matrix(corners: Sequence[Tensor]) -> Tensor:
     """The (m, m) float32 matrix of inner products of m nested gradients; on their device, not waited for."""
     m = len(corners)
     products = [
-        (corners[i].float() * _within(corners[j], corners[i])).sum() for i in range(m) for j in range(i, m)
+        (corners[i].float() * _within(corners[j], corners[i]).float()).sum()
+        for i in range(m)
+        for j in range(i, m)
     ]
     upper = corners[0].new_zeros(m, m, dtype=torch.float32)
     rows, columns = torch.triu_indices(m, m, device=upper.device)

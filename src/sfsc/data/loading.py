@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cache, partial
+from types import FrameType
 from typing import Any, NamedTuple
 
 import cv2
@@ -18,6 +20,7 @@ from sfsc.errors import SfscError
 from sfsc.progress import track
 
 _CHECK_CHUNK = 32
+_OF_THE_BATCH = {"order", "forward_input_shape"}  # drawn by kornia once, not for each image
 
 
 class LoadedBatch(NamedTuple):
@@ -71,9 +74,24 @@ def _draw_identities(
         yield chosen
 
 
+def identity_share(
+    batches: Sequence[np.ndarray], identities_per_batch: int, rank: int, ranks: int
+) -> list[np.ndarray]:
+    """The part of every batch of `identity_batches` that is one rank's: P / `ranks` identities.
+
+    The parts of all ranks, one after the other, are the batches. Raises SfscError if they cannot be equal.
+    """
+    if identities_per_batch % ranks:
+        raise SfscError(
+            f"identities_per_batch is {identities_per_batch}, which {ranks} ranks cannot share evenly: "
+            f"set a multiple of {ranks}"
+        )
+    return [batch.reshape(ranks, -1)[rank] for batch in batches]
+
+
 def load_batches(
     paths: Sequence[str], batches: Sequence[np.ndarray], size: tuple[int, int], workers: int
-) -> Iterator[Tensor]:
+) -> Generator[Tensor]:
     """Yield the images of each batch, in order: (batch, 3, height, width) uint8 RGB.
 
     A batch is an array of positions in `paths`. `workers` processes decode; with 0 it is done in this one.
@@ -107,22 +125,32 @@ def find_corrupt(paths: Sequence[str], workers: int) -> list[CorruptImage]:
     return [error for error in track(errors, "checking the images", total=len(paths)) if error is not None]
 
 
-def augment(images: Tensor, mirrors: bool, seed: int, strength: float = 1.0) -> Tensor:
+def augment(
+    images: Tensor, mirrors: bool, seed: int, strength: float = 1.0, part: int = 0, parts: int = 1
+) -> Tensor:
     """Alter each image in its own way: position, size, colours, a white patch; mirrored if `mirrors`.
 
     `images` is (batch, 3, height, width) float32 in [0, 1], and so is the result. The seed determines it;
     the global random state is left alone. `strength` in [0, 1] scales all changes; at 0 there are none.
+    Where `images` is one of several equal parts of a batch, each is altered as it would be in the whole. The
+    device is not waited for.
     """
     if strength == 0:
         return images
+    count = len(images)
+    chosen, whole = slice(part * count, (part + 1) * count), (parts * count, *images.shape[1:])
     with torch.random.fork_rng(devices=[]):
         # kornia draws on the CPU; torch.manual_seed would reseed the accelerators too.
         torch.default_generator.manual_seed(seed)
-        return _augmentation(mirrors, strength)(images)
+        for step in _augmentation(mirrors, strength):
+            drawn = step.forward_parameters(whole)
+            own = {name: value if name in _OF_THE_BATCH else value[chosen] for name, value in drawn.items()}
+            images = step(images, params=own)
+    return images
 
 
 @cache
-def _augmentation(mirrors: bool, strength: float) -> torch.nn.Sequential:
+def _augmentation(mirrors: bool, strength: float) -> list[Any]:
     s = strength
     # No change of hue: its conversion to HSV and back costs more than all the others together.
     steps = [
@@ -132,7 +160,7 @@ def _augmentation(mirrors: bool, strength: float) -> torch.nn.Sequential:
         kornia.ColorJitter(brightness=0.2 * s, contrast=0.2 * s, saturation=0.2 * s, p=1.0),
         kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=0.5 * s),
     ]
-    return torch.nn.Sequential(*([kornia.RandomHorizontalFlip()] if mirrors else []), *steps)
+    return [kornia.RandomHorizontalFlip(), *steps] if mirrors else steps
 
 
 class _Mapped(Dataset[Any]):
@@ -167,6 +195,14 @@ def _in_workers(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
+    # torchrun and job schedulers tell all processes to end at once, but training first completes its step,
+    # for which it needs this one: that is obeyed which is said again.
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGTERM, _obey_the_next)
+
+
+def _obey_the_next(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
 
 
 def _try_decode(path: str, size: tuple[int, int]) -> np.ndarray | CorruptImage:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from sfsc.errors import SfscError, first_line
 from sfsc.files import write_atomic
 from sfsc.switchable.family import Family
+from sfsc.training.distributed import World
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -31,6 +32,40 @@ class TrainingState:
         return [*self.family.parameters(), self.classifier]
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint holds: the number of steps done, and all tensors by name. It knows of no ranks."""
+
+    path: Path
+    step: int
+    tensors: dict[str, Tensor]
+
+
+class LastStep:
+    """The state after the last completed step, to which one that cannot be completed goes back.
+
+    A step changes the running statistics from its first forward pass on, all else only at its end: so only
+    the former are kept.
+    """
+
+    def __init__(self, state: TrainingState, step: int, world: World) -> None:
+        self.step = step
+        # A rank alone completes every step.
+        self._buffers = list(state.family.buffers()) if world.size > 1 else []
+        self._kept = [buffer.clone() for buffer in self._buffers]
+
+    def complete(self, step: int) -> None:
+        """The state as it is now is that after a step."""
+        self.step = step
+        if self._kept:
+            torch._foreach_copy_(self._kept, self._buffers)
+
+    def return_to(self) -> None:
+        """Set the state to what it was after the last completed step."""
+        if self._kept:
+            torch._foreach_copy_(self._buffers, self._kept)
+
+
 def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     """Replace the run's checkpoint, atomically; SfscError where the disk is full, the old one kept."""
     tensors = {f"family.{name}": tensor for name, tensor in state.family.state_dict().items()}
@@ -42,29 +77,39 @@ def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     write_atomic(run / CHECKPOINT_FILE, data)
 
 
-def load_checkpoint(run: Path, state: TrainingState) -> int:
-    """Restore the state in place; returns the number of steps done, 0 where there is no checkpoint.
-
-    Raises:
-        SfscError: the checkpoint is damaged or of another network or set of identities.
-    """
+def read_checkpoint(run: Path) -> Checkpoint | None:
+    """The run's checkpoint, if it has one; SfscError where it is damaged."""
     path = run / CHECKPOINT_FILE
     if not path.exists():
-        return 0
+        return None
     try:
         with safetensors.safe_open(path, "pt") as file:
-            step = int(file.metadata()["step"])
             names = file.keys()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in names}
+            tensors = {name: file.get_tensor(name) for name in names}
+            return Checkpoint(path, int(file.metadata()["step"]), tensors)
+    except (OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        raise _unusable(path, error) from None
+
+
+def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
+    """Set the state, in place, to what the checkpoint holds.
+
+    Raises:
+        SfscError: it is of another network or set of identities.
+    """
+    tensors = checkpoint.tensors
+    try:
         state.family.load_state_dict(_below(tensors, "family."))
         with torch.no_grad():
             state.classifier.copy_(tensors["classifier"])
         optimizer = state.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
-    except (OSError, RuntimeError, KeyError, TypeError, safetensors.SafetensorError) as error:
-        reason = first_line(error)
-        raise SfscError(f"{path} cannot be resumed from ({reason}): train into a new folder") from None
-    return step
+    except (RuntimeError, KeyError, TypeError) as error:
+        raise _unusable(checkpoint.path, error) from None
+
+
+def _unusable(path: Path, error: Exception) -> SfscError:
+    return SfscError(f"{path} cannot be resumed from ({first_line(error)}): train into a new folder")
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

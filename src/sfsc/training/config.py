@@ -40,12 +40,16 @@ class Config(BaseModel):
     widths: Annotated[tuple[float, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"
     )
+    keep: tuple[str, ...] = Field((), description="names of modules that all widths leave whole")
+    round_to: int = Field(
+        8, ge=1, description="channel counts are rounded up to multiples of this; 1 for none"
+    )
     embedding_dim: int = Field(128, ge=2, description="dimension of the embeddings")
     image_size: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="height and width in pixels; by default what suits the data set"
     )
     epochs: int = Field(20, ge=1, description="passes over the training images")
-    identities_per_batch: int = Field(16, ge=2, description="P of the P x K sampler")
+    identities_per_batch: int = Field(16, ge=2, description="P of the P x K sampler, over all ranks")
     images_per_identity: int = Field(4, ge=1, description="K of the P x K sampler")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd (Nesterov, momentum 0.9)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
@@ -59,9 +63,13 @@ class Config(BaseModel):
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
     channels_last: bool = Field(False, description="memory layout: faster for depthwise networks on a CPU")
+    compile: bool = Field(False, description="compile the sub-models: minutes once, then faster steps")
+    sync_batch_norm: bool = Field(
+        True, description="several ranks: normalise over all their images; else each over its own"
+    )
     device: str = Field("auto", description="auto, cpu, cuda, ...")
     seed: int = Field(0, ge=0, description="of everything random")
-    workers: int = Field(2, ge=0, description="processes that decode images")
+    workers: int = Field(2, ge=0, description="processes that decode images, for each rank")
     log_every: int = Field(10, ge=1, description="steps between lines of the log")
     checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
     max_corrupt: float = Field(

@@ -6,11 +6,13 @@ import json
 import math
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from sfsc.errors import SfscError
+from sfsc.training.distributed import ALONE, World
 from sfsc.training.step import StepStatistics
 
 LOG_FILE = "log.jsonl"
@@ -20,15 +22,14 @@ class TrainingLog:
     """Collects step statistics on their device and writes a line every so many steps.
 
     A line holds step, epoch, lr, seconds (since the run started or resumed) and, in the order of the
-    widths, the mean loss, uncertainty and share of conflicting pairs.
+    widths, the mean loss, uncertainty and share of conflicting pairs, over all ranks.
     """
 
-    def __init__(self, run: Path, step: int) -> None:
+    def __init__(self, run: Path, step: int, world: World = ALONE) -> None:
         """Open the run's log at a step: later lines, of a run that was interrupted, are dropped."""
         self.path = run / LOG_FILE
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        self.world = world
+        world.on_first(lambda: self._cut(step))
         self.started = time.monotonic()
         self.pending: list[Tensor] = []
 
@@ -37,14 +38,15 @@ class TrainingLog:
         self.pending.append(torch.stack([statistics.loss, statistics.uncertainty, statistics.conflicts]))
 
     def write(self, step: int, epoch: float, lr: float) -> None:
-        """Write the means of what was added since the last line.
+        """Write the means of what was added since the last line; all ranks must.
 
         Raises:
             SfscError: the disk is full, or the loss is no longer finite.
         """
         if not self.pending:
             return
-        loss, uncertainty, conflicts = torch.stack(self.pending).mean(0).tolist()
+        means = self.world.mean(torch.stack(self.pending).mean(0).cpu())
+        loss, uncertainty, conflicts = means.tolist()
         self.pending.clear()
         line = {
             "step": step,
@@ -55,10 +57,20 @@ class TrainingLog:
             "uncertainty": uncertainty,
             "conflicts": conflicts,
         }
+        self.world.on_first(lambda: self._append(line))
+
+    def _cut(self, step: int) -> None:
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
+        self.path.write_text("".join(f"{line}\n" for line in kept))
+
+    def _append(self, line: dict[str, Any]) -> None:
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise SfscError(f"cannot write {self.path}: {error.strerror}; make room and --resume") from None
-        if not all(math.isfinite(value) for value in loss):
-            raise SfscError(f"the loss is not finite at step {step}: lower lr or clip_norm and train again")
+        if not all(math.isfinite(value) for value in line["loss"]):
+            raise SfscError(
+                f"the loss is not finite at step {line['step']}: lower lr or clip_norm and train again"
+            )

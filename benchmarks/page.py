@@ -1,0 +1,40 @@
+"""How a benchmark reports: one Markdown section on standard output."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterable, Sequence
+from datetime import date
+
+import torch
+
+
+def parser(purpose: str | None) -> argparse.ArgumentParser:
+    """A command line that describes itself by a module's docstring and shows defaults."""
+    return argparse.ArgumentParser(
+        description=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+
+
+def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A Markdown table; cells are shown as they print."""
+    lines = [heading, ["---"] * len(heading), *rows]
+    return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    return str(value).replace("|", "\\|").replace("\n", " ")
+
+
+def section(title: str, *parts: str, device: str = "cpu") -> str:
+    """A section: its heading, its parts, which are paragraphs and tables, and on what it was measured."""
+    flowing = [part if part.startswith("|") else " ".join(part.split()) for part in parts]
+    return "\n\n".join([f"## {title}", *flowing, _machine(device)])
+
+
+def _machine(device: str) -> str:
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    gpu = f", {torch.cuda.get_device_name(device)}" if device != "cpu" else ""
+    threads = torch.get_num_threads()
+    return f"*{date.today()}, {cores} cores, {threads} threads{gpu}, torch {torch.__version__}*"

@@ -1,0 +1,67 @@
+"""The networks that are measured, and pictures for them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sfsc import Family
+from sfsc.switchable.embedder import Embedder
+from sfsc.switchable.sources import find_backbone
+
+# DenseNet and others that no package brings.
+sys.path.append(str(Path(__file__).parents[1] / "tests" / "switchable"))
+
+BUILT_IN = ("small", "resnet18", "resnet50", "efficientnet_lite0")
+TRANSFORMERS = (
+    *("resnet", "mobilenet_v2", "efficientnet", "regnet", "hgnet_v2", "bit"),
+    *("convnext", "convnextv2", "vit", "dinov2", "swin"),
+)
+# By the name in the tables, the name of the backbone.
+BACKBONES = {
+    **{name: name for name in BUILT_IN},
+    **{f"transformers:{name}": f"transformers:{name}" for name in TRANSFORMERS},
+    "DenseNet-121": "python:networks:DenseNet",
+    "ResNet-50 with GroupNorm": "python:networks:group_norm_resnet50",
+}
+EMBEDDING_DIM = 128
+
+
+def pictures(batch: int, size: int, seed: int = 0) -> Tensor:
+    """(batch, 3, size, size) float32 in [0, 1]: coloured blots, so that pictures differ in their means."""
+    blots = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
+    return F.interpolate(blots, (size, size), mode="bicubic").clamp(0, 1)
+
+
+def lively_embedder(backbone: str, size: int) -> Embedder:
+    """An embedder in evaluation mode, of random weights under which embeddings depend on the picture."""
+    from networks import with_lively_weights
+
+    torch.manual_seed(0)
+    embedder = Embedder.build(find_backbone(backbone), (size, size), EMBEDDING_DIM)
+    with_lively_weights(embedder)
+    _fit_statistics(embedder, pictures(8, size))
+    return embedder
+
+
+def lively_family(backbone: str, size: int) -> Family:
+    """A family in evaluation mode, of random weights."""
+    family = Family.create(backbone, embedding_dim=EMBEDDING_DIM, image_size=(size, size)).eval()
+    for width in family.widths:
+        _fit_statistics(family.at(width), pictures(8, size))
+    return family
+
+
+@torch.no_grad()
+def _fit_statistics(network: nn.Module, images: Tensor) -> None:
+    """Make BatchNorm's running statistics those of a batch: under made-up ones the signal may die."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    for norm in norms:
+        norm.train()
+        norm.momentum = 1.0
+    network(images)
+    network.eval()

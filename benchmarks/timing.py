@@ -1,0 +1,50 @@
+"""Times that are compared with each other are taken in turns, in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from statistics import median
+
+import torch
+
+FEWEST_ROUNDS = 5
+
+Call = Callable[[], object]
+
+
+def seconds(call: Call, device: str) -> float:
+    """How long one call takes; on a GPU, until the device is done with it."""
+    if torch.device(device).type != "cuda":
+        start = time.perf_counter()
+        call()
+        return time.perf_counter() - start
+    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+    torch.cuda.synchronize(device)
+    begin.record()
+    call()
+    end.record()
+    end.synchronize()
+    return begin.elapsed_time(end) / 1000
+
+
+def take_turns(calls: Mapping[str, Call], budget: float, device: str = "cpu") -> dict[str, list[float]]:
+    """Seconds of each call in every round; rounds go on for `budget` seconds, with at least five.
+
+    Every other round goes backwards, so that no call always comes first or always follows another. One
+    round before them is not counted.
+    """
+    for call in calls.values():
+        seconds(call, device)
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    names, end = list(calls), time.perf_counter() + budget
+    while len(times[names[0]]) < FEWEST_ROUNDS or time.perf_counter() < end:
+        for name in names:
+            times[name].append(seconds(calls[name], device))
+        names.reverse()
+    return times
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
+    """The median of the ratios of what was measured in the same rounds."""
+    return median(a / b for a, b in zip(numerators, denominators, strict=True))

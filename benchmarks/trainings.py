@@ -1,0 +1,170 @@
+"""Training steps to measure: of a family, and of the dense networks that it replaces."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from memory import bytes_of, rise
+from subjects import EMBEDDING_DIM, pictures
+from timing import seconds
+from torch import Tensor, nn
+
+from sfsc import Config, Family
+from sfsc.aggregation.projection import random_order
+from sfsc.losses.evidential import cosine_logits
+from sfsc.recipes import find_recipe
+from sfsc.training.checkpoint import TrainingState
+from sfsc.training.forward import Forward
+from sfsc.training.optimizer import make_optimizer
+from sfsc.training.step import NestedGradients, family_step
+
+CLASSES = 500
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is trained, on what."""
+
+    backbone: str
+    size: int
+    batch: int = 64
+    channels_last: bool = False
+    precision: str = "float32"
+    compile: bool = False
+    device: str = "cpu"
+
+    def config(self) -> Config:
+        """The settings of a training run."""
+        return Config.make(
+            {
+                "dataset": "folder:none",
+                "backbone": self.backbone,
+                "channels_last": self.channels_last,
+                "precision": self.precision,
+                "compile": self.compile,
+            }
+        )
+
+    def name(self) -> list[str]:
+        """Its cells in the tables."""
+        layout = ", channels-last" if self.channels_last else ""
+        return [f"{self.backbone}{layout}", f"{self.size}x{self.size}"]
+
+
+class Training:
+    """Steps of a network on one batch; a part of the time they take is kept."""
+
+    def __init__(self, network: nn.Module, case: Case) -> None:
+        self.config = case.config()
+        self.network = network.to(case.device).train()
+        self.device = case.device
+        generator = torch.Generator().manual_seed(0)
+        self.images = pictures(case.batch, case.size).to(case.device)
+        self.labels = torch.randint(CLASSES, (case.batch,), generator=generator).to(case.device)
+        directions = torch.randn(CLASSES, EMBEDDING_DIM, generator=generator)
+        self.classifier = nn.Parameter(directions.to(case.device))
+        self.optimizer = make_optimizer(network, self.classifier, self.config)
+        self.recipe = find_recipe(self.config.recipe)
+        self.updating: list[float] = []
+
+    def __call__(self) -> None:
+        """Do a step."""
+        self.differentiate()
+        self.updating.append(seconds(self._update, "cpu"))
+
+    def differentiate(self) -> None:
+        """Set the gradients."""
+        raise NotImplementedError
+
+    def parameters(self) -> list[nn.Parameter]:
+        """All that is trained."""
+        return [*self.network.parameters(), self.classifier]
+
+    def _update(self) -> None:
+        nn.utils.clip_grad_norm_(self.parameters(), self.config.clip_norm)
+        self.optimizer.step()
+
+    def peak_bytes(self) -> int:
+        """The most that tensors take in a step."""
+        self()  # makes the optimizer's state
+        for parameter in self.parameters():
+            parameter.grad = None
+        states = [value for state in self.optimizer.state.values() for value in state.values()]
+        held = [*self.parameters(), *self.network.buffers(), *states, self.images, self.labels]
+        return bytes_of(held) + rise(self._twice, self.device)
+
+    def _twice(self) -> None:
+        self()
+        self()  # begins with the gradients of the one before
+
+
+class FamilyTraining(Training):
+    """Steps of a family."""
+
+    def __init__(self, family: Family, case: Case) -> None:
+        super().__init__(family, case)
+        self.state = TrainingState(family, self.classifier, self.optimizer)
+        self.gradients = TimedGradients(family, self.classifier, self.config.granularity)
+        self.forward = Forward(family, self.config)
+        self.timed_recipe = replace(self.recipe, aggregate=self._aggregate)
+        self.gram: list[float] = []
+        self.combining: list[float] = []
+
+    def differentiate(self) -> None:
+        """Set the aggregated gradients."""
+        order = random_order(len(self.state.family.widths), len(self.gram))
+        family_step(
+            self.state,
+            self.gradients,
+            self.forward,
+            self.images,
+            self.labels,
+            self.timed_recipe,
+            self.config,
+            order,
+        )
+        self.combining.append(time.perf_counter() - self.has_gram)
+
+    def _aggregate(self, grams: Tensor, order: Tensor) -> Tensor:
+        self.has_gram = time.perf_counter()
+        self.gram.append(self.has_gram - self.gradients.began)
+        return self.recipe.aggregate(grams, order)
+
+
+class TimedGradients(NestedGradients):
+    """Knows when their aggregation began."""
+
+    began = 0.0
+
+    def aggregate(self, *arguments: Any, **settings: Any) -> Tensor:
+        """As its parent does."""
+        self.began = time.perf_counter()
+        return super().aggregate(*arguments, **settings)
+
+
+class DenseTraining(Training):
+    """Steps of one dense network."""
+
+    def __init__(self, network: nn.Module, case: Case) -> None:
+        super().__init__(network, case)
+        self.forward = torch.compile(network) if case.compile else network
+
+    def differentiate(self) -> None:
+        """Set the gradients of the loss."""
+        self.optimizer.zero_grad()
+        images, config = self.images, self.config
+        if config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
+            embeddings = self.forward(images)
+        self.recipe.loss(cosine_logits(embeddings, self.classifier, config.scale), self.labels)[0].backward()
+
+
+def trainings(case: Case) -> tuple[FamilyTraining, list[DenseTraining]]:
+    """A family, and the dense networks that are its sub-models."""
+    family = Family.create(case.backbone, embedding_dim=EMBEDDING_DIM, image_size=(case.size, case.size))
+    dense = [DenseTraining(family.submodel(width), case) for width in family.widths]
+    return FamilyTraining(family, case), dense

@@ -1,0 +1,63 @@
+"""The sub-models' forward passes in training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor, nn
+
+from sfsc.errors import SfscError, first_line
+from sfsc.switchable.family import Family
+from sfsc.training.batch_norm import SynchronisedBatchNorm
+from sfsc.training.config import Config
+from sfsc.training.distributed import ALONE, World
+
+GRAPHS = 64  # that one process may compile of the same code
+
+
+class Forward:
+    """Embeds batches by the sub-models of a family in training mode.
+
+    The settings say in which precision, whether compiled, and whether batches are normalised over all ranks.
+    Compiled networks are kept here and not in the family: what it saves does not know of them.
+    """
+
+    def __init__(self, family: Family, config: Config, world: World = ALONE) -> None:
+        self.family = family
+        self.config = config
+        synchronised = config.sync_batch_norm and world.size > 1
+        self.normalisation = SynchronisedBatchNorm() if synchronised else nullcontext()
+        self.compiled: dict[float, Callable[[Tensor], Tensor]] = {}
+
+    def __call__(self, images: Tensor, width: float) -> Tensor:
+        """Embeddings (batch, dim) of images (batch, 3, height, width) float32 in [0, 1].
+
+        Raises:
+            SfscError: the sub-models shall be compiled and cannot.
+        """
+        network = self.family.at(width)
+        if self.config.compile and width not in self.compiled:
+            self.compiled[width] = _compile(network)
+        low = self.config.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=low), self.normalisation:
+            return self.compiled.get(width, network)(images)
+
+
+def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    import torch._dynamo.config
+    from torch._dynamo.exc import TorchDynamoException
+
+    # All sub-models run the same code, and by default torch compiles no more than eight versions of it.
+    torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
+    compiled = torch.compile(network)
+
+    def run(images: Tensor) -> Tensor:
+        try:
+            return compiled(images)
+        except TorchDynamoException as error:
+            reason = first_line(error)
+            raise SfscError(f"the network cannot be compiled ({reason}): train without compile") from None
+
+    return run

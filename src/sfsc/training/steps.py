@@ -1,0 +1,178 @@
+"""The steps of a run."""
+
+from __future__ import annotations
+
+from contextlib import closing
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfsc.aggregation.projection import random_order
+from sfsc.data.loading import augment, identity_batches, identity_share, load_batches
+from sfsc.data.records import Split
+from sfsc.errors import SaidElsewhere, SfscError
+from sfsc.progress import track
+from sfsc.recipes import find_recipe
+from sfsc.switchable.family import Family
+from sfsc.training.checkpoint import LastStep, TrainingState, read_checkpoint, restore, save_checkpoint
+from sfsc.training.classifier import initialise
+from sfsc.training.config import Config
+from sfsc.training.distributed import RankLost, World
+from sfsc.training.forward import Forward
+from sfsc.training.interruption import interruptible
+from sfsc.training.log import TrainingLog
+from sfsc.training.optimizer import make_optimizer, set_learning_rate
+from sfsc.training.step import NestedGradients, family_step
+
+
+class Training:
+    """The steps of one rank, from the run's checkpoint to the end, and what is written on the way."""
+
+    def __init__(
+        self, config: Config, run: Path, images: Split, mirrors: bool, device: torch.device, world: World
+    ) -> None:
+        self.config = config
+        self.run_folder = run
+        self.paths, self.labels = images.paths, images.labels()
+        self.mirrors = mirrors
+        self.device = device
+        self.world = world
+        self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
+        self.state, start = _prepare(config, run, images, device, world)
+        self.last = LastStep(self.state, start, world)
+        self.gradients = NestedGradients(self.state.family, self.state.classifier, config.granularity, world)
+        self.forward = Forward(self.state.family, config, world)
+        self.log = TrainingLog(run, start, world)
+
+    def run(self) -> Family:
+        """Take all steps that are left, and return the family.
+
+        Raises:
+            SfscError: training was interrupted, by a signal or because a rank is gone; there is a checkpoint
+                of the last step then. Or what is written could not be, or the loss is no longer finite.
+        """
+        self.state.family.train()
+        size = self.state.family.spec.image_size
+        loaded = load_batches(self.paths, self.batches[self.last.step :], size, self.config.workers)
+        with interruptible(self.world) as interruption, closing(loaded):
+            reason = None
+            steps = track(loaded, "training", total=len(self.batches), completed=self.last.step)
+            try:
+                for step, pixels in enumerate(steps, self.last.step):
+                    self.step(step, pixels)
+                    if interruption.signal and self.last.step < len(self.batches):
+                        reason = f"stopped by {interruption.signal}"
+                        break
+            except RankLost:
+                reason = "a rank ended or stopped answering"
+            interruption.answer()
+            if reason:
+                self.leave(reason)
+        return self.state.family
+
+    def step(self, step: int, pixels: Tensor) -> None:
+        """Take one step with this rank's images, (batch, 3, height, width) uint8, and write what is due."""
+        config, state = self.config, self.state
+        lr = set_learning_rate(state.optimizer, step, len(self.batches), config)
+        seed = config.seed * 1_000_003 + step
+        rank, size = self.world.rank, self.world.size
+        pictures = self.move(pixels).float() / 255
+        pictures = augment(pictures, self.mirrors, seed, config.augment, rank, size)
+        targets = self.move(torch.from_numpy(self.labels[self.batches[step]]))
+        order = random_order(len(config.widths), seed)
+        torch.manual_seed(seed * size + rank)  # for backbones with dropout
+        recipe = find_recipe(config.recipe)
+        statistics = family_step(
+            state, self.gradients, self.forward, pictures, targets, recipe, config, order
+        )
+        nn.utils.clip_grad_norm_(state.parameters(), config.clip_norm)
+        state.optimizer.step()
+        self.last.complete(step + 1)
+        self.log.add(statistics)
+        self.write(lr)
+
+    def write(self, lr: float) -> None:
+        """Write the log and the checkpoint where they are due."""
+        config, done, steps = self.config, self.last.step, len(self.batches)
+        if done % config.log_every == 0 or done == steps:
+            self.log.write(done, done * config.epochs / steps, lr)
+        if done % config.checkpoint_every == 0 or done == steps:
+            self.world.on_first(lambda: save_checkpoint(self.run_folder, self.state, done))
+
+    def leave(self, reason: str) -> NoReturn:
+        """Save the last completed step, by one of the ranks that are left, and raise the reason."""
+        if not self.world.speaks():
+            raise SaidElsewhere(reason)
+        self.last.return_to()
+        if self.run_folder.exists():  # where machines share no folder, only rank 0 has one
+            save_checkpoint(self.run_folder, self.state, self.last.step)
+        raise SfscError(f"{reason} after step {self.last.step} of {len(self.batches)}: go on with --resume")
+
+    def move(self, tensor: Tensor) -> Tensor:
+        """The tensor on the training device; CUDA devices are not waited for."""
+        if self.device.type == "cuda":
+            return tensor.pin_memory().to(self.device, non_blocking=True)
+        return tensor.to(self.device)
+
+
+def _prepare(
+    config: Config, run: Path, images: Split, device: torch.device, world: World
+) -> tuple[TrainingState, int]:
+    """A new state, or that of the run's checkpoint, and the number of steps done; the same on all ranks."""
+    weights = config.weights if world.first else "none"
+    family = equalise(world.on_all(lambda: new_family(config, weights)), world).to(device)
+    classes = int(images.labels().max()) + 1
+    classifier = nn.Parameter(torch.empty(classes, config.embedding_dim, device=device))
+    state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
+    checkpoint = world.on_first(lambda: read_checkpoint(run))
+    if checkpoint is None:
+        initialise(classifier, family, images, config, world)
+        return state, 0
+    world.on_all(lambda: restore(checkpoint, state))
+    return state, checkpoint.step
+
+
+def new_family(config: Config, weights: str) -> Family:
+    """An untrained family of the settings, with these weights, or random ones where they are "none"."""
+    assert config.image_size is not None
+    source = None if weights == "none" else weights
+    return Family.create(
+        config.backbone,
+        config.widths,
+        config.embedding_dim,
+        config.image_size,
+        source,
+        config.seed,
+        config.keep,
+        config.round_to,
+    )
+
+
+def equalise(family: Family, world: World) -> Family:
+    """The family, with the weights and statistics that rank 0's has."""
+    if world.size > 1:
+        family.load_state_dict(world.on_first(family.state_dict))
+    return family
+
+
+def all_batches(labels: np.ndarray, config: Config, world: World) -> list[np.ndarray]:
+    """The image indices of this rank, (P K / ranks,) int64, for every step of the whole run.
+
+    Args:
+        labels: (N,) int64, of all training images.
+        config: for P, K, the seed and the number of epochs.
+        world: whose ranks share each batch.
+
+    Raises:
+        SfscError: there are fewer than P identities, or the ranks cannot share P evenly.
+    """
+    p, k = config.identities_per_batch, config.images_per_identity
+    batches = [
+        batch
+        for epoch in range(config.epochs)
+        for batch in identity_batches(labels, p, k, config.seed, epoch)
+    ]
+    return identity_share(batches, p, world.rank, world.size)
