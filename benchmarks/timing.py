@@ -25,7 +25,8 @@ def seconds(call: Call, device: str) -> float:
     call()
     end.record()
     end.synchronize()
-    return begin.elapsed_time(end) / 1000
+    milliseconds: float = begin.elapsed_time(end)
+    return milliseconds / 1000
 
 
 def take_turns(calls: Mapping[str, Call], budget: float, device: str = "cpu") -> dict[str, list[float]]:

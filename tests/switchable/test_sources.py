@@ -50,7 +50,6 @@ SMALL: dict[str, dict[str, Any]] = {
         **{"stage_downsample": [False, True], "stage_light_block": [False, False]},
         **{"stage_kernel_size": [3, 3], "hidden_sizes": [16, 32], "depths": [1, 1], "embedding_size": 8},
     },
-    "bit": {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "num_groups": 4},
 }
 
 
