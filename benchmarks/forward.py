@@ -36,7 +36,7 @@ def main() -> None:
     arguments.add_argument("--backbones", nargs="+", choices=BACKBONES, default=[*BACKBONES])
     arguments.add_argument("--size", type=int, default=224, help="of the images, in pixels")
     arguments.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="images in a batch")
-    arguments.add_argument("--seconds", type=float, default=30, help="time for each row")
+    arguments.add_argument("--seconds", type=float, default=10, help="time for each row")
     chosen = arguments.parse_args()
     families = {name: lively_family(BACKBONES[name], chosen.size) for name in chosen.backbones}
     cases = list(product(chosen.batches, families.items()))

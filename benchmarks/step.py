@@ -33,7 +33,7 @@ def main() -> None:
         "--cases", nargs="+", default=CASES, help="backbones @ sizes of the images, in pixels"
     )
     arguments.add_argument("--batch", type=int, default=64, help="images in a batch")
-    arguments.add_argument("--seconds", type=float, default=120, help="time for each row")
+    arguments.add_argument("--seconds", type=float, default=60, help="time for each row")
     chosen = arguments.parse_args()
     cases = list(cases_of(chosen.cases, chosen.batch))
     rows = [[*case.name(), *cells(case, chosen.seconds)] for case in track(cases, "steps")]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 from rich.console import Console
@@ -311,9 +312,19 @@ def main() -> None:
             raise
         message = str(missing_extra(error.name, EXTRA_OF[error.name]))
     except SaidElsewhere:
-        sys.exit(2)
+        _refuse()
     except SfscError as error:
         message = str(error)
     # Here the traceback is gone, and with it a progress bar that would be drawn after the message.
     print(f"sfsc: {message}", file=sys.stderr)
+    _refuse()
+
+
+def _refuse() -> NoReturn:
+    """Exit with code 2; as one rank of several at once, for the threads of gloo may abort a tidy exit."""
+    distributed = sys.modules.get("torch.distributed")
+    if distributed and distributed.is_available() and distributed.is_initialized():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2)
     sys.exit(2)
