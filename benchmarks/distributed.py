@@ -3,21 +3,13 @@
     python benchmarks/distributed.py
 
 Needs no data set and no accelerator: images are drawn from a seed and not augmented, and the processes talk
-by gloo. It prints two Markdown tables.
-
-1. The largest difference between any two weights after 20 steps of SGD with the same batches, by one process
-   and by two. In float64 it shows whether both compute the same. In float32 rounding governs it, which ReLU
-   makes larger from step to step: beside it stands the difference between two runs of one process, of which
-   one has the images of every batch in another order. (Adam divides each gradient by its own size: where that
-   is next to zero, rounding decides over a whole step.)
-2. The time of a step with the same batch. The kinds take turns, so that what else the machine does concerns
-   them alike.
+by gloo. Weights are compared after SGD: Adam divides each gradient by its own size, and where that is next to
+zero, rounding decides over a whole step.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
@@ -27,6 +19,7 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
+from page import section, table
 from torch import Tensor, nn
 
 from sfsc.aggregation.projection import random_order
@@ -37,7 +30,16 @@ from sfsc.training.config import Config
 from sfsc.training.distributed import World, joined
 from sfsc.training.forward import Forward
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import NestedGradients, family_step
+from sfsc.training.step import Batch, NestedGradients, family_step
+
+EXPLANATION = """
+Training steps by two processes, which talk by gloo, against one with the same batches: `{name}` at
+{size}x{size} pixels, batches of {batch}, threads for each process: {threads}. Shown is the largest difference
+between any two weights after 20 steps of SGD. In float64 it tells whether both compute the same; in float32
+rounding governs it, and beside it stands the difference between two runs of one process, one of which has the
+images of every batch in another order."""
+TIMES = """
+The time of a step with the same batch, the kinds in turns."""
 
 P, K = 16, 4
 CLASSES = 64
@@ -66,8 +68,8 @@ class Steps:
         family = Family.create(arguments.backbone, embedding_dim=128, image_size=size).to(self.dtype).train()
         generator = torch.Generator().manual_seed(0)
         classifier = nn.Parameter(torch.randn(CLASSES, 128, generator=generator).to(self.dtype))
-        self.state = TrainingState(family, classifier, make_optimizer(family, classifier, self.config))
-        self.gradients = NestedGradients(family, classifier, arguments.granularity, world)
+        self.state = TrainingState(family, [classifier], make_optimizer(family, [classifier], self.config))
+        self.gradients = NestedGradients(family, [classifier], RECIPES["sfsc"], arguments.granularity, world)
         self.forward = Forward(family, self.config, world)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -87,9 +89,8 @@ class Steps:
         order = random_order(len(self.config.widths), step)
         images, labels = self.batch(step)
         start = time.perf_counter()
-        family_step(
-            self.state, self.gradients, self.forward, images, labels, RECIPES["sfsc"], self.config, order
-        )
+        batch = Batch(images, labels, order, (3, 2, 1, 0))
+        family_step(self.state, self.gradients, self.forward, batch, self.config)
         nn.utils.clip_grad_norm_(self.state.parameters(), self.config.clip_norm)
         self.state.optimizer.step()
         self.seconds = time.perf_counter() - start
@@ -97,7 +98,7 @@ class Steps:
     def weights(self) -> dict[str, Tensor]:
         """All parameters and statistics."""
         state = {name: tensor.contiguous() for name, tensor in self.state.family.state_dict().items()}
-        return {**state, "classifier": self.state.classifier.detach()}
+        return {**state, "classifier": self.state.classifiers[0].detach()}
 
 
 def work(arguments: argparse.Namespace) -> None:
@@ -139,10 +140,9 @@ def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> str:
     return f"{max((one[n].double() - two[n].double()).abs().max().item() for n in parameters):.1e}"
 
 
-def compare(arguments: argparse.Namespace) -> None:
-    """Print the first table."""
-    print("| granularity | float64 | float32 | float32, one process, other order | same bits on both ranks |")
-    print("|---|---|---|---|---|")
+def compare(arguments: argparse.Namespace) -> str:
+    """The first table."""
+    rows = []
     for granularity in ("tensor", "layer", "model"):
         options = ["--steps=20", f"--granularity={granularity}"]
         (alone,), _ = run(arguments, 1, *options)
@@ -151,34 +151,36 @@ def compare(arguments: argparse.Namespace) -> None:
         pair, _ = run(arguments, 2, *options)
         pair64, _ = run(arguments, 2, *options, "--double")
         same = all(torch.equal(pair[0][n], pair[1][n]) for n in pair[0])
-        cells = [difference(alone64, pair64[0]), difference(alone, pair[0]), difference(alone, shuffled)]
-        print(f"| {granularity} | {' | '.join(cells)} | {'yes' if same else 'no'} |", flush=True)
+        differences = [
+            difference(alone64, pair64[0]),
+            difference(alone, pair[0]),
+            difference(alone, shuffled),
+        ]
+        rows.append([granularity, *differences, "yes" if same else "no"])
+    heading = ("granularity", "float64", "float32", "float32, one process, other order", "same bits on both")
+    return table(heading, rows)
 
 
-def clock(arguments: argparse.Namespace) -> None:
-    """Print the second table."""
-    kinds = {
-        "1 | of the batch": (1, []),
-        "2 | synchronised": (2, []),
-        "2 | each rank's own": (2, ["--own-statistics"]),
+def clock(arguments: argparse.Namespace) -> str:
+    """The second table."""
+    kinds: dict[tuple[str, str], tuple[int, list[str]]] = {
+        ("1", "of the batch"): (1, []),
+        ("2", "synchronised"): (2, []),
+        ("2", "each rank's own"): (2, ["--own-statistics"]),
     }
-    seconds: dict[str, list[float]] = {kind: [] for kind in kinds}
+    seconds: dict[tuple[str, str], list[float]] = {kind: [] for kind in kinds}
     for _ in range(ROUNDS):
         for kind, (ranks, options) in kinds.items():
             seconds[kind].append(run(arguments, ranks, "--steps=15", *options)[1])
-    print(f"| processes | batch statistics | seconds of a step, median of {ROUNDS} runs |\n|---|---|---|")
-    for kind, values in seconds.items():
-        print(f"| {kind} | {statistics.median(values):.3f} |")
+    heading = ("processes", "batch statistics", f"seconds of a step, median of {ROUNDS} runs")
+    return table(heading, [[*kind, f"{statistics.median(values):.3f}"] for kind, values in seconds.items()])
 
 
 def main(arguments: argparse.Namespace) -> None:
-    """Print both tables."""
+    """Print the section."""
     name, size, threads = arguments.backbone, arguments.image_size, arguments.threads
-    print(f"`{name}` at {size} pixels, batches of {P} x {K}, gloo, {os.cpu_count()} cores, ", end="")
-    print(f"{threads} thread{'s' * (threads > 1)} for each process.\n", flush=True)
-    compare(arguments)
-    print(flush=True)
-    clock(arguments)
+    explanation = EXPLANATION.format(name=name, size=size, batch=f"{P} x {K}", threads=threads)
+    print(section("Two processes", explanation, compare(arguments), TIMES, clock(arguments)))
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from memory import bytes_of, rise
@@ -13,13 +14,13 @@ from timing import seconds
 from torch import Tensor, nn
 
 from sfsc import Config, Family
-from sfsc.aggregation.projection import random_order
-from sfsc.losses.evidential import cosine_logits
-from sfsc.recipes import find_recipe
+from sfsc.aggregation.projection import projection_weights, random_order
+from sfsc.losses.evidential import cosine_logits, evidential_loss
+from sfsc.recipes import AGGREGATIONS, find_recipe
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.forward import Forward
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import NestedGradients, family_step
+from sfsc.training.step import Batch, NestedGradients, family_step
 
 CLASSES = 500
 
@@ -66,7 +67,7 @@ class Training:
         self.labels = torch.randint(CLASSES, (case.batch,), generator=generator).to(case.device)
         directions = torch.randn(CLASSES, EMBEDDING_DIM, generator=generator)
         self.classifier = nn.Parameter(directions.to(case.device))
-        self.optimizer = make_optimizer(network, self.classifier, self.config)
+        self.optimizer = make_optimizer(network, [self.classifier], self.config)
         self.recipe = find_recipe(self.config.recipe)
         self.updating: list[float] = []
 
@@ -106,32 +107,25 @@ class FamilyTraining(Training):
 
     def __init__(self, family: Family, case: Case) -> None:
         super().__init__(family, case)
-        self.state = TrainingState(family, self.classifier, self.optimizer)
-        self.gradients = TimedGradients(family, self.classifier, self.config.granularity)
+        self.state = TrainingState(family, [self.classifier], self.optimizer)
+        self.gradients = TimedGradients(family, [self.classifier], self.recipe, self.config.granularity)
         self.forward = Forward(family, self.config)
-        self.timed_recipe = replace(self.recipe, aggregate=self._aggregate)
         self.gram: list[float] = []
         self.combining: list[float] = []
 
     def differentiate(self) -> None:
         """Set the aggregated gradients."""
-        order = random_order(len(self.state.family.widths), len(self.gram))
-        family_step(
-            self.state,
-            self.gradients,
-            self.forward,
-            self.images,
-            self.labels,
-            self.timed_recipe,
-            self.config,
-            order,
-        )
+        m = len(self.state.family.widths)
+        order = random_order(m, len(self.gram))
+        batch = Batch(self.images, self.labels, order, self.recipe.phases(m)[0])
+        with patch.dict(AGGREGATIONS, {self.recipe.aggregation: self._aggregate}):
+            family_step(self.state, self.gradients, self.forward, batch, self.config)
         self.combining.append(time.perf_counter() - self.has_gram)
 
     def _aggregate(self, grams: Tensor, order: Tensor) -> Tensor:
         self.has_gram = time.perf_counter()
         self.gram.append(self.has_gram - self.gradients.began)
-        return self.recipe.aggregate(grams, order)
+        return projection_weights(grams, order)
 
 
 class TimedGradients(NestedGradients):
@@ -160,7 +154,8 @@ class DenseTraining(Training):
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
             embeddings = self.forward(images)
-        self.recipe.loss(cosine_logits(embeddings, self.classifier, config.scale), self.labels)[0].backward()
+        logits = cosine_logits(embeddings, self.classifier, config.scale)
+        evidential_loss(logits, self.labels)[0].backward()
 
 
 def trainings(case: Case) -> tuple[FamilyTraining, list[DenseTraining]]:

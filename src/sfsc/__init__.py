@@ -9,11 +9,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from sfsc.calibrating import CalibrationReport, calibrate
+    from sfsc.comparing import Comparison, compare
     from sfsc.data.dataset import Dataset, open_dataset
     from sfsc.errors import SfscError
     from sfsc.evaluation import Evaluation, evaluate
     from sfsc.gallery import Gallery, Hit
     from sfsc.recalibrating import recalibrate
+    from sfsc.report.comparison import write_comparison
     from sfsc.report.html import write_report
     from sfsc.retrieval.matrix import CompatibilityMatrix
     from sfsc.searching import index, search
@@ -25,6 +28,8 @@ if TYPE_CHECKING:
     from sfsc.widths import Widths
 
 __all__ = [
+    "CalibrationReport",
+    "Comparison",
     "CompatibilityMatrix",
     "Config",
     "Dataset",
@@ -36,6 +41,8 @@ __all__ = [
     "SfscError",
     "Switchable",
     "Widths",
+    "calibrate",
+    "compare",
     "evaluate",
     "index",
     "inspect",
@@ -44,10 +51,13 @@ __all__ = [
     "search",
     "to_switchable",
     "train",
+    "write_comparison",
     "write_report",
 ]
 
 _HOMES = {
+    "CalibrationReport": "sfsc.calibrating",
+    "Comparison": "sfsc.comparing",
     "CompatibilityMatrix": "sfsc.retrieval.matrix",
     "Config": "sfsc.training.config",
     "Dataset": "sfsc.data.dataset",
@@ -59,6 +69,8 @@ _HOMES = {
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.switchable",
     "Widths": "sfsc.widths",
+    "calibrate": "sfsc.calibrating",
+    "compare": "sfsc.comparing",
     "evaluate": "sfsc.evaluation",
     "index": "sfsc.searching",
     "open_dataset": "sfsc.data.dataset",
@@ -67,6 +79,7 @@ _HOMES = {
     "search": "sfsc.searching",
     "to_switchable": "sfsc.switchable.switchable",
     "train": "sfsc.training.loop",
+    "write_comparison": "sfsc.report.comparison",
     "write_report": "sfsc.report.html",
 }
 

@@ -34,8 +34,17 @@ BACKBONE_HELP = (
     "small, resnet18, resnet50, efficientnet_lite0, transformers:NAME, timm:NAME, torchvision:NAME or "
     "python:package.module:function"
 )
-DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, omniglot, emoji"
+DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, omniglot, emoji"
 
+RECIPES_HELP = "unified, bct, asymmetric, bct-s, asymmetric-s, sfsc, sfsc+"
+
+DatasetArgument = Annotated[str | None, typer.Argument(metavar="DATASET", help=DATASET_HELP)]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; a flag beats it.")]
+BackboneOption = Annotated[str | None, typer.Option(help=BACKBONE_HELP)]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="Runs of each recipe; default: 3.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
+]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
 WidthOption = Annotated[float, typer.Option(help="The sub-model that embeds.")]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
@@ -74,12 +83,12 @@ def data_show(
 
 @app.command()
 def train(
-    dataset: Annotated[str | None, typer.Argument(metavar="DATASET", help=DATASET_HELP)] = None,
+    dataset: DatasetArgument = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/sfsc"),
-    config: Annotated[Path | None, typer.Option(help="YAML file of settings; a flag beats it.")] = None,
+    config: ConfigOption = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
-    recipe: Annotated[str | None, typer.Option(help="Training method: sfsc.")] = None,
-    backbone: Annotated[str | None, typer.Option(help=BACKBONE_HELP)] = None,
+    recipe: Annotated[str | None, typer.Option(help=f"Training method: {RECIPES_HELP}.")] = None,
+    backbone: BackboneOption = None,
     widths: Annotated[str | None, typer.Option(help="Channel ratios, as 0.25,0.5,0.75,1.0.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
@@ -87,9 +96,7 @@ def train(
     compile_: Annotated[
         bool, typer.Option("--compile", help="Compile the sub-models: minutes once, then faster steps.")
     ] = False,
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
-    ] = None,
+    set_: SetOption = None,
 ) -> None:
     """Train a family: one run, all sub-models.
 
@@ -97,7 +104,7 @@ def train(
 
     All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
     """
-    from sfsc.training.config import CONFIG_FILE, Config, parse_setting, read_settings
+    from sfsc.training.config import CONFIG_FILE, Config, read_settings
     from sfsc.training.distributed import joined
     from sfsc.training.loop import train as run_training
 
@@ -115,9 +122,7 @@ def train(
     def make() -> Config:
         stored = out / CONFIG_FILE
         settings: dict[str, Any] = read_settings(stored) if resume and stored.exists() else {}
-        settings |= read_settings(config) if config else {}
-        settings |= dict(parse_setting(text) for text in set_ or [])
-        return Config.make(settings | {name: value for name, value in flags.items() if value is not None})
+        return Config.make(settings | _settings(config, set_, flags))
 
     with joined() as world:
         run_training(world.on_first(make), out, resume=resume)
@@ -183,6 +188,91 @@ def recalibrate(
 
     run_recalibration(run, out, width, dataset, workers)
     evaluate(out, None, workers)
+
+
+@app.command()
+def calibrate(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new family.")],
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGES", help="A folder, or KIND:PATH; default: the run's training images."),
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Bring narrow sub-models nearer to the full one, with images alone; galleries stay valid."""
+    from sfsc.calibrating import calibrate as run_calibration
+
+    found = run_calibration(run, out, images, workers)
+    table = Table("width", "before", "after", title="cosine to the full sub-model, same image")
+    for width, before in found.before.items():
+        table.add_row(f"{width:g}", f"{before:.3f}", f"{found.after[width]:.3f}")
+    Console().print(table)
+    print(f"calibrated: {out}")
+
+
+@app.command()
+def compare(
+    dataset: DatasetArgument = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/comparison"),
+    config: ConfigOption = None,
+    recipes: Annotated[str | None, typer.Option(help=f"Of {RECIPES_HELP}; default: all.")] = None,
+    backbone: BackboneOption = None,
+    seeds: SeedsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Train and test several recipes alike, and write tables, figures and a page.
+
+    The file of settings may hold `seeds` and, under `recipes`, what each changes (docs/comparison.md). What
+    is finished is not done again.
+    """
+    from sfsc.recipes import RECIPES
+
+    settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
+    known = settings.pop("recipes", None) or dict.fromkeys(RECIPES)
+    chosen = known if recipes is None else {name: known.get(name) for name in recipes.split(",")}
+    _compare(settings, chosen, seeds, out)
+
+
+@app.command()
+def ablate(
+    dataset: DatasetArgument = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/ablation"),
+    config: ConfigOption = None,
+    backbone: BackboneOption = None,
+    seeds: SeedsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare losses, projections and alignment, each with and without the others, in one table."""
+    from sfsc.comparing import ablation
+
+    settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
+    settings.pop("recipes", None)
+    _compare(settings, ablation(settings), seeds, out)
+
+
+def _compare(settings: dict[str, Any], recipes: dict[str, Any], seeds: int | None, out: Path) -> None:
+    from sfsc.comparing import compare as run_comparison
+    from sfsc.report.comparison import all_tables, write_comparison
+
+    in_file = settings.pop("seeds", 3)
+    comparison = run_comparison(settings, recipes, seeds or in_file, out)
+    page = write_comparison(comparison, out)
+    for caption, (heading, *rows) in list(all_tables(comparison).items())[:-1]:
+        table = Table(*heading, title=caption)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+    print(f"comparison: {page}")
+
+
+def _settings(config: Path | None, texts: list[str] | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file, then those of `--set`, then the flags that were given."""
+    from sfsc.training.config import parse_setting, read_settings
+
+    settings = read_settings(config) if config else {}
+    settings |= dict(parse_setting(text) for text in texts or [])
+    return settings | {name: value for name, value in flags.items() if value is not None}
 
 
 @app.command()

@@ -24,6 +24,7 @@ EVALUATION_FILE = "evaluation.json"
 RANKINGS_FILE = "rankings.json"
 RANKED_LISTS = 12
 RANKED_HITS = 10
+SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,9 @@ class Evaluation:
 
     `parameters` per sub-model in the order of `matrix.widths`; `baseline` is the same test with raw 16x16
     colour pixels as embeddings; `rankings` are a dozen queries by the smallest sub-model with their first
-    hits in the full one's gallery, as the report shows them.
+    hits in the full one's gallery, as the report shows them. `cosines`, (m, m) float64, are the means of the
+    cosine between two sub-models' embeddings of one image; `projection` holds the images of a few identities,
+    as every sub-model embeds them, in the two dimensions in which the full one's vary most.
     """
 
     dataset: str
@@ -41,6 +44,8 @@ class Evaluation:
     matrix: CompatibilityMatrix
     baseline: Retrieval
     rankings: dict[str, Any]
+    cosines: np.ndarray
+    projection: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation without the ranked lists, as plain lists and numbers."""
@@ -53,6 +58,8 @@ class Evaluation:
             "cells_met": self.matrix.cells_met(),
             "cells": self.matrix.cells,
             "baseline": {"name": "raw 16x16 colour pixels", **self.baseline.metrics},
+            "cosines": self.cosines.tolist(),
+            "projection": self.projection,
         }
 
     def write(self, run: Path) -> None:
@@ -92,7 +99,26 @@ def evaluate(family: Family, dataset: Dataset, workers: int = 2) -> Evaluation:
         matrix=compatibility_matrix(queries, galleries, query, gallery),
         baseline=evaluate_ranking(pixels[query_rows], pixels[gallery_rows], query, gallery),
         rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
+        cosines=_same_image_cosines(galleries),
+        projection=_projection(galleries, gallery),
     )
+
+
+def _same_image_cosines(vectors: dict[float, np.ndarray]) -> np.ndarray:
+    stacked = np.stack([vectors[width] for width in sorted(vectors)]).astype(np.float64)
+    return np.einsum("ind,jnd->ij", stacked, stacked) / stacked.shape[1]
+
+
+def _projection(vectors: dict[float, np.ndarray], gallery: Split) -> dict[str, Any]:
+    """A few identities of many images, in the two first principal components of the full one's embeddings."""
+    identities, counts = np.unique(gallery.identities, return_counts=True)
+    chosen = identities[np.argsort(-counts, kind="stable")[:SHOWN_IDENTITIES]]
+    rows = np.concatenate([np.flatnonzero(gallery.identities == name)[:SHOWN_IMAGES] for name in chosen])
+    full = vectors[1.0][rows].astype(np.float64)
+    axes = np.linalg.svd(full - full.mean(0), full_matrices=False)[2][:2]
+    widths = sorted(vectors)
+    points = [((vectors[width][rows] - full.mean(0)) @ axes.T).round(4).tolist() for width in widths]
+    return {"widths": widths, "identities": gallery.identities[rows].tolist(), "points": points}
 
 
 def _embed_all(

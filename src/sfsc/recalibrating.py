@@ -52,6 +52,8 @@ def recalibrate(
     config, family = read_config(Path(run)), Family.load(run)
     if (out / CONFIG_FILE).exists():
         raise SfscError(f"{out} already holds a run: choose another folder")
+    if family.spec.calibrated:
+        raise SfscError(f"{run} is calibrated, for its statistics as they are: recalibrate the run before")
     images = open_dataset(dataset or config.dataset).train
     chosen = widths or family.widths
     for width in chosen:
@@ -75,8 +77,10 @@ def with_width(family: Family, width: float) -> Family:
     Its normalisation layers are parts of those of the next wider sub-model.
 
     Raises:
-        SfscError: the width is no ratio, or its sub-model would equal another.
+        SfscError: the width is no ratio, its sub-model would equal another, or sub-models share no weights.
     """
+    if not family.spec.shared:
+        raise SfscError(f"the family has independent networks: width {width:g} must be trained")
     widths = Widths(tuple(sorted({*family.widths, width})))
     spec = replace(family.spec, widths=widths)
     added = Family(spec, copy.deepcopy(family.network), family.structure)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfsc.data.dataset import KINDS, open_dataset
+from sfsc.data.dataset import names_dataset, open_dataset
 from sfsc.data.images import CorruptImage, decode, find_images, write_png
 from sfsc.embedding import Embedded, embed_images
 from sfsc.errors import SfscError
@@ -90,7 +90,7 @@ def _in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:
 
 def _labelled(images: str) -> tuple[list[str], np.ndarray | None, np.ndarray | None]:
     """Absolute paths, and identities and cameras where they are known, each (N,) str."""
-    if images.partition(":")[0] in KINDS:
+    if names_dataset(images):
         split = open_dataset(images).gallery
         return [_absolute(path) for path in split.paths], split.identities, split.cameras
     if not Path(images).exists():

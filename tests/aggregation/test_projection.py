@@ -127,4 +127,4 @@ def test_order_is_a_permutation_in_each_row_and_only_of_the_seed() -> None:
 
 def test_conflicts_count_pairs_of_each_sub_model() -> None:
     gram = torch.tensor([[1.0, -0.5, 0.2], [-0.5, 1.0, 0.1], [0.2, 0.1, 1.0]])
-    torch.testing.assert_close(conflicts(gram[None]), torch.tensor([0.5, 0.5, 0.0]))
+    torch.testing.assert_close(conflicts(gram[None]), torch.tensor([[0.5, 0.5, 0.0]]))

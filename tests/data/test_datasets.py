@@ -214,10 +214,12 @@ class TestCsv:
 class TestOpenDataset:
     @pytest.mark.parametrize("spec", ["data", "imagenet:data", "folder:", ""])
     def test_unknown_kinds_are_answered_with_the_known(self, spec: str) -> None:
-        with pytest.raises(SfscError, match="folder, csv, market1501, omniglot, emoji"):
+        with pytest.raises(SfscError, match="folder, csv, market1501, veri776, msmt17, omniglot, emoji"):
             open_dataset(spec)
 
-    @pytest.mark.parametrize("kind", ["folder", "csv", "market1501", "omniglot", "emoji"])
+    @pytest.mark.parametrize(
+        "kind", ["folder", "csv", "market1501", "veri776", "msmt17", "omniglot", "emoji"]
+    )
     def test_missing_path_is_named(self, tmp_path: Path, kind: str) -> None:
         with pytest.raises(SfscError, match="absent"):
             open_dataset(f"{kind}:{tmp_path / 'absent'}")
@@ -297,3 +299,91 @@ def test_sheet_copes_with_long_names_and_no_cameras(tmp_path: Path) -> None:
     assert sheet.dtype == np.uint8
     assert sheet.ndim == 3
     assert (sheet[:, -104:-8] == 100).all(axis=2).sum() == 3 * 96 * 96
+
+
+def write_veri(root: Path) -> None:
+    files = {
+        "image_train": ["0002_c002_00030600_0.jpg", "0003_c001_00030600_1.jpg"],
+        "image_query": ["0005_c003_00078120_0.jpg"],
+        "image_test": ["0005_c004_00078120_0.jpg", "0006_c004_00078121_0.jpg"],
+    }
+    touch(*(root / folder / name for folder, names in files.items() for name in names))
+
+
+def write_msmt(root: Path, folders: tuple[str, str] = ("train", "test")) -> None:
+    lists = {
+        "list_train.txt": (folders[0], ["0000/0000_000_01_0303morning_0015_0.jpg 0"]),
+        "list_val.txt": (folders[0], ["0001/0001_000_05_0303noon_0034_1.jpg 1"]),
+        "list_query.txt": (folders[1], ["0000/0000_000_02_0303morning_0015_0.jpg 0"]),
+        "list_gallery.txt": (folders[1], ["0000/0000_001_14_0303morning_0015_0.jpg 0"]),
+    }
+    for name, (folder, lines) in lists.items():
+        touch(*(root / folder / line.split(" ")[0] for line in lines))
+        (root / name).write_text("\n".join(lines) + "\n")
+
+
+class TestVehicles:
+    def test_names_say_identity_and_camera(self, tmp_path: Path) -> None:
+        write_veri(tmp_path)
+        dataset = open_dataset(f"veri776:{tmp_path}")
+        assert [len(part) for part in (dataset.train, dataset.query, dataset.gallery)] == [2, 1, 2]
+        assert dataset.gallery.identities.tolist() == ["0005", "0006"]
+        assert dataset.query.cameras is not None
+        assert dataset.query.cameras.tolist() == ["c003"]
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
+        with pytest.raises(SfscError, match=r"image_train is missing: VeRi-776 has the folders"):
+            open_dataset(f"veri776:{tmp_path}")
+
+
+class TestMsmt17:
+    @pytest.mark.parametrize("folders", [("train", "test"), ("mask_train_v2", "mask_test_v2")])
+    def test_lists_say_what_is_where(self, tmp_path: Path, folders: tuple[str, str]) -> None:
+        write_msmt(tmp_path, folders)
+        dataset = open_dataset(f"msmt17:{tmp_path}")
+        assert dataset.train.identities.tolist() == ["train/0000", "train/0001"]
+        assert dataset.gallery.identities.tolist() == dataset.query.identities.tolist() == ["test/0000"]
+        assert dataset.gallery.cameras is not None
+        assert dataset.gallery.cameras.tolist() == ["14"]
+        assert all(Path(path).exists() for path in dataset.paths)
+
+    def test_what_is_wrong_is_named(self, tmp_path: Path) -> None:
+        write_msmt(tmp_path)
+        (tmp_path / "list_query.txt").write_text("somewhere.jpg 0\n")
+        with pytest.raises(SfscError, match=r"list_query.txt: 'somewhere.jpg 0' is not like"):
+            open_dataset(f"msmt17:{tmp_path}")
+        (tmp_path / "list_val.txt").unlink()
+        with pytest.raises(SfscError, match=r"lacks list_val.txt"):
+            open_dataset(f"msmt17:{tmp_path}")
+
+
+class TestResplit:
+    @pytest.fixture
+    def dataset(self, tmp_path: Path) -> Dataset:
+        write_omniglot(tmp_path / "images_background_small1", {"Greek": 16, "Latin": 16})
+        return open_dataset(f"omniglot:{tmp_path}")
+
+    def test_validation_tests_on_training_identities(self, dataset: Dataset) -> None:
+        view = open_dataset(f"validation:{dataset.source}")
+        assert identities_of(view, "train") | identities_of(view, "test") == identities_of(dataset, "train")
+        assert not identities_of(view, "train") & identities_of(view, "test")
+        assert len(identities_of(view, "test")) == 4
+        assert view.source == f"validation:{dataset.source}"
+        assert set(view.paths) == set(dataset.train.paths)
+
+    def test_target_takes_its_training_images_from_the_test_identities(self, dataset: Dataset) -> None:
+        view = open_dataset(f"target:{dataset.source}")
+        assert identities_of(view, "train") | identities_of(view, "test") == identities_of(dataset, "test")
+        assert not identities_of(view, "train") & identities_of(view, "test")
+        assert len(identities_of(view, "train")) == 3
+
+    def test_they_keep_images_with_their_labels(self, dataset: Dataset) -> None:
+        known = dict(zip(dataset.paths, zip(dataset.identities, dataset.cameras, strict=True), strict=True))
+        for kind in ("validation", "target"):
+            view = open_dataset(f"{kind}:{dataset.source}")
+            for path, *labels in zip(view.paths, view.identities, view.cameras, strict=True):
+                assert tuple(labels) == known[path]
+
+    def test_a_view_of_nothing_is_refused(self) -> None:
+        with pytest.raises(SfscError, match="'validation:' is no dataset"):
+            open_dataset("validation:")

@@ -21,7 +21,7 @@ from sfsc.training.config import Config
 from sfsc.training.distributed import World, joined
 from sfsc.training.forward import Forward
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import NestedGradients, family_step
+from sfsc.training.step import Batch, NestedGradients, family_step
 
 BATCH, CLASSES = 8, 6
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -68,15 +68,15 @@ def take_steps(
     family = Family.create("small", embedding_dim=16, image_size=(16, 16)).to(dtype).train()
     generator = torch.Generator().manual_seed(1)
     classifier = nn.Parameter(torch.randn(CLASSES, 16, generator=generator).to(dtype))
-    state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
-    gradients = NestedGradients(family, classifier, granularity, world)
+    state = TrainingState(family, [classifier], make_optimizer(family, [classifier], config))
+    gradients = NestedGradients(family, [classifier], RECIPES["sfsc"], granularity, world)
     forward = Forward(family, config, world)
     share = world.share(BATCH)
     for step in range(steps):
         images = torch.rand(BATCH, 3, 16, 16, generator=generator).to(dtype)[share]
         labels = torch.randint(CLASSES, (BATCH,), generator=generator)[share]
         order = random_order(len(config.widths), step)
-        family_step(state, gradients, forward, images, labels, RECIPES["sfsc"], config, order)
+        family_step(state, gradients, forward, Batch(images, labels, order, (3, 2, 1, 0)), config)
         nn.utils.clip_grad_norm_(state.parameters(), config.clip_norm)
         state.optimizer.step()
     weights = {name: tensor.clone() for name, tensor in family.state_dict().items()}

@@ -14,7 +14,7 @@ def classifier_for(shapes: str, weights: str, seed: int = 0) -> tuple[nn.Paramet
     family = Family.create("small", image_size=(32, 32), embedding_dim=16)
     classifier = nn.Parameter(torch.zeros(int(images.labels().max()) + 1, 16))
     config = Config(dataset=shapes, weights=weights, seed=seed, workers=0)
-    initialise(classifier, family, images, config)
+    initialise([classifier], family, images, config)
     return classifier, family
 
 

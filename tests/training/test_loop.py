@@ -138,7 +138,8 @@ def test_a_run_of_an_earlier_version_resumes(finished: Path, shapes: str, tmp_pa
     run = tmp_path / "earlier"
     shutil.copytree(finished, run)
     stored = json.loads((run / "config.json").read_text())
-    (run / "config.json").write_text(json.dumps({n: v for n, v in stored.items() if n != "sync_batch_norm"}))
+    new = {"sync_batch_norm", "loss", "aggregation", "influence", "asymmetric", "alignment"}
+    (run / "config.json").write_text(json.dumps({n: v for n, v in stored.items() if n not in new}))
     train(Config.make(settings(shapes)), run, resume=True)
 
 
@@ -224,7 +225,7 @@ def test_too_many_corrupt_images_stop_the_training(shapes: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"recipe": "magic"}, "unknown recipe 'magic'; there are sfsc"),
+        ({"recipe": "magic"}, "unknown recipe 'magic'; there are unified, bct"),
         ({"backbone": "magic"}, "unknown backbone 'magic'; there are small"),
         ({"widths": (0.5,)}, "widths"),
         ({"epochs": 0}, "epochs"),

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,19 +18,21 @@ from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 from sfsc.training.forward import Forward
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import NestedGradients, StepStatistics, family_step
+from sfsc.training.step import Batch, NestedGradients, StepStatistics, family_step
 from sfsc.widths import Widths
 
 CLASSES = 40
+SFSC = RECIPES["sfsc"]
+SUMMED = replace(SFSC, aggregation="sum")
 
 
 def setting(
-    backbone: str = "small", granularity: str = "tensor", classes: int = CLASSES
+    backbone: str = "small", granularity: str = "tensor", recipe: Recipe = SFSC
 ) -> tuple[Family, nn.Parameter, NestedGradients]:
     torch.manual_seed(0)
     family = Family.create(backbone, image_size=(32, 32)).train()
-    classifier = nn.Parameter(torch.randn(classes, 128))
-    return family, classifier, NestedGradients(family, classifier, granularity)
+    classifier = nn.Parameter(torch.randn(CLASSES, 128))
+    return family, classifier, NestedGradients(family, [classifier], recipe, granularity)
 
 
 def batch(size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -37,23 +40,18 @@ def batch(size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.rand(size, 3, 32, 32, generator=generator), torch.arange(size) % CLASSES
 
 
-def plain_sum(grams: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    return torch.ones(grams.shape[:-1])
-
-
 def run_step(
-    family: Family, classifier: nn.Parameter, gradients: NestedGradients, recipe: Recipe, **settings: object
+    family: Family, classifier: nn.Parameter, gradients: NestedGradients, **settings: object
 ) -> StepStatistics:
     config = Config(dataset="folder:x", **settings)
-    state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
-    return family_step(
-        state, gradients, Forward(family, config), *batch(), recipe, config, random_order(4, 0)
-    )
+    state = TrainingState(family, [classifier], make_optimizer(family, [classifier], config))
+    given = Batch(*batch(), random_order(4, 0), (3, 2, 1, 0))
+    return family_step(state, gradients, Forward(family, config), given, config)
 
 
 def test_summed_corners_are_the_gradient_of_the_summed_losses() -> None:
-    family, classifier, gradients = setting()
-    run_step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
+    family, classifier, gradients = setting(recipe=SUMMED)
+    run_step(family, classifier, gradients)
     images, labels = batch()
     # An independent route: full-size weights cut inside the graph, one backward over the sum.
     full = dict(family.network.named_parameters())
@@ -74,7 +72,7 @@ def test_summed_corners_are_the_gradient_of_the_summed_losses() -> None:
 @pytest.mark.parametrize("granularity", ["tensor", "layer", "model"])
 def test_every_granularity_sets_every_gradient(granularity: str) -> None:
     family, classifier, gradients = setting(granularity=granularity)
-    run_step(family, classifier, gradients, RECIPES["sfsc"])
+    run_step(family, classifier, gradients)
     for parameter in [*family.parameters(), classifier]:
         assert parameter.grad is not None
         assert parameter.grad.shape == parameter.shape
@@ -92,10 +90,11 @@ def test_granularities_group_parameters_as_they_say() -> None:
 
 
 def test_projection_moves_the_gradient_where_sub_models_conflict() -> None:
-    family, classifier, gradients = setting()
-    run_step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
+    family, classifier, gradients = setting(recipe=SUMMED)
+    run_step(family, classifier, gradients)
     summed = {name: p.grad.clone() for name, p in family.named_parameters()}
-    run_step(family, classifier, gradients, RECIPES["sfsc"])
+    family, classifier, gradients = setting()
+    run_step(family, classifier, gradients)
     shared = set(family.corners())
     names = dict(family.named_parameters())
     moved = [n for n in names if not torch.allclose(names[n].grad, summed[n], rtol=1e-3, atol=1e-7)]
@@ -105,15 +104,19 @@ def test_projection_moves_the_gradient_where_sub_models_conflict() -> None:
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
-def test_gradients_held_amount_to_at_most_twice_the_parameters(backbone: str) -> None:
+def test_gradients_held_amount_to_at_most_twice_the_parameters(
+    backbone: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     family, classifier, gradients = setting(backbone)
     held = []
+    aggregate = gradients.aggregate
 
-    def count(grams: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    def count(order: torch.Tensor) -> torch.Tensor:
         held.append(gradients.held_elements())
-        return plain_sum(grams, order)
+        return aggregate(order)
 
-    run_step(family, classifier, gradients, Recipe(evidential_loss, count))
+    monkeypatch.setattr(gradients, "aggregate", count)
+    run_step(family, classifier, gradients)
     parameters = sum(p.numel() for p in family.parameters()) + classifier.numel()
     storage = {
         g.untyped_storage().data_ptr(): g.untyped_storage().nbytes() // 4
@@ -125,7 +128,7 @@ def test_gradients_held_amount_to_at_most_twice_the_parameters(backbone: str) ->
 
 def test_bfloat16_trains_with_float32_losses() -> None:
     family, classifier, gradients = setting()
-    statistics = run_step(family, classifier, gradients, RECIPES["sfsc"], precision="bfloat16")
+    statistics = run_step(family, classifier, gradients, precision="bfloat16")
     assert statistics.loss.dtype == torch.float32
     assert torch.isfinite(statistics.loss).all()
     assert all(p.grad is not None and p.grad.dtype == torch.float32 for p in family.parameters())
@@ -133,7 +136,7 @@ def test_bfloat16_trains_with_float32_losses() -> None:
 
 def test_statistics_are_per_width() -> None:
     family, classifier, gradients = setting()
-    statistics = run_step(family, classifier, gradients, RECIPES["sfsc"])
+    statistics = run_step(family, classifier, gradients)
     for values in (statistics.loss, statistics.uncertainty, statistics.conflicts):
         assert values.shape == (4,)
     assert ((statistics.uncertainty > 0) & (statistics.uncertainty <= 1)).all()
@@ -144,7 +147,7 @@ def test_the_memory_layout_does_not_change_the_result() -> None:
     losses = []
     for channels_last in (False, True):
         family, classifier, gradients = setting("efficientnet_lite0")
-        statistics = run_step(family, classifier, gradients, RECIPES["sfsc"], channels_last=channels_last)
+        statistics = run_step(family, classifier, gradients, channels_last=channels_last)
         losses.append(statistics.loss)
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
 
@@ -192,13 +195,12 @@ def test_a_compiled_family_trains_alike_and_is_saved_alike(tmp_path: Path) -> No
         config = Config(
             dataset="folder:x", widths=(0.5, 1.0), compile=compiled, optimizer="sgd", lr=1e-4, clip_norm=1
         )
-        state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
-        gradients = NestedGradients(family, classifier, "tensor")
+        state = TrainingState(family, [classifier], make_optimizer(family, [classifier], config))
+        gradients = NestedGradients(family, [classifier], SFSC, "tensor")
         forward = Forward(family, config)
         for step in range(3):
-            statistics = family_step(
-                state, gradients, forward, *batch(), RECIPES["sfsc"], config, random_order(2, step)
-            )
+            given = Batch(*batch(), random_order(2, step), (1, 0))
+            statistics = family_step(state, gradients, forward, given, config)
             nn.utils.clip_grad_norm_(state.parameters(), config.clip_norm)
             state.optimizer.step()
         losses.append(statistics.loss)
@@ -248,7 +250,7 @@ def test_gradients_behind_a_concatenation_arrive_where_they_belong() -> None:
     structure, _ = analyse(network, torch.zeros(2, 3, 32, 32))
     family = Family(spec, network, structure).train()
     classifier = nn.Parameter(torch.randn(CLASSES, 8))
-    gradients = NestedGradients(family, classifier, "tensor")
+    gradients = NestedGradients(family, [classifier], SUMMED, "tensor")
     images, labels = batch()
     weight = family.network.backbone.second.weight
     expected = torch.zeros_like(weight)
@@ -260,6 +262,6 @@ def test_gradients_behind_a_concatenation_arrive_where_they_belong() -> None:
             structure.layouts["backbone.second.weight"][dimension].kept(counts) for dimension in (0, 1)
         )
         expected[rows[:, None], columns] += gradient
-    run_step(family, classifier, gradients, Recipe(evidential_loss, plain_sum))
+    run_step(family, classifier, gradients)
     torch.testing.assert_close(weight.grad, expected)
     assert family.network.backbone.unused.grad.tolist() == [0, 0, 0]

@@ -47,9 +47,9 @@ def conflicts(grams: Tensor) -> Tensor:
         grams: (groups, m, m) float32.
 
     Returns:
-        (m,) float32 in [0, 1], averaged over the groups.
+        (groups, m) float32 in [0, 1].
     """
-    return (grams < 0).sum(-1).float().mean(0) / max(1, grams.shape[-1] - 1)
+    return (grams < 0).sum(-1).float() / max(1, grams.shape[-1] - 1)
 
 
 def _within(tensor: Tensor, part: Tensor) -> Tensor:

@@ -39,3 +39,8 @@ def random_order(m: int, seed: int) -> Tensor:
     """An order for `projection_weights`: (m, m) int64 on the CPU, equal wherever the seed is."""
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(m, generator=generator) for _ in range(m)])
+
+
+def sum_weights(grams: Tensor, order: Tensor) -> Tensor:
+    """The weights of the plain sum: (..., m) float32 ones for grams (..., m, m)."""
+    return torch.ones_like(grams[..., 0])

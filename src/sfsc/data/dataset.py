@@ -8,30 +8,43 @@ from pathlib import Path
 from sfsc.data.csv_table import read_csv
 from sfsc.data.emoji import read_emoji
 from sfsc.data.folder import read_folder
-from sfsc.data.market1501 import read_market1501
 from sfsc.data.omniglot import read_omniglot
 from sfsc.data.records import Dataset, Split
+from sfsc.data.reid import read_market1501, read_msmt17, read_veri776
+from sfsc.data.resplit import target, validation
 from sfsc.errors import SfscError
 
-__all__ = ["KINDS", "Dataset", "Split", "open_dataset"]
+__all__ = ["KINDS", "Dataset", "Split", "names_dataset", "open_dataset"]
 
 KINDS: dict[str, Callable[[str, Path], Dataset]] = {
     "folder": read_folder,
     "csv": read_csv,
     "market1501": read_market1501,
+    "veri776": read_veri776,
+    "msmt17": read_msmt17,
     "omniglot": read_omniglot,
     "emoji": read_emoji,
 }
+# Before a data set, as in validation:omniglot:PATH.
+RESPLITS = {"validation": validation, "target": target}
+
+
+def names_dataset(text: str) -> bool:
+    """Whether a text is the name of a dataset rather than a path."""
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and (kind in KINDS or kind in RESPLITS)
 
 
 def open_dataset(spec: str) -> Dataset:
     """The dataset that `spec`, "KIND:PATH", names; SfscError if it names none or is not readable."""
     kind, _, location = spec.partition(":")
+    if kind in RESPLITS and location:
+        return RESPLITS[kind](open_dataset(location), spec)
     if kind not in KINDS or not location:
         raise SfscError(f"{spec!r} is no dataset: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
     path = Path(location)
     if not path.exists() and kind != "emoji":
         raise SfscError(f"{spec}: {path} does not exist")
-    if kind in ("folder", "market1501") and not path.is_dir():
+    if kind in ("folder", "market1501", "veri776", "msmt17") and not path.is_dir():
         raise SfscError(f"{spec}: {path} is not a folder")
     return KINDS[kind](spec, path)

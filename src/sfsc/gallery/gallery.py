@@ -159,9 +159,12 @@ class Gallery:
             raise SfscError(f"gallery {self._path}: id {twice[0]!r} is given twice: every row needs its own")
 
     def check_family(self, dimension: int, fingerprint: str) -> None:
-        """Raise `SfscError` unless the gallery is empty or of this family and dimension."""
+        """Raise `SfscError` unless the gallery is empty or of this family and dimension.
+
+        A family and what calibration made of it have one space: their fingerprints are equal up to the dot.
+        """
         family = self._store.family()
-        if family is not None and family[1] != fingerprint:
+        if family is not None and family[1].partition(".")[0] != fingerprint.partition(".")[0]:
             raise SfscError(
                 f"gallery {self._path} belongs to the family {family[1]}, these embeddings to {fingerprint}: "
                 "use a sub-model of that family, or another gallery"

@@ -45,3 +45,10 @@ def evidential_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         alpha = evidence.gather(1, labels[:, None]).squeeze(1) + 1
         loss = (torch.digamma(strength) - torch.digamma(alpha)).mean()
         return loss, (classes / strength.detach()).mean()
+
+
+def uncertainty(logits: Tensor) -> Tensor:
+    """The mean uncertainty u = C / S of logits (batch, classes), () float32 in (0, 1]."""
+    evidence = logits.float().clamp(max=MAX_LOGIT).exp()
+    classes = evidence.shape[1]
+    return (classes / (evidence.sum(1) + classes)).mean()

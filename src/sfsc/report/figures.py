@@ -81,15 +81,18 @@ def heat_map(
 def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key: Curve) -> Figure:
     """One curve per width against the epoch: a moving mean, with the logged values faint behind it.
 
-    log: the lines of log.jsonl, each with "epoch" and, under `key`, m floats in the order of `widths`. A
-    long log is drawn as `POINTS` means of neighbouring lines.
+    log: the lines of log.jsonl, each with "epoch" and, under `key`, m floats in the order of `widths`, or
+    None where there is nothing to show. A long log is drawn as `POINTS` means of neighbouring lines.
     """
     epochs = _thin(np.array([line["epoch"] for line in log], dtype=float))
     values = _thin(np.array([line[key] for line in log], dtype=float))
     figure, axes = _figure((5.0, 3.0))
-    for width, colour, curve in zip(widths, _colours(len(widths)), values.T, strict=True):
-        axes.plot(epochs, curve, color=colour, alpha=0.25, linewidth=0.8)
-        axes.plot(epochs, _smooth(curve), color=colour, linewidth=1.8, label=f"width {width:g}")
+    for width, colour, column in zip(widths, _colours(len(widths)), values.T, strict=True):
+        known = ~np.isnan(column)
+        if known.any():
+            times, curve = epochs[known], column[known]
+            axes.plot(times, curve, color=colour, alpha=0.25, linewidth=0.8)
+            axes.plot(times, _smooth(curve), color=colour, linewidth=1.8, label=f"width {width:g}")
     axes.set_xlabel("epoch")
     axes.set_ylabel(AXIS_LABELS[key])
     if key == "conflicts":
@@ -129,6 +132,68 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     _grid(axes)
+    _legend(axes)
+    return figure
+
+
+def conflict_map(log: Sequence[dict[str, Any]]) -> Figure:
+    """The share of conflicting pairs in each group of parameters, first layers at the top, over the epochs.
+
+    log: the lines of log.jsonl, each with "epoch" and "conflicts_by_group", (groups,) fractions.
+    """
+    shares = _thin(np.array([line["conflicts_by_group"] for line in log], dtype=float))
+    epochs, groups = log[-1]["epoch"], shares.shape[1]
+    figure, axes = _figure((5.0, 3.4))
+    extent = (0.0, float(epochs), groups + 0.5, 0.5)
+    image = axes.imshow(
+        shares.T, aspect="auto", extent=extent, cmap=CELL_SCALE, vmin=0, interpolation="nearest"
+    )
+    axes.set_xlabel("epoch")
+    axes.set_ylabel("group of parameters, first to last")
+    bar = figure.colorbar(image, ax=axes, format=PercentFormatter(1.0, decimals=0))
+    bar.ax.tick_params(colors=INK, labelsize=9)
+    bar.outline.set_visible(False)
+    return figure
+
+
+def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
+    """How near the sub-models' embeddings of one image are: (m, m) mean cosines, in percent."""
+    matrix = np.asarray(cosines, dtype=float)
+    colours = CELL_SCALE(Normalize(matrix.min(), 1.0)(matrix))
+    figure, axes = _figure((4.8, 4.6))
+    for row, column in np.ndindex(matrix.shape):
+        _cell(axes, (column, row), float(matrix[row, column]), colours[row, column], "")
+    labels = [f"{width:g}" for width in widths]
+    axes.set_xticks(range(len(widths)), labels)
+    axes.set_yticks(range(len(widths)), labels)
+    axes.set_xlabel("width")
+    axes.set_ylabel("width")
+    axes.set(xlim=(-0.5, len(widths) - 0.5), ylim=(len(widths) - 0.5, -0.5), aspect="equal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    return figure
+
+
+def embedding_map(projection: dict[str, Any]) -> Figure:
+    """Images of a few identities as every sub-model embeds them, in two dimensions.
+
+    projection: as in evaluation.json: "widths" (m,), "identities" (n,) and "points" (m, n, 2). A colour is an
+    identity, a mark a width, and a line joins what the sub-models make of one image.
+    """
+    points = np.array(projection["points"], dtype=float)
+    names = list(dict.fromkeys(projection["identities"]))
+    palette = matplotlib.colormaps["tab10"]
+    colours = [palette(names.index(identity) % 10) for identity in projection["identities"]]
+    figure, axes = _figure((5.0, 4.4))
+    for image, colour in enumerate(colours):
+        axes.plot(*points[:, image].T, color=colour, alpha=0.3, linewidth=0.8)
+    marks = ["o", "s", "^", "D", "v", "P", "X", "*"]
+    for index, (width, of_width) in enumerate(zip(projection["widths"], points, strict=True)):
+        mark: dict[str, Any] = {"marker": marks[index % len(marks)], "s": 26, "label": f"width {width:g}"}
+        axes.scatter(*of_width.T, c=colours, edgecolors="none", **mark)
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.spines[:].set_visible(False)
     _legend(axes)
     return figure
 

@@ -6,21 +6,27 @@ import base64
 import json
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 
 from sfsc.errors import SfscError, missing_extra
-from sfsc.report.figures import AXIS_LABELS, accuracy_against_size, heat_map, to_svg, training_curves
+from sfsc.report.figures import (
+    AXIS_LABELS,
+    accuracy_against_size,
+    conflict_map,
+    cosine_map,
+    embedding_map,
+    heat_map,
+    to_svg,
+    training_curves,
+)
 from sfsc.report.ranked_list import thumbnail
 
 try:
     from jinja2 import Environment, StrictUndefined
 except ImportError as error:
     raise missing_extra("jinja2", "train") from error
-
-if TYPE_CHECKING:
-    from sfsc.report.figures import Curve
 
 EVALUATION_KEYS = (
     "dataset",
@@ -67,8 +73,9 @@ def _render(run: Path) -> str:
     environment = _read_if_there(run / "environment.json")
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": _data_uri}
-    template = jinja.from_string(resources.files("sfsc.report").joinpath("page.html").read_text("utf-8"))
-    return template.render(
+    files = resources.files("sfsc.report")
+    return jinja.from_string(files.joinpath("page.html").read_text("utf-8")).render(
+        style=files.joinpath("style.css").read_text("utf-8"),
         name=run.resolve().name,
         config=config,
         environment=environment,
@@ -82,13 +89,25 @@ def _render(run: Path) -> str:
 def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     accuracy = evaluation["metrics"]["mAP"]
     matrix = heat_map(accuracy, evaluation["widths"], evaluation["criterion"], "mAP in percent")
-    return {"matrix": to_svg(matrix), "size": to_svg(accuracy_against_size(evaluation))}
+    figures = {"matrix": matrix, "size": accuracy_against_size(evaluation)}
+    if "cosines" in evaluation:  # earlier evaluations lack them
+        figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
+        figures["projection"] = embedding_map(evaluation["projection"])
+    return {name: to_svg(figure) for name, figure in figures.items()}
 
 
-def _curves(log: list[dict[str, Any]], widths: list[float]) -> dict[Curve, str]:
-    """The figures of what was logged; a recipe without evidence, say, logs no uncertainty."""
-    lines = {key: [line for line in log if line.get(key)] for key in AXIS_LABELS}
-    return {key: to_svg(training_curves(lines[key], widths, key)) for key in AXIS_LABELS if lines[key]}
+def _curves(log: list[dict[str, Any]], widths: list[float]) -> dict[str, str]:
+    """The figures of what was logged; a recipe without a classifier, say, logs no uncertainty."""
+    lines = {key: [line for line in log if _has_numbers(line.get(key))] for key in AXIS_LABELS}
+    curves = {str(key): training_curves(lines[key], widths, key) for key in AXIS_LABELS if lines[key]}
+    by_group = [line for line in log if line.get("conflicts_by_group")]
+    if by_group:
+        curves["conflicts_by_group"] = conflict_map(by_group)
+    return {key: to_svg(figure) for key, figure in curves.items()}
+
+
+def _has_numbers(values: list[float | None] | None) -> bool:
+    return any(value is not None for value in values or [])
 
 
 def _read(path: Path, *required: str) -> dict[str, Any]:

@@ -15,10 +15,11 @@ CLASS_TOKEN = "cls_token"
 
 
 class Embedder(nn.Module):
-    """Colour normalisation, backbone, pooling, linear to `dim`, BatchNorm, L2.
+    """Colour normalisation, backbone, pooling, linear to `dim`, BatchNorm, L2, calibration.
 
     Maps (batch, 3, height, width) float32 RGB images in [0, 1] to (batch, dim) float32 embeddings of
-    length 1. A sub-model of a family is an instance of this class with smaller tensors.
+    length 1. A sub-model of a family is an instance of this class with smaller tensors; `calibration` does
+    nothing but in the narrow sub-models of a calibrated family.
 
     The backbone's features become (batch, channels): a map (batch, channels, height, width) by its mean;
     tokens (batch, tokens, channels) by the first of them if the backbone has a parameter `cls_token`,
@@ -43,6 +44,7 @@ class Embedder(nn.Module):
         self.pool = nn.AdaptiveAvgPool2d(1)
         self.linear = nn.Linear(channels, dim, bias=False)
         self.norm = nn.BatchNorm1d(dim)
+        self.calibration: nn.Module = nn.Identity()
         names = (name.rpartition(".")[2] for name, _ in backbone.named_parameters())
         self.has_class_token = CLASS_TOKEN in names
 
@@ -75,7 +77,7 @@ class Embedder(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         features = self._pool(features_of(self.backbone((images - self.mean) / self.std)))
-        return F.normalize(self.norm(self.linear(features)))
+        return self.calibration(F.normalize(self.norm(self.linear(features))))
 
     def _pool(self, features: Tensor) -> Tensor:
         if features.ndim == 4:

@@ -5,17 +5,18 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
+from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder
 from sfsc.switchable.sources import find_backbone
@@ -25,8 +26,15 @@ from sfsc.switchable.verify import settle
 from sfsc.switchable.weights import load_weights
 from sfsc.widths import Widths
 
-FORMAT = 2
-FORMAT_1: dict[str, Any] = {"keep": [], "round_to": 1, "configuration": None}
+FORMAT = 3
+# What a description did not say in the first format: since which one it does, and what was so before.
+LATER: dict[str, tuple[int, Any]] = {
+    "keep": (2, []),
+    "round_to": (2, 1),
+    "configuration": (2, None),
+    "shared": (3, True),
+    "calibrated": (3, False),
+}
 WEIGHTS_FILE = "family.safetensors"
 DESCRIPTION_FILE = "family.json"
 
@@ -36,7 +44,9 @@ class FamilySpec:
     """What a family is built from.
 
     `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`;
-    `configuration` is what else the backbone was built from, where its name alone does not say.
+    `configuration` is what else the backbone was built from, where its name alone does not say; `shared` says
+    whether the sub-models are one switchable network, or an independent network for each width; `calibrated`,
+    whether the narrow ones have a `Calibration`.
     """
 
     backbone: str
@@ -46,10 +56,24 @@ class FamilySpec:
     keep: tuple[str, ...] = ()
     round_to: int = ROUND_TO
     configuration: dict[str, Any] | None = None
+    shared: bool = True
+    calibrated: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        """The spec as JSON takes it, with the format that it needs."""
+        description = {**asdict(self), "widths": list(self.widths), "keep": list(self.keep)}
+        # What is as it was before is left out: such families keep their fingerprints.
+        unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
+        version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
+        return {"format": version, **{k: v for k, v in description.items() if k not in unsaid}}
 
 
 class Family(Switchable):
-    """A switchable network with its widths and embedding head; the sub-networks are its sub-models."""
+    """A switchable network with its widths and embedding head; the sub-networks are its sub-models.
+
+    Where the spec says that they do not share weights, each narrow sub-model has all of its own, in
+    `independent`: what the methods train that know no switchable network.
+    """
 
     network: Embedder
 
@@ -57,6 +81,34 @@ class Family(Switchable):
         """Make a family of a dense embedder, which becomes the full sub-model."""
         super().__init__(network, structure, spec.widths, spec.round_to)
         self.spec = spec
+        if not spec.shared:
+            self.independent = nn.ModuleList(self.submodel(width) for width in self.widths.narrow)
+            self.norms = nn.ModuleList()
+        if spec.calibrated:
+            for own in self.independent if not spec.shared else self.norms:
+                own.add_module("calibration", Calibration(spec.embedding_dim))
+        self._build()
+
+    def calibration(self, width: float) -> Calibration:
+        """The calibration of a narrow sub-model of a calibrated family."""
+        own = self.norms if self.spec.shared else self.independent
+        calibration = own[self.widths.index(width)].get_submodule("calibration")
+        assert isinstance(calibration, Calibration)
+        return calibration
+
+    def _build(self) -> None:
+        super()._build()
+        if "independent" in self._modules:
+            self._narrow = [*self.independent]
+            self._gathered = [[] for _ in self._narrow]
+
+    def corners(self) -> dict[str, list[nn.Parameter]]:
+        """As those of `Switchable`; none where nothing is shared."""
+        return super().corners() if self.spec.shared else {}
+
+    def corner_orders(self) -> dict[str, list[dict[int, Tensor]]]:
+        """As those of `Switchable`; none where nothing is shared."""
+        return super().corner_orders() if self.spec.shared else {}
 
     @classmethod
     def create(
@@ -69,6 +121,7 @@ class Family(Switchable):
         seed: int = 0,
         keep: Sequence[str] = (),
         round_to: int = ROUND_TO,
+        shared: bool = True,
     ) -> Family:
         """A new, untrained family.
 
@@ -82,13 +135,16 @@ class Family(Switchable):
             seed: of the random initialisation.
             keep: dotted names of modules that are to stay whole.
             round_to: channel counts are rounded up to multiples of this; 1 for none.
+            shared: one switchable network; else an independent network for each width, which begin with the
+                weights that sub-models would have, but with embedding heads of their own.
 
         Raises:
             SfscError: unknown backbone, wrong widths, weights that do not fit, a module that cannot be cut.
         """
         configuration = find_backbone(backbone).configuration
         spec = FamilySpec(
-            backbone, Widths.of(widths), embedding_dim, image_size, tuple(keep), round_to, configuration
+            *(backbone, Widths.of(widths), embedding_dim, image_size),
+            *(tuple(keep), round_to, configuration, shared),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -98,7 +154,13 @@ class Family(Switchable):
         structure = _analyse(spec, network, spec.widths.narrow)
         if weights is not None:
             sort_by_importance(network, structure)
-        return cls(spec, network, structure)
+        family = cls(spec, network, structure)
+        if not shared:
+            with torch.random.fork_rng():
+                torch.manual_seed(seed + 1)
+                for width in family.widths.narrow:
+                    cast(Embedder, family.at(width)).linear.reset_parameters()
+        return family
 
     def embed(self, images: Tensor, width: float = 1.0) -> Tensor:
         """Embed images with the sub-model of this width.
@@ -125,12 +187,17 @@ class Family(Switchable):
 
     @property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits that identify this family: a hash of its description and all its weights."""
-        digest = hashlib.sha256(json.dumps(self._describe(), sort_keys=True).encode())
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-        return digest.hexdigest()[:16]
+        """16 hexadecimal digits that identify this family: a hash of its description and all its weights.
+
+        Of a calibrated family they are those of the family that it was before, whose space it keeps, followed
+        by a dot and 8 digits that identify the calibration.
+        """
+        state = self.state_dict()
+        own = [name for name in state if not name.startswith("network.")]
+        fitted = {name: state[name] for name in own if ".calibration." in name}
+        description = replace(self.spec, calibrated=False).describe()
+        digits = _digest(description, {name: state[name] for name in state if name not in fitted})[:16]
+        return f"{digits}.{_digest({}, fitted)[:8]}" if fitted else digits
 
     def save(self, folder: str | Path) -> None:
         """Write `family.safetensors` and `family.json` into a folder, each atomically.
@@ -140,7 +207,7 @@ class Family(Switchable):
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
         write_atomic(Path(folder) / WEIGHTS_FILE, safetensors.torch.save(tensors))
-        write_json(Path(folder) / DESCRIPTION_FILE, {**self._describe(), "fingerprint": self.fingerprint})
+        write_json(Path(folder) / DESCRIPTION_FILE, {**self.spec.describe(), "fingerprint": self.fingerprint})
 
     @classmethod
     def load(cls, folder: str | Path) -> Family:
@@ -174,21 +241,13 @@ class Family(Switchable):
                 Widths.of(description["widths"]),
                 description["embedding_dim"],
                 tuple(description["image_size"]),
-                tuple(description.get("keep", FORMAT_1["keep"])),
-                description.get("round_to", FORMAT_1["round_to"]),
-                description.get("configuration", FORMAT_1["configuration"]),
+                **{name: description.get(name, before) for name, (_, before) in LATER.items()},
             )
+            spec = replace(spec, keep=tuple(spec.keep))
             network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
         except (KeyError, TypeError) as error:
             raise SfscError(f"{path} does not describe a family: {error!r}") from None
-
-    def _describe(self) -> dict[str, Any]:
-        description = {**asdict(self.spec), "widths": list(self.widths), "keep": list(self.spec.keep)}
-        # What format 1 did not know is left out where it says nothing: such families keep their fingerprints.
-        unsaid = {name for name, value in FORMAT_1.items() if description[name] == value}
-        version = 1 if unsaid == set(FORMAT_1) else FORMAT
-        return {"format": version, **{k: v for k, v in description.items() if k not in unsaid}}
 
 
 def _new_network(spec: FamilySpec) -> Embedder:
@@ -200,3 +259,11 @@ def _analyse(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> St
     """The structure of a network; that sub-models compute what they should is checked at these widths."""
     structure, graph = analyse(network, torch.zeros(2, 3, *spec.image_size), spec.keep)
     return settle(network, structure, graph, [structure.counts(width, spec.round_to) for width in widths])
+
+
+def _digest(description: dict[str, Any], state: dict[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
+    for name, tensor in sorted(state.items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

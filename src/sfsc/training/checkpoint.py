@@ -21,15 +21,18 @@ CHECKPOINT_FILE = "checkpoint.safetensors"
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What training changes; all three are changed in place."""
+    """What training changes; all three are changed in place.
+
+    There is one classifier for all sub-models, or one for each.
+    """
 
     family: Family
-    classifier: nn.Parameter
+    classifiers: list[nn.Parameter]
     optimizer: torch.optim.Optimizer
 
     def parameters(self) -> list[nn.Parameter]:
-        """The family's, then the classifier."""
-        return [*self.family.parameters(), self.classifier]
+        """The family's, then the classifiers."""
+        return [*self.family.parameters(), *self.classifiers]
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class LastStep:
 def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     """Replace the run's checkpoint, atomically; SfscError where the disk is full, the old one kept."""
     tensors = {f"family.{name}": tensor for name, tensor in state.family.state_dict().items()}
-    tensors["classifier"] = state.classifier
+    tensors |= {f"classifier.{index}": tensor for index, tensor in enumerate(state.classifiers)}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
@@ -101,7 +104,8 @@ def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
     try:
         state.family.load_state_dict(_below(tensors, "family."))
         with torch.no_grad():
-            state.classifier.copy_(tensors["classifier"])
+            for index, classifier in enumerate(state.classifiers):
+                classifier.copy_(tensors[f"classifier.{index}"])
         optimizer = state.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
     except (RuntimeError, KeyError, TypeError) as error:

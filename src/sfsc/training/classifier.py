@@ -1,7 +1,8 @@
-"""The shared classifier's first directions."""
+"""The classifiers' first directions."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -18,28 +19,40 @@ from sfsc.training.distributed import ALONE, World
 
 @torch.no_grad()
 def initialise(
-    classifier: nn.Parameter, family: Family, images: Split, config: Config, world: World = ALONE
+    classifiers: Sequence[nn.Parameter], family: Family, images: Split, config: Config, world: World = ALONE
 ) -> None:
-    """Set a classifier, (classes, dim), in place, before the first step.
+    """Set classifiers, each (classes, dim), in place, before the first step.
 
-    Without pretrained weights its directions are random. With them, a class's direction is the mean of its
-    images' embeddings by the full sub-model, less the mean of all (imprinting: Qi et al., CVPR 2018): what
-    the backbone knows then reaches every sub-model from the first step. Each rank embeds its share.
+    They are the full sub-model's, or one for each width, narrow first. Without pretrained weights their
+    directions are random. With them, a class's direction is the mean of its images' embeddings by the
+    classifier's sub-model, less the mean of all (imprinting: Qi et al., CVPR 2018): what the backbone knows
+    then reaches every sub-model from the first step. Each rank embeds its share.
     """
     if config.weights == "none":
         generator = torch.Generator().manual_seed(config.seed)
-        classifier.copy_(torch.randn(classifier.shape, generator=generator) / 100)  # short vectors turn fast
-    else:
-        classifier.copy_(_class_means(family, images, len(classifier), config.workers, world))
+        for classifier in reversed(classifiers):
+            directions = torch.randn(classifier.shape, generator=generator)
+            classifier.copy_(directions / 100)  # short vectors turn fast
+        return
+    widths = family.widths.ratios[-len(classifiers) :]
+    for classifier, means in zip(
+        classifiers, _class_means(family, widths, images, config, world), strict=True
+    ):
+        classifier.copy_(means)
 
 
-def _class_means(family: Family, images: Split, classes: int, workers: int, world: World) -> Tensor:
+def _class_means(
+    family: Family, widths: Sequence[float], images: Split, config: Config, world: World
+) -> list[Tensor]:
+    """For each width, (classes, dim) float32."""
     family.eval()
-    embedder = {1.0: partial(family.embed, width=1.0)}
-    paths = images.paths[world.share(len(images))]
-    parts = embed_images(embedder, paths, family.spec.image_size, workers, "imprinting")
-    batches = world.gather([part.vectors[1.0] for part in parts])
-    embeddings = torch.from_numpy(np.concatenate(batches))
-    sums = torch.zeros(classes, embeddings.shape[1])
-    sums.index_add_(0, torch.from_numpy(images.labels()), embeddings - embeddings.mean(0))
-    return F.normalize(sums)
+    embedders = {width: partial(family.embed, width=width) for width in widths}
+    paths, labels = images.paths[world.share(len(images))], torch.from_numpy(images.labels())
+    parts = list(embed_images(embedders, paths, family.spec.image_size, config.workers, "imprinting"))
+    means = []
+    for width in widths:
+        batches = world.gather([part.vectors[width] for part in parts])
+        embeddings = torch.from_numpy(np.concatenate(batches))
+        sums = torch.zeros(int(labels.max()) + 1, embeddings.shape[1])
+        means.append(F.normalize(sums.index_add_(0, labels, embeddings - embeddings.mean(0))))
+    return means

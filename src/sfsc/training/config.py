@@ -9,6 +9,7 @@ import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
 
 from sfsc.errors import SfscError, first_line
+from sfsc.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
 CONFIG_FILE = "config.json"
@@ -58,6 +59,21 @@ class Config(BaseModel):
     clip_norm: float = Field(5.0, gt=0, description="largest norm of the aggregated gradient")
     augment: float = Field(1.0, ge=0, le=1, description="strength of the augmentation; 0 for none")
     scale: float = Field(10.0, gt=0, description="logit of cosine 1 between embedding and class")
+    loss: Literal["cross_entropy", "evidential"] | None = Field(
+        None, description="of the classifier's logits; by default the recipe's, as the next four"
+    )
+    aggregation: Literal["sum", "projection", "upgrad", "cagrad", "mgda"] | None = Field(
+        None, description="how the sub-models' gradients become one"
+    )
+    influence: float | None = Field(
+        None, ge=0, description="weight of the influence loss under the full sub-model's classifier"
+    )
+    asymmetric: float | None = Field(
+        None, ge=0, description="weight of the contrastive loss to the full sub-model's embeddings"
+    )
+    alignment: float | None = Field(
+        None, ge=0, description="weight of the alignment to the full sub-model's embeddings"
+    )
     granularity: Literal["tensor", "layer", "model"] = Field(
         "tensor", description="what gradients are compared over: each tensor, each layer, the whole model"
     )
@@ -75,6 +91,11 @@ class Config(BaseModel):
     max_corrupt: float = Field(
         0.01, ge=0, le=1, description="share of the training images that may be unreadable"
     )
+
+    @property
+    def method(self) -> Recipe:
+        """The recipe with what the settings change of it; SfscError where there is none of its name."""
+        return find_recipe(self.recipe, {name: getattr(self, name) for name in ADJUSTABLE})
 
     @classmethod
     def make(cls, settings: dict[str, Any]) -> Config:

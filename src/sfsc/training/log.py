@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import math
 import time
+from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from sfsc.errors import SfscError
 from sfsc.training.distributed import ALONE, World
@@ -22,7 +23,8 @@ class TrainingLog:
     """Collects step statistics on their device and writes a line every so many steps.
 
     A line holds step, epoch, lr, seconds (since the run started or resumed) and, in the order of the
-    widths, the mean loss, uncertainty and share of conflicting pairs, over all ranks.
+    widths, the mean loss, uncertainty and share of conflicting pairs, over all ranks, with null where there
+    is none; and, in the order of the network, the share of conflicting pairs in each group of parameters.
     """
 
     def __init__(self, run: Path, step: int, world: World = ALONE) -> None:
@@ -31,46 +33,54 @@ class TrainingLog:
         self.world = world
         world.on_first(lambda: self._cut(step))
         self.started = time.monotonic()
-        self.pending: list[Tensor] = []
+        self.pending: list[StepStatistics] = []
 
     def add(self, statistics: StepStatistics) -> None:
         """Take the statistics of one step, without waiting for the device."""
-        self.pending.append(torch.stack([statistics.loss, statistics.uncertainty, statistics.conflicts]))
+        self.pending.append(statistics)
 
-    def write(self, step: int, epoch: float, lr: float) -> None:
+    def write(self, step: int, epoch: float, lr: float, active: Sequence[int]) -> None:
         """Write the means of what was added since the last line; all ranks must.
+
+        Args:
+            step: how many are done.
+            epoch: how many are done, in passes over the images.
+            lr: the learning rate.
+            active: the sub-models that are trained, and must have a loss.
 
         Raises:
             SfscError: the disk is full, or the loss is no longer finite.
         """
         if not self.pending:
             return
-        means = self.world.mean(torch.stack(self.pending).mean(0).cpu())
-        loss, uncertainty, conflicts = means.tolist()
-        self.pending.clear()
         line = {
             "step": step,
             "epoch": round(epoch, 4),
             "lr": lr,
             "seconds": round(time.monotonic() - self.started, 2),
-            "loss": loss,
-            "uncertainty": uncertainty,
-            "conflicts": conflicts,
+            **{field.name: self._mean(field.name) for field in fields(StepStatistics)},
         }
-        self.world.on_first(lambda: self._append(line))
+        self.pending.clear()
+        self.world.on_first(lambda: self._append(line, active))
+
+    def _mean(self, name: str) -> list[float | None]:
+        values = torch.stack([getattr(statistics, name) for statistics in self.pending])
+        means = self.world.mean(values.mean(0).cpu()).tolist()
+        return [None if math.isnan(value) else round(value, 6) for value in means]
 
     def _cut(self, step: int) -> None:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
         self.path.write_text("".join(f"{line}\n" for line in kept))
 
-    def _append(self, line: dict[str, Any]) -> None:
+    def _append(self, line: dict[str, Any], active: Sequence[int]) -> None:
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
             raise SfscError(f"cannot write {self.path}: {error.strerror}; make room and --resume") from None
-        if not all(math.isfinite(value) for value in line["loss"]):
+        losses = [line["loss"][index] for index in active]
+        if not all(loss is not None and math.isfinite(loss) for loss in losses):
             raise SfscError(
                 f"the loss is not finite at step {line['step']}: lower lr or clip_norm and train again"
             )

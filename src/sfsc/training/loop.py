@@ -16,7 +16,7 @@ from sfsc.data.loading import find_corrupt
 from sfsc.data.records import Dataset, Split
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.files import write_json
-from sfsc.recipes import find_recipe
+from sfsc.recipes import ADJUSTABLE
 from sfsc.switchable.family import WEIGHTS_FILE, Family
 from sfsc.switchable.sources import find_backbone
 from sfsc.training.config import CONFIG_FILE, Config, read_config
@@ -66,10 +66,15 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
 
 def _open(config: Config, world: World) -> tuple[Config, Dataset]:
     """The settings, resolved, and the data set; SfscError where they do not fit."""
-    find_recipe(config.recipe)
+    config = _with_method(config)
     dataset = open_dataset(config.dataset)
     all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}), world)
     return _resolve(config, dataset), dataset
+
+
+def _with_method(config: Config) -> Config:
+    """The configuration with those settings that the recipe decides; SfscError for an unknown recipe."""
+    return config.model_copy(update={name: getattr(config.method, name) for name in ADJUSTABLE})
 
 
 def _resolve(config: Config, dataset: Dataset) -> Config:
@@ -92,7 +97,7 @@ def _claim(run: Path, config: Config, resume: bool) -> None:
     if path.exists():
         if not resume:
             raise SfscError(f"{run} already holds a run: go on with --resume or choose another folder")
-        stored = read_config(run).model_dump(mode="json")
+        stored = _with_method(read_config(run)).model_dump(mode="json")
         changed = [n for n in settings if settings[n] != stored[n] and n not in NOT_RESULTS]
         if changed:
             name = changed[0]

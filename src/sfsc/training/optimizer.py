@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import nn
@@ -11,9 +12,11 @@ from sfsc.switchable.family import Family
 from sfsc.training.config import Config
 
 
-def make_optimizer(family: Family, classifier: nn.Parameter, config: Config) -> torch.optim.Optimizer:
-    """AdamW or SGD over the family and the classifier, without decay of vectors (norms, biases)."""
-    parameters = [*family.parameters(), classifier]
+def make_optimizer(
+    family: Family, classifiers: Sequence[nn.Parameter], config: Config
+) -> torch.optim.Optimizer:
+    """AdamW or SGD over the family and the classifiers, without decay of vectors (norms, biases)."""
+    parameters = [*family.parameters(), *classifiers]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},

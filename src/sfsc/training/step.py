@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from sfsc.aggregation.gram import combine, conflicts, gram_matrix
-from sfsc.losses.evidential import cosine_logits
-from sfsc.recipes import Recipe
+from sfsc.recipes import AGGREGATIONS, Recipe, sub_model_loss
 from sfsc.switchable.family import Family
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
@@ -19,44 +18,81 @@ from sfsc.training.forward import Forward
 
 
 @dataclass(frozen=True)
+class Batch:
+    """What a step is given.
+
+    Attributes:
+        images: this rank's (batch, 3, height, width) float32 in [0, 1].
+        labels: (batch,) int64.
+        order: (m, m) int64, the order of projection.
+        active: the sub-models that are trained, wide first.
+        progress: the share of the steps that are done, in [0, 1).
+    """
+
+    images: Tensor
+    labels: Tensor
+    order: Tensor
+    active: Sequence[int]
+    progress: float = 0.0
+
+
+@dataclass(frozen=True)
 class StepStatistics:
-    """What a step reports of this rank, each (m,) float32 in the order of the widths, on its device."""
+    """What a step reports of this rank, on its device: three (m,) float32 in the order of the widths.
+
+    NaN stands where there is nothing to report: of a sub-model that is not trained, or has no classifier, or
+    shares no weights. `conflicts_by_group` is (groups,) float32, the share of conflicting pairs in each group
+    of parameters, in the order of the network.
+    """
 
     loss: Tensor
     uncertainty: Tensor
     conflicts: Tensor
+    conflicts_by_group: Tensor
 
 
 class NestedGradients:
-    """The gradients of a family and its shared classifier, by every sub-model, averaged over the ranks.
+    """The gradients of a family and its classifiers, by every sub-model, averaged over the ranks.
 
-    `shared` maps a parameter's name to its corners, narrow first; `own` holds the parameters of one
-    sub-model alone (normalisation layers) with their gradients.
+    `shared` maps a parameter's name to its corners by sub-model; `own` holds the parameters of one sub-model
+    alone (normalisation layers, a classifier of its own) with their gradients.
     """
 
     def __init__(
-        self, family: Family, classifier: nn.Parameter, granularity: str, world: World = ALONE
+        self,
+        family: Family,
+        classifiers: Sequence[nn.Parameter],
+        recipe: Recipe,
+        granularity: str,
+        world: World = ALONE,
     ) -> None:
+        self.recipe = recipe
         self.world = world
+        self.all_parameters = [*family.parameters(), *classifiers]
         m = len(family.widths)
-        self.parameters = {**family.corners(), "classifier": [classifier] * m}
+        self.parameters = family.corners()
+        if recipe.classifiers == "shared":
+            self.parameters["classifier"] = [classifiers[0]] * m
         shared = {id(corner) for corners in self.parameters.values() for corner in corners}
         self.own_parameters = [
             [p for p in family.at(width).parameters() if id(p) not in shared] for width in family.widths
         ]
-        groups = _group_indices(list(self.parameters), granularity)
-        self.group_count = int(groups.max()) + 1
-        self.groups = groups.to(classifier.device)
+        if recipe.classifiers != "shared":
+            for own, classifier in zip(self.own_parameters[-len(classifiers) :], classifiers, strict=True):
+                own.append(classifier)
+        device = classifiers[0].device
+        self.groups = _group_indices(list(self.parameters), granularity).to(device)
+        self.group_count = len(self.groups.unique())
         self.orders = {
-            name: [{d: order.to(classifier.device) for d, order in part.items()} for part in parts]
+            name: [{d: order.to(device) for d, order in part.items()} for part in parts]
             for name, parts in family.corner_orders().items()
         }
-        self.shared: dict[str, list[Tensor]] = {name: [] for name in self.parameters}
+        self.shared: dict[str, dict[int, Tensor]] = {name: {} for name in self.parameters}
         self.own: list[tuple[nn.Parameter, Tensor]] = []
         self.arrivals: list[Callable[[], None]] = []
 
     def add(self, loss: Tensor, index: int) -> None:
-        """Differentiate the loss of the index-th sub-model and free its graph; narrow ones come first.
+        """Differentiate the loss of the index-th sub-model and free its graph.
 
         The gradients' way to the other ranks begins here and is waited for in `aggregate`: meanwhile the next
         sub-model computes its own.
@@ -71,75 +107,84 @@ class NestedGradients:
         gradients, arrival = self.world.average([*nested, *computed[len(corners) :]])
         self.arrivals.append(arrival)
         for held, gradient in zip(self.shared.values(), gradients, strict=False):
-            held.append(gradient)
+            held[index] = gradient
         self.own += zip(own, gradients[len(corners) :], strict=True)
 
-    def aggregate(self, recipe: Recipe, order: Tensor) -> Tensor:
+    def aggregate(self, order: Tensor) -> Tensor:
         """Set `.grad` of the full parameters and of each sub-model's own; let go of the gradients.
 
         Args:
-            recipe: says with which weights the gradients are summed.
             order: (m, m) int64, as in `random_order`.
 
         Returns:
-            (m,) float32, the share of conflicting pairs of every sub-model.
+            (groups, m) float32, the share of conflicting pairs of every sub-model in every group of
+            parameters; no rows where nothing is shared.
         """
         for arrival in self.arrivals:
             arrival()
         self.arrivals.clear()
-        grams = torch.stack([gram_matrix(gradients) for gradients in self.shared.values()])
+        for parameter, gradient in self.own:
+            parameter.grad = gradient
+        self.own.clear()
+        if not self.shared:
+            return order.new_empty(0, len(order), dtype=torch.float32)
+        corners = {name: [held[index] for index in sorted(held)] for name, held in self.shared.items()}
+        for held in self.shared.values():
+            held.clear()
+        grams = torch.stack([gram_matrix(gradients) for gradients in corners.values()])
         grouped = grams.new_zeros(self.group_count, *grams.shape[1:]).index_add_(0, self.groups, grams)
-        weights = recipe.aggregate(grouped, order)[self.groups]
-        for (name, gradients), weight in zip(self.shared.items(), weights, strict=True):
+        weights = AGGREGATIONS[self.recipe.aggregation](grouped, order)[self.groups]
+        for (name, gradients), weight in zip(corners.items(), weights, strict=True):
             total = combine(gradients, weight)
             if name in self.orders:
                 total = _reordered(total, {d: o.argsort() for d, o in self.orders[name][-1].items()})
             self.parameters[name][-1].grad = total
             gradients.clear()
-        for parameter, gradient in self.own:
-            parameter.grad = gradient
-        self.own.clear()
         return conflicts(grouped)
 
     def held_elements(self) -> int:
         """How many gradient elements are held at the moment."""
-        shared = sum(g.numel() for gradients in self.shared.values() for g in gradients)
+        shared = sum(g.numel() for held in self.shared.values() for g in held.values())
         return shared + sum(gradient.numel() for _, gradient in self.own)
+
+    def networks(self) -> list[list[nn.Parameter]]:
+        """What is trained, by network: one that all sub-models share, or one for each."""
+        return [self.all_parameters] if self.parameters else self.own_parameters
 
 
 def family_step(
-    state: TrainingState,
-    gradients: NestedGradients,
-    forward: Forward,
-    images: Tensor,
-    labels: Tensor,
-    recipe: Recipe,
-    config: Config,
-    order: Tensor,
+    state: TrainingState, gradients: NestedGradients, forward: Forward, batch: Batch, config: Config
 ) -> StepStatistics:
     """Compute the aggregated gradient of one batch into `.grad`; the optimizer's step is the caller's.
 
     Args:
-        state: the family, in training mode, and its (classes, dim) classifier.
-        gradients: made for this family and classifier.
+        state: the family; sub-models that are not active are in evaluation mode, the others in training mode.
+        gradients: made for this family, its classifiers and the recipe.
         forward: made for this family.
-        images: this rank's (batch, 3, height, width) float32 in [0, 1].
-        labels: (batch,) int64.
-        recipe: the loss and the aggregation.
+        batch: images, labels and what else changes from step to step.
         config: for the scale of the logits and the memory layout; losses are float32.
-        order: (m, m) int64, the order of projection.
     """
-    losses, uncertainties = [], []
+    widths, images = state.family.widths.ratios, batch.images
+    nothing = images.new_full((len(widths),), torch.nan, dtype=torch.float32)
+    losses, uncertainties = nothing.clone(), nothing.clone()
     if config.channels_last:
         images = images.contiguous(memory_format=torch.channels_last)
-    for index, width in enumerate(state.family.widths):
-        embeddings = forward(images, width)
-        loss, uncertainty = recipe.loss(cosine_logits(embeddings, state.classifier, config.scale), labels)
+    target = None
+    if len(widths) - 1 not in batch.active:
+        with torch.no_grad():
+            target = forward(images, 1.0)
+    for index in batch.active:
+        embeddings = forward(images, widths[index])
+        loss, uncertainty = sub_model_loss(
+            *(gradients.recipe, embeddings, target, state.classifiers, index),
+            *(batch.labels, config.scale, batch.progress),
+        )
         gradients.add(loss, index)
-        losses.append(loss.detach())
-        uncertainties.append(uncertainty)
-    conflicting = gradients.aggregate(recipe, order)
-    return StepStatistics(torch.stack(losses), torch.stack(uncertainties), conflicting)
+        losses[index], uncertainties[index] = loss.detach(), uncertainty
+        target = embeddings.detach() if target is None else target
+    conflicting = gradients.aggregate(batch.order)
+    by_width = conflicting.mean(0) if len(conflicting) else nothing
+    return StepStatistics(losses, uncertainties, by_width, conflicting.mean(1))
 
 
 def _reordered(gradient: Tensor, order: dict[int, Tensor]) -> Tensor:

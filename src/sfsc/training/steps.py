@@ -15,7 +15,6 @@ from sfsc.data.loading import augment, identity_batches, identity_share, load_ba
 from sfsc.data.records import Split
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.progress import track
-from sfsc.recipes import find_recipe
 from sfsc.switchable.family import Family
 from sfsc.training.checkpoint import LastStep, TrainingState, read_checkpoint, restore, save_checkpoint
 from sfsc.training.classifier import initialise
@@ -25,7 +24,7 @@ from sfsc.training.forward import Forward
 from sfsc.training.interruption import interruptible
 from sfsc.training.log import TrainingLog
 from sfsc.training.optimizer import make_optimizer, set_learning_rate
-from sfsc.training.step import NestedGradients, family_step
+from sfsc.training.step import Batch, NestedGradients, family_step
 
 
 class Training:
@@ -41,11 +40,14 @@ class Training:
         self.device = device
         self.world = world
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
-        self.state, start = _prepare(config, run, images, device, world)
-        self.last = LastStep(self.state, start, world)
-        self.gradients = NestedGradients(self.state.family, self.state.classifier, config.granularity, world)
+        self.state, self.start = _prepare(config, run, images, device, world)
+        self.last = LastStep(self.state, self.start, world)
+        self.phases = config.method.phases(len(config.widths))
+        self.gradients = NestedGradients(
+            self.state.family, self.state.classifiers, config.method, config.granularity, world
+        )
         self.forward = Forward(self.state.family, config, world)
-        self.log = TrainingLog(run, start, world)
+        self.log = TrainingLog(run, self.start, world)
 
     def run(self) -> Family:
         """Take all steps that are left, and return the family.
@@ -54,16 +56,16 @@ class Training:
             SfscError: training was interrupted, by a signal or because a rank is gone; there is a checkpoint
                 of the last step then. Or what is written could not be, or the loss is no longer finite.
         """
-        self.state.family.train()
         size = self.state.family.spec.image_size
-        loaded = load_batches(self.paths, self.batches[self.last.step :], size, self.config.workers)
+        batches = self.batches * len(self.phases)
+        loaded = load_batches(self.paths, batches[self.last.step :], size, self.config.workers)
         with interruptible(self.world) as interruption, closing(loaded):
             reason = None
-            steps = track(loaded, "training", total=len(self.batches), completed=self.last.step)
+            steps = track(loaded, "training", total=len(batches), completed=self.last.step)
             try:
                 for step, pixels in enumerate(steps, self.last.step):
                     self.step(step, pixels)
-                    if interruption.signal and self.last.step < len(self.batches):
+                    if interruption.signal and self.last.step < len(batches):
                         reason = f"stopped by {interruption.signal}"
                         break
             except RankLost:
@@ -76,29 +78,49 @@ class Training:
     def step(self, step: int, pixels: Tensor) -> None:
         """Take one step with this rank's images, (batch, 3, height, width) uint8, and write what is due."""
         config, state = self.config, self.state
-        lr = set_learning_rate(state.optimizer, step, len(self.batches), config)
-        seed = config.seed * 1_000_003 + step
-        rank, size = self.world.rank, self.world.size
-        pictures = self.move(pixels).float() / 255
-        pictures = augment(pictures, self.mirrors, seed, config.augment, rank, size)
-        targets = self.move(torch.from_numpy(self.labels[self.batches[step]]))
-        order = random_order(len(config.widths), seed)
-        torch.manual_seed(seed * size + rank)  # for backbones with dropout
-        recipe = find_recipe(config.recipe)
+        phase, within = divmod(step, len(self.batches))
+        lr = set_learning_rate(state.optimizer, within, len(self.batches), config)
+        if within == 0 or step == self.start:
+            self.enter(phase)
         statistics = family_step(
-            state, self.gradients, self.forward, pictures, targets, recipe, config, order
+            state, self.gradients, self.forward, self.batch(phase, within, pixels), config
         )
-        nn.utils.clip_grad_norm_(state.parameters(), config.clip_norm)
+        for parameters in self.gradients.networks():
+            nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         state.optimizer.step()
         self.last.complete(step + 1)
         self.log.add(statistics)
         self.write(lr)
 
+    def enter(self, phase: int) -> None:
+        """Make ready for the steps of a phase: what it does not train is frozen."""
+        family, active = self.state.family, self.phases[phase]
+        family.train()
+        for index, width in enumerate(family.widths):
+            family.at(width).train(index in active)
+        self.state.optimizer.zero_grad()
+
+    def batch(self, phase: int, within: int, pixels: Tensor) -> Batch:
+        """What a step is given: every phase sees the same images, altered alike."""
+        config, world = self.config, self.world
+        seed = config.seed * 1_000_003 + within
+        pictures = self.move(pixels).float() / 255
+        pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size)
+        torch.manual_seed(seed * world.size + world.rank)  # for backbones with dropout
+        return Batch(
+            images=pictures,
+            labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
+            order=random_order(len(config.widths), seed),
+            active=self.phases[phase],
+            progress=within / len(self.batches),
+        )
+
     def write(self, lr: float) -> None:
         """Write the log and the checkpoint where they are due."""
-        config, done, steps = self.config, self.last.step, len(self.batches)
-        if done % config.log_every == 0 or done == steps:
-            self.log.write(done, done * config.epochs / steps, lr)
+        config, done, steps = self.config, self.last.step, len(self.batches) * len(self.phases)
+        if done % config.log_every == 0 or done % len(self.batches) == 0:
+            active = self.phases[(done - 1) // len(self.batches)]
+            self.log.write(done, done * config.epochs / len(self.batches), lr, active)
         if done % config.checkpoint_every == 0 or done == steps:
             self.world.on_first(lambda: save_checkpoint(self.run_folder, self.state, done))
 
@@ -109,7 +131,8 @@ class Training:
         self.last.return_to()
         if self.run_folder.exists():  # where machines share no folder, only rank 0 has one
             save_checkpoint(self.run_folder, self.state, self.last.step)
-        raise SfscError(f"{reason} after step {self.last.step} of {len(self.batches)}: go on with --resume")
+        steps = len(self.batches) * len(self.phases)
+        raise SfscError(f"{reason} after step {self.last.step} of {steps}: go on with --resume")
 
     def move(self, tensor: Tensor) -> Tensor:
         """The tensor on the training device; CUDA devices are not waited for."""
@@ -125,11 +148,13 @@ def _prepare(
     weights = config.weights if world.first else "none"
     family = equalise(world.on_all(lambda: new_family(config, weights)), world).to(device)
     classes = int(images.labels().max()) + 1
-    classifier = nn.Parameter(torch.empty(classes, config.embedding_dim, device=device))
-    state = TrainingState(family, classifier, make_optimizer(family, classifier, config))
+    count = len(config.widths) if config.method.classifiers == "own" else 1
+    empty = torch.empty(classes, config.embedding_dim, device=device)
+    classifiers = [nn.Parameter(empty.clone()) for _ in range(count)]
+    state = TrainingState(family, classifiers, make_optimizer(family, classifiers, config))
     checkpoint = world.on_first(lambda: read_checkpoint(run))
     if checkpoint is None:
-        initialise(classifier, family, images, config, world)
+        initialise(classifiers, family, images, config, world)
         return state, 0
     world.on_all(lambda: restore(checkpoint, state))
     return state, checkpoint.step
@@ -148,6 +173,7 @@ def new_family(config: Config, weights: str) -> Family:
         config.seed,
         config.keep,
         config.round_to,
+        config.method.shared,
     )
 
 

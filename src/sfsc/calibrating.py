@@ -1,0 +1,108 @@
+"""Calibration of a trained family: without labels, on any images."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sfsc.data.dataset import names_dataset, open_dataset
+from sfsc.data.images import find_images
+from sfsc.embedding import Embedded, embed_images
+from sfsc.errors import SfscError
+from sfsc.files import write_json
+from sfsc.switchable.family import Family
+from sfsc.training.config import CONFIG_FILE, read_config
+
+HELD_OUT = 10  # of so many images one is not fitted to
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The mean cosine of the embeddings of one image by a narrow sub-model and by the full one.
+
+    For each narrow width, before and after calibration, over images that it was not fitted to.
+    """
+
+    before: dict[float, float]
+    after: dict[float, float]
+
+
+def calibrate(
+    run: str | Path, out: str | Path, images: str | None = None, workers: int = 2
+) -> CalibrationReport:
+    """Rotate and shift the embeddings of narrow sub-models onto the full one's, and write the new family.
+
+    The full sub-model stays as it is, bit by bit, and so do the galleries that it wrote.
+
+    Args:
+        run: a run folder with a trained family; it is not changed.
+        out: the folder of the new family; made where it does not exist.
+        images: a folder of images, or KIND:PATH of a data set, whose training split is taken without its
+            labels; by default the run's.
+        workers: processes that decode images.
+
+    Raises:
+        SfscError: `run` holds no family or a calibrated one, `out` holds a run already, there are too few
+            images, or one cannot be read.
+    """
+    run, out = Path(run), Path(out)
+    config, family = read_config(run), Family.load(run)
+    if (out / CONFIG_FILE).exists():
+        raise SfscError(f"{out} already holds a run: choose another folder")
+    calibrated, report = fit_calibration(family, image_paths(images or config.dataset), workers)
+    calibrated.save(out)
+    write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
+    return report
+
+
+def image_paths(images: str) -> list[str]:
+    """The images of a folder, or those of a data set's training split."""
+    return list(open_dataset(images).train.paths) if names_dataset(images) else find_images(Path(images))
+
+
+def fit_calibration(family: Family, paths: list[str], workers: int = 2) -> tuple[Family, CalibrationReport]:
+    """A calibrated copy of a family in evaluation mode, and what became of the cosines.
+
+    Args:
+        family: not calibrated; it is not changed.
+        paths: of images without labels, more of them than dimensions.
+        workers: processes that decode images.
+
+    Raises:
+        SfscError: it is calibrated already, there are too few images, or one cannot be read.
+    """
+    dim = family.spec.embedding_dim
+    if family.spec.calibrated:
+        raise SfscError("the family is calibrated already: calibrate the run that it was made from")
+    if len(paths) < dim:
+        raise SfscError(
+            f"{len(paths)} images are too few to calibrate {dim} dimensions: use {10 * dim} or more"
+        )
+    embedders = {width: partial(family.eval().embed, width=width) for width in family.widths}
+    parts = list(embed_images(embedders, paths, family.spec.image_size, workers, "calibrating"))
+    embedded = Embedded.join(parts)
+    if embedded.corrupt:
+        raise SfscError(f"{embedded.corrupt[0]}; repair the image or take it away")
+    vectors = {width: torch.from_numpy(found) for width, found in embedded.vectors.items()}
+    calibrated = Family(
+        replace(family.spec, calibrated=True), copy.deepcopy(family.network), family.structure
+    )
+    calibrated.load_state_dict(family.state_dict(), strict=False)
+    fitted = torch.from_numpy(np.arange(len(paths)) % HELD_OUT != 0)
+    before, after = {}, {}
+    for width in family.widths.narrow:
+        own, full = vectors[width], vectors[1.0]
+        calibration = calibrated.calibration(width)
+        calibration.fit(own[fitted], full[fitted])
+        before[width] = _cosine(own[~fitted], full[~fitted])
+        after[width] = _cosine(calibration(own[~fitted]), full[~fitted])
+    return calibrated.eval(), CalibrationReport(before, after)
+
+
+def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:
+    return float((one * other).sum(1).mean())

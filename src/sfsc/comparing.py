@@ -1,0 +1,213 @@
+"""Comparing recipes: every one trained and tested on the same data, with several seeds."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from sfsc.calibrating import calibrate
+from sfsc.data.dataset import Dataset, open_dataset
+from sfsc.errors import SfscError
+from sfsc.evaluation import EVALUATION_FILE, evaluate
+from sfsc.files import read_json, write_json
+from sfsc.retrieval.matrix import CompatibilityMatrix
+from sfsc.switchable.family import Family
+from sfsc.switchable.inspection import inspect
+from sfsc.training.config import Config, read_config
+from sfsc.training.log import LOG_FILE
+from sfsc.training.loop import train
+
+COMPARISON_FILE = "comparison.json"
+CALIBRATED = "calibrated"
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A recipe, perhaps with changes, and what came of it.
+
+    Attributes:
+        name: under which it stands in the tables.
+        changes: the settings in which it differs from the others, the recipe among them.
+        matrices: the compatibility matrix of each seed.
+        calibrated: the same after calibration on the training images; none where nothing is shared.
+        multiply_adds: of all that was trained, forward and backward, for one seed.
+        seconds: the mean time of training.
+        parameters: that must be stored for all sub-models.
+        galleries: how many copies of a gallery all sub-models together need.
+    """
+
+    name: str
+    changes: Settings
+    matrices: tuple[CompatibilityMatrix, ...]
+    calibrated: tuple[CompatibilityMatrix, ...]
+    multiply_adds: float
+    seconds: float
+    parameters: int
+    galleries: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recipes side by side; `settings` are those that all of them share."""
+
+    settings: Settings
+    seeds: int
+    contestants: tuple[Contestant, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as plain lists and numbers."""
+        return {
+            "settings": dict(self.settings),
+            "seeds": self.seeds,
+            "contestants": [
+                {
+                    **vars(contestant),
+                    "matrices": [matrix.to_json() for matrix in contestant.matrices],
+                    "calibrated": [matrix.to_json() for matrix in contestant.calibrated],
+                }
+                for contestant in self.contestants
+            ],
+        }
+
+
+def compare(
+    settings: Settings, recipes: Mapping[str, Settings | None], seeds: int, out: str | Path
+) -> Comparison:
+    """Train and test every recipe with every seed, on the same data in the same order.
+
+    What is finished in the folder is not done again, and a training that was interrupted goes on: the same
+    call completes it. Several processes may work on different recipes in one folder.
+
+    Args:
+        settings: of `Config`, for all recipes.
+        recipes: by name, the settings in which it differs; "recipe" is the name itself where they do not say.
+        seeds: how many, from 0.
+        out: the folder; every run is a folder below it, which all other commands take.
+
+    Raises:
+        SfscError: as `train` and `evaluate`; or a folder holds a run of other settings.
+    """
+    out = Path(out)
+    if seeds < 1 or not recipes:
+        raise SfscError("a comparison needs one recipe and one seed at least")
+    entries = {name: {"recipe": name, **(changes or {})} for name, changes in recipes.items()}
+    configs = {
+        (name, seed): Config.make({**settings, **changes, "seed": seed})
+        for seed, (name, changes) in product(range(seeds), entries.items())
+    }
+    for config in configs.values():
+        _ = config.method  # refused before the first hour, not after it
+    dataset = open_dataset(next(iter(configs.values())).dataset)
+    for (name, seed), config in configs.items():
+        Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
+        _finish(config, dataset, folder_of(out, name, seed))
+    contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
+    comparison = Comparison(settings, seeds, tuple(contestants))
+    write_json(out / COMPARISON_FILE, comparison.to_json())
+    return comparison
+
+
+def ablation(settings: Settings) -> dict[str, Settings]:
+    """The recipes of an ablation of `sfsc+`: loss x projection x alignment, by name.
+
+    Args:
+        settings: where they set `alignment`, that is the weight where there is one.
+    """
+    recipes: dict[str, Settings] = {}
+    weight = settings.get("alignment") or Config.make({"dataset": "none", "recipe": "sfsc+"}).method.alignment
+    losses = {"cross-entropy": "cross_entropy", "evidential": "evidential"}
+    for (loss, value), granularity, alignment in product(
+        losses.items(), (None, "model", "layer", "tensor"), (0.0, weight)
+    ):
+        projection = f"projection per {granularity}" if granularity else "no projection"
+        recipes[f"{loss}, {projection}, {'alignment' if alignment else 'no alignment'}"] = {
+            "recipe": "sfsc+",
+            "loss": value,
+            "aggregation": "projection" if granularity else "sum",
+            "alignment": alignment,
+            **({"granularity": granularity} if granularity else {}),
+        }
+    return recipes
+
+
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where the run of a recipe and a seed is."""
+    return out / re.sub(r"[^\w.+=-]+", "-", name) / f"seed{seed}"
+
+
+def _finish(config: Config, dataset: Dataset, run: Path) -> None:
+    """Do what is not done yet of one run: training, test, calibration, test."""
+    family = train(config, run, resume=True)
+    _test(family, dataset, run)
+    if family.spec.shared:
+        calibrated = run / CALIBRATED
+        if not (calibrated / EVALUATION_FILE).exists():
+            if not (calibrated / "config.json").exists():
+                calibrate(run, calibrated, workers=config.workers)
+            _test(Family.load(calibrated), dataset, calibrated)
+
+
+def _test(family: Family, dataset: Dataset, run: Path) -> None:
+    path = run / EVALUATION_FILE
+    if not path.exists() or read_json(path)["fingerprint"] != family.fingerprint:
+        evaluate(family, dataset).write(run)
+
+
+def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
+    runs = [folder_of(out, name, seed) for seed in range(seeds)]
+    config, family = read_config(runs[0]), Family.load(runs[0])
+    shared = family.spec.shared
+    return Contestant(
+        name=name,
+        changes=changes,
+        matrices=tuple(_matrix(run) for run in runs),
+        calibrated=tuple(_matrix(run / CALIBRATED) for run in runs) if shared else (),
+        multiply_adds=_training_cost(config, family, runs[0]),
+        seconds=float(np.mean([_seconds(run) for run in runs])),
+        parameters=sum(parameter.numel() for parameter in family.parameters()),
+        galleries=1 if config.method.compatible else len(family.widths),
+    )
+
+
+def _matrix(run: Path) -> CompatibilityMatrix:
+    return CompatibilityMatrix.from_json(read_json(run / EVALUATION_FILE))
+
+
+def _training_cost(config: Config, family: Family, run: Path) -> float:
+    """The multiply-adds of training: a backward pass counts as two forward passes."""
+    forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
+    phases = config.method.phases(len(forward))
+    steps = list(_log(run))[-1]["step"] / len(phases)
+    images = steps * config.identities_per_batch * config.images_per_identity
+    frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
+    return images * (3.0 * sum(forward) + frozen)
+
+
+def _seconds(run: Path) -> float:
+    """The time of training; the clock begins anew where it was resumed."""
+    times = [line["seconds"] for line in _log(run)]
+    ends = [time for time, after in zip(times, [*times[1:], 0.0], strict=True) if after < time]
+    return float(sum(ends))
+
+
+def _log(run: Path) -> Iterator[dict[str, Any]]:
+    for line in (run / LOG_FILE).read_text().splitlines():
+        yield json.loads(line)
+
+
+def mean_and_deviation(values: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the first dimension, the seeds; the deviation is that of a sample (0 for one seed)."""
+    stacked = np.asarray(values, dtype=float)
+    spread = stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.zeros_like(stacked[0])
+    return stacked.mean(axis=0), spread

@@ -1,0 +1,150 @@
+"""The comparison of recipes as Markdown tables, heat maps and one HTML page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfsc.comparing import Comparison, Contestant, folder_of, mean_and_deviation
+from sfsc.errors import missing_extra
+from sfsc.files import write_atomic
+from sfsc.report.figures import heat_map, save, to_svg
+from sfsc.retrieval.matrix import CompatibilityMatrix
+
+try:
+    from jinja2 import Environment, StrictUndefined
+except ImportError as error:
+    raise missing_extra("jinja2", "train") from error
+
+TABLES_FILE = "comparison.md"
+PAGE_FILE = "comparison.html"
+
+Matrices = Sequence[CompatibilityMatrix]
+Table = list[list[str]]
+
+
+def write_comparison(comparison: Comparison, out: str | Path) -> Path:
+    """Write comparison.md, comparison.html and a heat map for each recipe into a folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        SfscError: they cannot be written.
+    """
+    out = Path(out)
+    figures = heat_maps(comparison)
+    for contestant in comparison.contestants:
+        save(figures[contestant.name], folder_of(out, contestant.name, 0).parent / "matrix.png")
+    tables = all_tables(comparison)
+    text = "\n\n".join(f"**{caption}**\n\n{_markdown(table)}" for caption, table in tables.items())
+    write_atomic(out / TABLES_FILE, f"{text}\n".encode())
+    jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    files = resources.files("sfsc.report")
+    page = jinja.from_string(files.joinpath("comparison.html").read_text("utf-8")).render(
+        comparison=comparison,
+        style=files.joinpath("style.css").read_text("utf-8"),
+        tables=tables,
+        figures={name: to_svg(figure) for name, figure in figures.items()},
+    )
+    write_atomic(out / PAGE_FILE, page.encode())
+    return out / PAGE_FILE
+
+
+def all_tables(comparison: Comparison) -> dict[str, Table]:
+    """By caption, tables of text; the first row of each is its heading."""
+    tables = {"Recipes": summary(comparison, lambda c: c.matrices)}
+    if any(contestant.calibrated for contestant in comparison.contestants):
+        caption = "After calibration on the training images, without labels"
+        tables[caption] = summary(comparison, lambda c: c.calibrated)
+    tables["Costs"] = costs(comparison)
+    tables["mAP by query width (rows) and gallery width (columns)"] = blocks(comparison, lambda c: c.matrices)
+    if any(contestant.calibrated for contestant in comparison.contestants):
+        tables["The same after calibration"] = blocks(comparison, lambda c: c.calibrated)
+    return tables
+
+
+def summary(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Table:
+    """A row for each recipe: the means of its tests, and the cells that meet the criterion in each seed."""
+    table = [["recipe", "self-tests", "cross-tests", "smallest to full", "full", "criterion met, by seed"]]
+    for contestant in comparison.contestants:
+        if matrices := of(contestant):
+            accuracies = [matrix.metrics["mAP"] for matrix in matrices]
+            met = ", ".join(str(matrix.cells_met()) for matrix in matrices)
+            table.append(
+                [
+                    contestant.name,
+                    _spread([matrix.self_tests() for matrix in matrices]),
+                    _spread([matrix.cross_tests() for matrix in matrices]),
+                    _spread([accuracy[0, -1] for accuracy in accuracies]),
+                    _spread([accuracy[-1, -1] for accuracy in accuracies]),
+                    f"{met} of {matrices[0].cells}",
+                ]
+            )
+    return table
+
+
+def costs(comparison: Comparison) -> Table:
+    """A row for each recipe: what it takes to train, to store and to search."""
+    table = [["recipe", "multiply-adds of training", "time of training", "parameters stored", "galleries"]]
+    for contestant in comparison.contestants:
+        table.append(
+            [
+                contestant.name,
+                f"{contestant.multiply_adds / 1e12:,.1f} T",
+                f"{contestant.seconds / 60:.1f} min",
+                f"{contestant.parameters / 1e6:.2f} M",
+                str(contestant.galleries),
+            ]
+        )
+    return table
+
+
+def blocks(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Table:
+    """The paper's layout: a block of rows for each recipe, one for each query width."""
+    widths = comparison.contestants[0].matrices[0].widths
+    table = [["recipe", "query", *(f"{width:g}" for width in widths)]]
+    for contestant in comparison.contestants:
+        if matrices := of(contestant):
+            mean, deviation = mean_and_deviation([matrix.metrics["mAP"] for matrix in matrices])
+            for row, width in enumerate(widths):
+                cells = [_cell(m, d) for m, d in zip(mean[row], deviation[row], strict=True)]
+                table.append([contestant.name, f"{width:g}", *cells])
+    return table
+
+
+def heat_maps(comparison: Comparison) -> dict[str, Any]:
+    """The mean matrix of each recipe, on one scale of colours."""
+    means = {
+        contestant.name: np.mean([matrix.metrics["mAP"] for matrix in contestant.matrices], axis=0)
+        for contestant in comparison.contestants
+    }
+    limits = float(min(map(np.min, means.values()))), float(max(map(np.max, means.values())))
+    figures = {}
+    for contestant in comparison.contestants:
+        matrix = CompatibilityMatrix(
+            contestant.matrices[0].widths, {"mAP": means[contestant.name]}, queries=0, skipped=0, gallery=0
+        )
+        title = f"{contestant.name}, mAP in percent"
+        figures[contestant.name] = heat_map(
+            matrix.metrics["mAP"], matrix.widths, matrix.criterion(), title, limits
+        )
+    return figures
+
+
+def _spread(values: Sequence[float]) -> str:
+    mean, deviation = mean_and_deviation(np.array(values))
+    return _cell(float(mean), float(deviation))
+
+
+def _cell(mean: float, deviation: float) -> str:
+    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+
+
+def _markdown(table: Table) -> str:
+    lines = [table[0], ["---"] * len(table[0]), *table[1:]]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
