@@ -22,11 +22,20 @@ from sfsc.training.config import Config
 ROOT = Path(__file__).parents[1]
 GUIDES = [
     ROOT / "docs" / f"{name}.md"
-    for name in ("data", "training", "backbones", "conversion", "evaluation", "gallery", "method")
+    for name in (
+        "data",
+        "training",
+        "backbones",
+        "conversion",
+        "evaluation",
+        "comparison",
+        "gallery",
+        "method",
+    )
 ]
 DOCUMENTS = [
     *GUIDES,
-    ROOT / "docs" / "benchmarks.md",
+    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "results", "research")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
 ]
 IMAGE = re.compile(r"data/emoji/images/([\w-]+)/([\w-]+)\.png")
@@ -101,7 +110,7 @@ def guided(emoji: Path) -> Path:
 
 
 def test_the_guides_run(guided: Path) -> None:
-    assert sum(len(blocks(document, "python")) for document in GUIDES) == 6
+    assert sum(len(blocks(document, "python")) for document in GUIDES) == 7
     for name in ("config.json", "environment.json", "log.jsonl", "checkpoint.safetensors", "report.html"):
         assert (guided / "runs" / "first" / name).stat().st_size > 0
     assert len(sfsc.Gallery.open(guided / "galleries" / "first")) > 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from sfsc.losses.asymmetric import asymmetric_loss
 from sfsc.losses.evidential import cosine_logits, evidential_loss
 from sfsc.losses.influence import influence_loss
 from sfsc.recipes import AGGREGATIONS, RECIPES, find_recipe, sub_model_loss
+from sfsc.training.config import Config, read_settings
 
 LABELS = torch.tensor([0, 0, 1, 1])
 
@@ -82,11 +84,12 @@ def test_an_unknown_recipe_lists_the_known() -> None:
 
 @pytest.mark.parametrize("name", AGGREGATIONS)
 def test_every_aggregation_sums_gradients_that_agree(name: str) -> None:
-    """Of equal gradients each gives m times one of them, per group."""
+    """Of equal gradients each gives m times one of them, per group; CAGrad goes half as far again."""
     grams = torch.ones(5, 4, 4) * torch.rand(5, 1, 1)
     order = torch.arange(4).expand(4, 4)
     weights = AGGREGATIONS[name](grams, order)
-    torch.testing.assert_close(weights.sum(-1), torch.full((5,), 4.0), rtol=1e-3, atol=1e-3)
+    expected = torch.full((5,), 6.0 if name == "cagrad" else 4.0)
+    torch.testing.assert_close(weights.sum(-1), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["upgrad", "mgda"])
@@ -96,3 +99,15 @@ def test_aggregations_of_torchjd_conflict_with_no_sub_model(name: str) -> None:
     weights = AGGREGATIONS[name](grams, torch.arange(4).expand(4, 4))
     products = (grams @ weights[..., None]).squeeze(-1)
     assert (products >= -1e-3 * grams.diagonal(dim1=-2, dim2=-1)).all()
+
+
+@pytest.mark.parametrize(
+    "path", sorted(Path(__file__).parents[1].glob("recipes/*.yaml")), ids=lambda p: p.stem
+)
+def test_recipe_files_hold_settings(path: Path) -> None:
+    settings = read_settings(path)
+    recipes = settings.pop("recipes", {settings.get("recipe", "sfsc"): None})
+    settings.pop("seeds", None)
+    for name, changes in recipes.items():
+        config = Config.make({"recipe": name, **settings, **(changes or {})})
+        assert config.method.phases(len(config.widths))
