@@ -53,6 +53,8 @@ def test_every_recipe_and_seed_is_a_run(done: tuple[Comparison, Path]) -> None:
     assert unified.parameters > paper.parameters
     assert unified.multiply_adds == paper.multiply_adds > 0
     assert (len(unified.calibrated), len(aligned.calibrated)) == (0, 2)
+    assert unified.target == {}
+    assert [len(matrices) for matrices in aligned.target.values()] == [2, 2, 2]
     assert not np.array_equal(paper.matrices[0].metrics["mAP"], paper.matrices[1].metrics["mAP"])
 
 
@@ -93,6 +95,8 @@ def test_page_tables_and_figures_show_every_recipe(done: tuple[Comparison, Path]
     for contestant in comparison.contestants:
         assert contestant.name in page
         assert contestant.name in tables
+    assert tables.count("| target images |") == 2
+    for contestant in comparison.contestants:
         assert (folder_of(out, contestant.name, 0).parent / "matrix.png").stat().st_size > 1000
     assert page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org", "")
@@ -104,7 +108,7 @@ def matrix(values: list[list[float]]) -> CompatibilityMatrix:
 
 def test_tables_hold_means_and_deviations() -> None:
     matrices = (matrix([[0.5, 0.6], [0.4, 0.7]]), matrix([[0.7, 0.8], [0.8, 0.9]]))
-    contestant = Contestant("sfsc", {}, matrices, (), 3e12, 90.0, 1_500_000, 1)
+    contestant = Contestant("sfsc", {}, matrices, (), {}, 3e12, 90.0, 1_500_000, 1)
     tables = all_tables(Comparison({"dataset": "x"}, 2, (contestant,)))
     assert tables["Recipes"][1] == [
         *("sfsc", "70.0 ± 14.1", "65.0 ± 21.2", "70.0 ± 14.1", "80.0 ± 14.1", "1, 2 of 2"),
@@ -121,7 +125,9 @@ def test_tables_hold_means_and_deviations() -> None:
 def test_one_seed_has_no_deviation() -> None:
     mean, deviation = mean_and_deviation([np.array([1.0, 2.0])])
     assert mean.tolist() == [1, 2]
-    assert deviation.tolist() == [0, 0]
+    assert np.isnan(deviation).all()
+    one = Contestant("sfsc", {}, (matrix([[0.5, 0.6], [0.4, 0.7]]),), (), {}, 3e12, 90.0, 1_500_000, 1)
+    assert all_tables(Comparison({"dataset": "x"}, 1, (one,)))["Recipes"][1][1] == "60.0"
 
 
 def test_the_ablation_is_the_whole_grid() -> None:

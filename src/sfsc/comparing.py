@@ -22,12 +22,18 @@ from sfsc.files import read_json, write_json
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
-from sfsc.training.config import Config, read_config
+from sfsc.training.config import CONFIG_FILE, Config, read_config
 from sfsc.training.log import LOG_FILE
 from sfsc.training.loop import train
 
 COMPARISON_FILE = "comparison.json"
 CALIBRATED = "calibrated"
+# By what the narrow sub-models were fitted to, where below a run its test on the target view is.
+TARGET = {
+    "not calibrated": "target/plain",
+    "training images": "target/calibrated",
+    "target images": "target/fitted",
+}
 
 Settings = Mapping[str, Any]
 
@@ -41,6 +47,8 @@ class Contestant:
         changes: the settings in which it differs from the others, the recipe among them.
         matrices: the compatibility matrix of each seed.
         calibrated: the same after calibration on the training images; none where nothing is shared.
+        target: by what they were calibrated on, the matrices on four fifths of the test identities; images of
+            the last fifth, without labels, are those of the target domain. Empty where nothing is shared.
         multiply_adds: of all that was trained, forward and backward, for one seed.
         seconds: the mean time of training.
         parameters: that must be stored for all sub-models.
@@ -51,6 +59,7 @@ class Contestant:
     changes: Settings
     matrices: tuple[CompatibilityMatrix, ...]
     calibrated: tuple[CompatibilityMatrix, ...]
+    target: Mapping[str, tuple[CompatibilityMatrix, ...]]
     multiply_adds: float
     seconds: float
     parameters: int
@@ -75,6 +84,7 @@ class Comparison:
                     **vars(contestant),
                     "matrices": [matrix.to_json() for matrix in contestant.matrices],
                     "calibrated": [matrix.to_json() for matrix in contestant.calibrated],
+                    "target": {n: [m.to_json() for m in found] for n, found in contestant.target.items()},
                 }
                 for contestant in self.contestants
             ],
@@ -108,10 +118,9 @@ def compare(
     }
     for config in configs.values():
         _ = config.method  # refused before the first hour, not after it
-    dataset = open_dataset(next(iter(configs.values())).dataset)
     for (name, seed), config in configs.items():
         Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
-        _finish(config, dataset, folder_of(out, name, seed))
+        _finish(config, folder_of(out, name, seed))
     contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
     comparison = Comparison(settings, seeds, tuple(contestants))
     write_json(out / COMPARISON_FILE, comparison.to_json())
@@ -146,22 +155,29 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
     return out / re.sub(r"[^\w.+=-]+", "-", name) / f"seed{seed}"
 
 
-def _finish(config: Config, dataset: Dataset, run: Path) -> None:
-    """Do what is not done yet of one run: training, test, calibration, test."""
-    family = train(config, run, resume=True)
-    _test(family, dataset, run)
-    if family.spec.shared:
-        calibrated = run / CALIBRATED
-        if not (calibrated / EVALUATION_FILE).exists():
-            if not (calibrated / "config.json").exists():
-                calibrate(run, calibrated, workers=config.workers)
-            _test(Family.load(calibrated), dataset, calibrated)
+def _finish(config: Config, run: Path) -> None:
+    """Do what is not done yet of one run: training, calibrations, tests."""
+    plain = train(config, run, resume=True)
+    dataset, view = open_dataset(config.dataset), f"target:{config.dataset}"
+    _test(plain, dataset, run, config)
+    if plain.spec.shared:
+        calibrated = _calibrated(run, run / CALIBRATED, config.dataset, config)
+        _test(calibrated, dataset, run / CALIBRATED, config)
+        fitted = _calibrated(run, run / TARGET["target images"], view, config)
+        for family, folder in zip((plain, calibrated, fitted), TARGET.values(), strict=True):
+            _test(family, open_dataset(view), run / folder, config)
 
 
-def _test(family: Family, dataset: Dataset, run: Path) -> None:
-    path = run / EVALUATION_FILE
+def _calibrated(run: Path, out: Path, images: str, config: Config) -> Family:
+    if not (out / CONFIG_FILE).exists():
+        calibrate(run, out, images, config.workers)
+    return Family.load(out)
+
+
+def _test(family: Family, dataset: Dataset, folder: Path, config: Config) -> None:
+    path = folder / EVALUATION_FILE
     if not path.exists() or read_json(path)["fingerprint"] != family.fingerprint:
-        evaluate(family, dataset).write(run)
+        evaluate(family, dataset, config.workers).write(folder)
 
 
 def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
@@ -173,6 +189,9 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
         changes=changes,
         matrices=tuple(_matrix(run) for run in runs),
         calibrated=tuple(_matrix(run / CALIBRATED) for run in runs) if shared else (),
+        target={
+            name: tuple(_matrix(run / folder) for run in runs) for name, folder in TARGET.items() if shared
+        },
         multiply_adds=_training_cost(config, family, runs[0]),
         seconds=float(np.mean([_seconds(run) for run in runs])),
         parameters=sum(parameter.numel() for parameter in family.parameters()),
@@ -207,7 +226,7 @@ def _log(run: Path) -> Iterator[dict[str, Any]]:
 
 
 def mean_and_deviation(values: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over the first dimension, the seeds; the deviation is that of a sample (0 for one seed)."""
+    """Over the first dimension, the seeds; the deviation is that of a sample, NaN for one seed."""
     stacked = np.asarray(values, dtype=float)
-    spread = stacked.std(axis=0, ddof=1) if len(stacked) > 1 else np.zeros_like(stacked[0])
-    return stacked.mean(axis=0), spread
+    several = len(stacked) > 1
+    return stacked.mean(axis=0), stacked.std(axis=0, ddof=1) if several else np.full_like(stacked[0], np.nan)

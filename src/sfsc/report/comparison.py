@@ -61,6 +61,8 @@ def all_tables(comparison: Comparison) -> dict[str, Table]:
     if any(contestant.calibrated for contestant in comparison.contestants):
         caption = "After calibration on the training images, without labels"
         tables[caption] = summary(comparison, lambda c: c.calibrated)
+    if any(contestant.target for contestant in comparison.contestants):
+        tables["Calibration on images of the target domain, without labels"] = targets(comparison)
     tables["Costs"] = costs(comparison)
     tables["mAP by query width (rows) and gallery width (columns)"] = blocks(comparison, lambda c: c.matrices)
     if any(contestant.calibrated for contestant in comparison.contestants):
@@ -73,18 +75,29 @@ def summary(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Tab
     table = [["recipe", "self-tests", "cross-tests", "smallest to full", "full", "criterion met, by seed"]]
     for contestant in comparison.contestants:
         if matrices := of(contestant):
-            accuracies = [matrix.metrics["mAP"] for matrix in matrices]
-            met = ", ".join(str(matrix.cells_met()) for matrix in matrices)
-            table.append(
-                [
-                    contestant.name,
-                    _spread([matrix.self_tests() for matrix in matrices]),
-                    _spread([matrix.cross_tests() for matrix in matrices]),
-                    _spread([accuracy[0, -1] for accuracy in accuracies]),
-                    _spread([accuracy[-1, -1] for accuracy in accuracies]),
-                    f"{met} of {matrices[0].cells}",
-                ]
-            )
+            table.append([contestant.name, *_results(matrices)])
+    return table
+
+
+def _results(matrices: Matrices) -> list[str]:
+    accuracies = [matrix.metrics["mAP"] for matrix in matrices]
+    met = ", ".join(str(matrix.cells_met()) for matrix in matrices)
+    return [
+        _spread([matrix.self_tests() for matrix in matrices]),
+        _spread([matrix.cross_tests() for matrix in matrices]),
+        _spread([accuracy[0, -1] for accuracy in accuracies]),
+        _spread([accuracy[-1, -1] for accuracy in accuracies]),
+        f"{met} of {matrices[0].cells}",
+    ]
+
+
+def targets(comparison: Comparison) -> Table:
+    """A row for each recipe and calibration, on those test identities that no calibration has seen."""
+    table = [["recipe", "calibrated on", "self-tests", "cross-tests", "smallest to full", "criterion met"]]
+    for contestant in comparison.contestants:
+        for images, matrices in contestant.target.items():
+            row = _results(matrices)
+            table.append([contestant.name, images, row[0], row[1], row[2], row[4]])
     return table
 
 
@@ -142,7 +155,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _cell(mean: float, deviation: float) -> str:
-    return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+    return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
 
 
 def _markdown(table: Table) -> str:

@@ -190,7 +190,7 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
     marks = ["o", "s", "^", "D", "v", "P", "X", "*"]
     for index, (width, of_width) in enumerate(zip(projection["widths"], points, strict=True)):
         mark: dict[str, Any] = {"marker": marks[index % len(marks)], "s": 26, "label": f"width {width:g}"}
-        axes.scatter(*of_width.T, c=colours, edgecolors="none", **mark)
+        axes.scatter(of_width[:, 0], of_width[:, 1], c=colours, edgecolors="none", **mark)
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
