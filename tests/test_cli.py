@@ -262,6 +262,34 @@ class TestIndexAndSearch:
         assert "c.png: the file is empty" in result.err
 
 
+class TestCompareAndCalibrate:
+    def test_a_file_says_which_recipes(self, shapes: str, tmp_path: Path) -> None:
+        file, out = tmp_path / "compare.yaml", tmp_path / "out"
+        file.write_text(
+            "seeds: 1\nepochs: 1\nrecipes:\n  unified:\n  mild: {recipe: sfsc, scale: 5.0}\n  bct:\n"
+        )
+        printed = succeed(
+            *("compare", shapes, "--config", file, "--out", out, "--recipes", "unified,mild"),
+            *settings(epochs=1, widths=[0.5, 1.0]),
+        )
+        names = [row[0] for row in table_rows(printed)]
+        assert names.count("unified") >= 2
+        assert "mild" in names
+        assert "bct" not in names
+        assert json.loads((out / "mild" / "seed0" / "config.json").read_text())["scale"] == 5.0
+        assert printed.endswith(f"comparison: {out / 'comparison.html'}\n")
+
+    def test_calibration_reports_and_leaves_galleries_valid(
+        self, run: Path, gallery: Path, image: Path, tmp_path: Path
+    ) -> None:
+        printed = succeed("calibrate", run, "--out", tmp_path / "out", "--workers", 0)
+        rows = table_rows(printed)
+        assert [row[0] for row in rows] == ["0.25", "0.5", "0.75"]
+        assert all(float(after) > float(before) for _, before, after in rows)
+        succeed("search", tmp_path / "out", image, "--gallery", gallery, "--width", 0.25)
+        succeed("evaluate", tmp_path / "out", "--workers", 0)
+
+
 class TestReport:
     def test_shows_the_evaluation_again(self, run: Path, evaluated: str) -> None:
         out = succeed("report", run)
@@ -317,7 +345,7 @@ def places(
     ("command", "reason"),
     [
         ("train {shapes} --backbone magic", "unknown backbone 'magic'; there are small"),
-        ("train {shapes} --recipe magic", "unknown recipe 'magic'; there are sfsc"),
+        ("train {shapes} --recipe magic", "unknown recipe 'magic'; there are unified, bct"),
         ("train {shapes} --widths 0.5,0.25", "widths must increase within (0, 1] and end in 1.0"),
         ("train {shapes} --widths half", "widths are numbers such as"),
         ("train {shapes} --device magic", "magic"),
@@ -355,6 +383,12 @@ def places(
         ("search {run} {bad}/none.png --gallery {gallery}", "{bad}/none.png: no such file"),
         ("search {run} {bad}/corrupt.png --gallery {gallery}", "{bad}/corrupt.png: the file is truncated"),
         ("search {run} {image} --gallery {gallery} --picture {bad}/file/x.png", "{bad}/file/x.png"),
+        ("calibrate {bad}/empty --out {new}", "{bad}/empty is not a run folder"),
+        ("calibrate {run} --out {run}", "{run} already holds a run"),
+        ("calibrate {run} --out {new} --images {bad}/empty", "holds no images"),
+        ("compare {shapes} --recipes magic --out {new}", "unknown recipe 'magic'; there are unified, bct"),
+        ("compare {shapes} --set epochs=0 --out {new}", "setting epochs: "),
+        ("ablate validation:{bad} --out {new}", "is no dataset"),
         ("report {bad}/empty", "{bad}/empty is not a run"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from sfsc import SfscError
 from sfsc.comparing import Comparison, Contestant, ablation, compare, folder_of, mean_and_deviation
 from sfsc.report.comparison import all_tables, write_comparison
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
+from sfsc.training.config import Config
 
 RECIPES: dict[str, Any] = {"unified": None, "sfsc": None, "aligned": {"recipe": "sfsc", "alignment": 2.0}}
 
@@ -131,9 +133,12 @@ def test_one_seed_has_no_deviation() -> None:
 
 
 def test_the_ablation_is_the_whole_grid() -> None:
-    recipes = ablation({"alignment": 3.0})
-    assert len(recipes) == 2 * 4 * 2
-    assert {r["alignment"] for r in recipes.values()} == {0.0, 3.0}
-    assert {(r["aggregation"], r.get("granularity")) for r in recipes.values()} == {
-        *(("sum", None), ("projection", "model"), ("projection", "layer"), ("projection", "tensor")),
-    }
+    methods = [
+        (config.granularity if config.method.aggregation == "projection" else None, config.method)
+        for config in (Config.make({"dataset": "x", **changes}) for changes in ablation().values())
+    ]
+    found = {(method.loss, projection, method.alignment > 0) for projection, method in methods}
+    projections = (None, "model", "layer", "tensor")
+    assert found == set(product(("cross_entropy", "evidential"), projections, (False, True)))
+    assert len(methods) == len(found) == 16
+    assert all((method.asymmetric > 0) == (method.alignment > 0) for _, method in methods)

@@ -56,6 +56,9 @@ def test_a_narrow_sub_model_learns_what_its_recipe_says() -> None:
     # Alignment rises over the first half: at a quarter of the steps it has half of its weight.
     aligned = alignment_loss(embeddings, target).item()
     assert loss("sfsc", alignment=4.0) == pytest.approx(shared + 2 * aligned)
+    plus = RECIPES["sfsc+"]
+    expected = shared + plus.asymmetric * contrast + plus.alignment / 2 * aligned
+    assert loss("sfsc+") == pytest.approx(expected)
 
 
 def test_without_a_classifier_there_is_no_uncertainty() -> None:

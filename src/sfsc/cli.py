@@ -248,7 +248,7 @@ def ablate(
 
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     settings.pop("recipes", None)
-    _compare(settings, ablation(settings), seeds, out)
+    _compare(settings, ablation(), seeds, out)
 
 
 def _compare(settings: dict[str, Any], recipes: dict[str, Any], seeds: int | None, out: Path) -> None:

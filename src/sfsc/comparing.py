@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from sfsc.calibrating import calibrate
+from sfsc.calibrating import calibrate, image_paths
 from sfsc.data.dataset import Dataset, open_dataset
 from sfsc.errors import SfscError
 from sfsc.evaluation import EVALUATION_FILE, evaluate
@@ -48,7 +48,8 @@ class Contestant:
         matrices: the compatibility matrix of each seed.
         calibrated: the same after calibration on the training images; none where nothing is shared.
         target: by what they were calibrated on, the matrices on four fifths of the test identities; images of
-            the last fifth, without labels, are those of the target domain. Empty where nothing is shared.
+            the last fifth, without labels, are those of the target domain. Empty where nothing is shared, or
+            where these are fewer than dimensions.
         multiply_adds: of all that was trained, forward and backward, for one seed.
         seconds: the mean time of training.
         parameters: that must be stored for all sub-models.
@@ -127,27 +128,32 @@ def compare(
     return comparison
 
 
-def ablation(settings: Settings) -> dict[str, Settings]:
+def ablation() -> dict[str, Settings]:
     """The recipes of an ablation of `sfsc+`: loss x projection x alignment, by name.
 
-    Args:
-        settings: where they set `alignment`, that is the weight where there is one.
+    Alignment stands for both terms that draw narrow sub-models to the full one's embeddings.
     """
-    recipes: dict[str, Settings] = {}
-    weight = settings.get("alignment") or Config.make({"dataset": "none", "recipe": "sfsc+"}).method.alignment
     losses = {"cross-entropy": "cross_entropy", "evidential": "evidential"}
-    for (loss, value), granularity, alignment in product(
-        losses.items(), (None, "model", "layer", "tensor"), (0.0, weight)
-    ):
-        projection = f"projection per {granularity}" if granularity else "no projection"
-        recipes[f"{loss}, {projection}, {'alignment' if alignment else 'no alignment'}"] = {
+    projections: dict[str, Settings] = {
+        "no projection": {"aggregation": "sum"},
+        **{
+            f"projection per {granularity}": {"aggregation": "projection", "granularity": granularity}
+            for granularity in ("model", "layer", "tensor")
+        },
+    }
+    alignments: dict[str, Settings] = {
+        "no alignment": {"asymmetric": 0.0, "alignment": 0.0},
+        "alignment": {},
+    }
+    return {
+        f"{loss}, {projection}, {alignment}": {
             "recipe": "sfsc+",
-            "loss": value,
-            "aggregation": "projection" if granularity else "sum",
-            "alignment": alignment,
-            **({"granularity": granularity} if granularity else {}),
+            "loss": losses[loss],
+            **projections[projection],
+            **alignments[alignment],
         }
-    return recipes
+        for loss, projection, alignment in product(losses, projections, alignments)
+    }
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
@@ -163,9 +169,10 @@ def _finish(config: Config, run: Path) -> None:
     if plain.spec.shared:
         calibrated = _calibrated(run, run / CALIBRATED, config.dataset, config)
         _test(calibrated, dataset, run / CALIBRATED, config)
-        fitted = _calibrated(run, run / TARGET["target images"], view, config)
-        for family, folder in zip((plain, calibrated, fitted), TARGET.values(), strict=True):
-            _test(family, open_dataset(view), run / folder, config)
+        if len(image_paths(view)) >= config.embedding_dim:
+            fitted = _calibrated(run, run / TARGET["target images"], view, config)
+            for family, folder in zip((plain, calibrated, fitted), TARGET.values(), strict=True):
+                _test(family, open_dataset(view), run / folder, config)
 
 
 def _calibrated(run: Path, out: Path, images: str, config: Config) -> Family:
@@ -190,7 +197,9 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
         matrices=tuple(_matrix(run) for run in runs),
         calibrated=tuple(_matrix(run / CALIBRATED) for run in runs) if shared else (),
         target={
-            name: tuple(_matrix(run / folder) for run in runs) for name, folder in TARGET.items() if shared
+            name: tuple(_matrix(run / folder) for run in runs)
+            for name, folder in TARGET.items()
+            if (runs[0] / folder / EVALUATION_FILE).exists()
         },
         multiply_adds=_training_cost(config, family, runs[0]),
         seconds=float(np.mean([_seconds(run) for run in runs])),

@@ -73,7 +73,7 @@ RECIPES = {
     "bct-s": Recipe(classifiers="own", influence=1.0),
     "asymmetric-s": Recipe(classifiers="full", asymmetric=1.0),
     "sfsc": Recipe(loss="evidential", aggregation="projection"),
-    "sfsc+": Recipe(loss="evidential", aggregation="projection", alignment=4.0),
+    "sfsc+": Recipe(loss="evidential", aggregation="projection", asymmetric=1.0, alignment=2.0),
 }
 # What the settings of a run may change of its recipe.
 ADJUSTABLE = ("loss", "aggregation", "influence", "asymmetric", "alignment")

@@ -93,7 +93,7 @@ class Dataset:
         return Split(self.paths, self.identities, self.cameras).select(inside)
 
 
-def held_out(identities: Iterable[str], share: float = 1 / 2) -> set[str]:
+def held_out(identities: Iterable[str], share: float = 1 / 2, at_least: int = 0) -> set[str]:
     """A share of the identities, rounded down, for testing: always the same, chosen by their hashes."""
     ordered = sorted(set(identities), key=lambda identity: sha256(identity.encode()).digest())
-    return set(ordered[: int(len(ordered) * share)])
+    return set(ordered[: max(at_least, int(len(ordered) * share))])

@@ -21,13 +21,13 @@ def validation(dataset: Dataset, source: str) -> Dataset:
 
 
 def target(dataset: Dataset, source: str) -> Dataset:
-    """A fifth of the test identities in the place of the training identities, which are left out.
+    """A fifth of the test identities, two at least, in the place of the training ones, which are left out.
 
     The former are images of the domain that is searched, without labels, as a calibration can have them; the
     others are the test.
     """
     testing = dataset.splits != "train"
-    chosen = held_out(dataset.identities[testing].tolist(), 1 / 5)
+    chosen = held_out(dataset.identities[testing].tolist(), 1 / 5, at_least=2)
     splits = np.where(np.isin(dataset.identities, list(chosen)), "train", dataset.splits)
     return _select(dataset, source, testing, splits)
 
