@@ -19,6 +19,7 @@ from sfsc.data.dataset import Dataset, open_dataset
 from sfsc.errors import SfscError
 from sfsc.evaluation import EVALUATION_FILE, evaluate
 from sfsc.files import read_json, write_json
+from sfsc.recipes import find_recipe
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
@@ -117,8 +118,11 @@ def compare(
         (name, seed): Config.make({**settings, **changes, "seed": seed})
         for seed, (name, changes) in product(range(seeds), entries.items())
     }
+    # What is wrong is refused before the first hour, not after it.
     for config in configs.values():
-        _ = config.method  # refused before the first hour, not after it
+        find_recipe(config.recipe)
+    for source in {config.dataset for config in configs.values()}:
+        open_dataset(source)
     for (name, seed), config in configs.items():
         Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
         _finish(config, folder_of(out, name, seed))
