@@ -81,20 +81,19 @@ class Family(Switchable):
         """Make a family of a dense embedder, which becomes the full sub-model."""
         super().__init__(network, structure, spec.widths, spec.round_to)
         self.spec = spec
+        own = self.norms
         if not spec.shared:
-            self.independent = nn.ModuleList(self.submodel(width) for width in self.widths.narrow)
+            own = self.independent = nn.ModuleList(self.submodel(width) for width in self.widths.narrow)
             self.norms = nn.ModuleList()
         if spec.calibrated:
-            for own in self.independent if not spec.shared else self.norms:
-                own.add_module("calibration", Calibration(spec.embedding_dim))
-        self._build()
+            for modules in own:
+                modules.add_module("calibration", Calibration(spec.embedding_dim))
+        if spec.calibrated or not spec.shared:
+            self._build()
 
     def calibration(self, width: float) -> Calibration:
         """The calibration of a narrow sub-model of a calibrated family."""
-        own = self.norms if self.spec.shared else self.independent
-        calibration = own[self.widths.index(width)].get_submodule("calibration")
-        assert isinstance(calibration, Calibration)
-        return calibration
+        return cast(Calibration, cast(Embedder, self.at(width)).calibration)
 
     def _build(self) -> None:
         super()._build()
