@@ -195,3 +195,18 @@ def test_damaged_families_are_refused(tmp_path: Path, damage: str) -> None:
         Family.load(tmp_path)
     assert str(tmp_path) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_family_starts_from_the_backbone_of_another(tmp_path: Path) -> None:
+    full = Family.create("small", (1.0,), 16, (32, 32), seed=5)
+    with torch.no_grad():
+        for parameter in full.parameters():
+            parameter.mul_(1 + torch.rand_like(parameter))
+        full.at(1.0)(IMAGES)
+    full.eval().save(tmp_path)
+    family = Family.create("small", (0.5, 1.0), 16, (32, 32), weights=str(tmp_path)).eval()
+    theirs, ours = (f.network.backbone(IMAGES) for f in (full, family))
+    # Sorted by importance, the same channels come in another order.
+    torch.testing.assert_close(ours.sort(1).values, theirs.sort(1).values)
+    with pytest.raises(SfscError, match=r"does not hold weights of resnet18: it lacks"):
+        Family.create("resnet18", (0.5, 1.0), 16, (32, 32), weights=str(tmp_path))

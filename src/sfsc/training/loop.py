@@ -17,8 +17,9 @@ from sfsc.data.records import Dataset, Split
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.files import write_json
 from sfsc.recipes import ADJUSTABLE
-from sfsc.switchable.family import WEIGHTS_FILE, Family
+from sfsc.switchable.family import Family
 from sfsc.switchable.sources import find_backbone
+from sfsc.switchable.weights import FAMILY_FILE
 from sfsc.training.config import CONFIG_FILE, Config, read_config
 from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.steps import Training, all_batches, equalise, new_family
@@ -55,7 +56,7 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
     config, dataset = world.on_first(lambda: _open(config, world))
     device = world.on_all(lambda: world.device(config.device))
     world.on_first(lambda: _claim(run, config, resume))
-    if not world.on_first((run / WEIGHTS_FILE).exists):
+    if not world.on_first((run / FAMILY_FILE).exists):
         images = _readable(dataset.train, config, world)
         family = Training(config, run, images, dataset.mirrors, device, world).run()
         world.on_first(lambda: family.cpu().save(run))
