@@ -5,18 +5,12 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from sfsc.errors import SaidElsewhere, SfscError, missing_extra
-
-if TYPE_CHECKING:
-    from sfsc.gallery import Hit
-    from sfsc.switchable.inspection import Inspection
+from sfsc.report import terminal
 
 app = typer.Typer(
     help="Visual search across platforms: one training run, nested sub-models, one embedding space.",
@@ -70,13 +64,7 @@ def data_show(
     from sfsc.data import dataset_sheet, open_dataset, summarise, write_png
 
     opened = open_dataset(dataset)
-    rows = summarise(opened)
-    table = Table(*rows[0])
-    for row in rows:
-        table.add_row(
-            *(escape(str(value)) for value in row.values()), style="bold" if row["camera"] == "all" else None
-        )
-    Console().print(table)
+    terminal.print_summary(summarise(opened))
     write_png(out, dataset_sheet(opened))
     print(f"contact sheet: {out}")
 
@@ -147,7 +135,7 @@ def evaluate(
     opened = open_dataset(dataset or read_config(run).dataset)
     evaluation = run_evaluation(Family.load(run), opened, workers)
     evaluation.write(run)
-    _print_evaluation(evaluation.to_json())
+    terminal.print_evaluation(evaluation.to_json())
     print(f"written: {run / 'evaluation.json'}, {run / 'matrix.png'}, {run / 'accuracy.png'}")
 
 
@@ -168,7 +156,7 @@ def inspect(
 
     size = (image_size, image_size)
     family = Family.create(backbone, widths, embedding_dim, size, keep=keep or (), round_to=round_to)
-    _print_inspection(run_inspection(family, torch.zeros(1, 3, *size)))
+    terminal.print_inspection(run_inspection(family, torch.zeros(1, 3, *size)))
 
 
 @app.command()
@@ -203,11 +191,7 @@ def calibrate(
     """Bring narrow sub-models nearer to the full one, with images alone; galleries stay valid."""
     from sfsc.calibrating import calibrate as run_calibration
 
-    found = run_calibration(run, out, images, workers)
-    table = Table("width", "before", "after", title="cosine to the full sub-model, same image")
-    for width, before in found.before.items():
-        table.add_row(f"{width:g}", f"{before:.3f}", f"{found.after[width]:.3f}")
-    Console().print(table)
+    terminal.print_calibration(run_calibration(run, out, images, workers))
     print(f"calibrated: {out}")
 
 
@@ -258,11 +242,7 @@ def _compare(settings: dict[str, Any], recipes: dict[str, Any], seeds: int | Non
     in_file = settings.pop("seeds", 3)
     comparison = run_comparison(settings, recipes, seeds or in_file, out)
     page = write_comparison(comparison, out)
-    for caption, (heading, *rows) in list(all_tables(comparison).items())[:-1]:
-        table = Table(*heading, title=caption)
-        for row in rows:
-            table.add_row(*map(escape, row))
-        Console().print(table)
+    terminal.print_tables(all_tables(comparison))
     print(f"comparison: {page}")
 
 
@@ -319,7 +299,7 @@ def search(
     from sfsc.switchable.family import Family
 
     hits = run_search(Family.load(run), query, Gallery.open(gallery), width, top)
-    _print_hits(hits)
+    terminal.print_hits(hits)
     if picture:
         draw_hits(query, hits, picture)
         print(f"picture: {picture}")
@@ -333,63 +313,8 @@ def report(run: RunArgument) -> None:
 
     page = write_report(run)
     if (run / "evaluation.json").exists():
-        _print_evaluation(read_json(run / "evaluation.json"))
+        terminal.print_evaluation(read_json(run / "evaluation.json"))
     print(f"report: {page}")
-
-
-def _print_evaluation(evaluation: dict[str, Any]) -> None:
-    widths = [f"{width:g}" for width in evaluation["widths"]]
-    matrix = Table("query \\ gallery", *widths, title="mAP %")
-    for row, (width, values, met) in enumerate(
-        zip(widths, evaluation["metrics"]["mAP"], evaluation["criterion"], strict=True)
-    ):
-        cells = [f"{100 * v:.1f}{' ✓' if met[c] else '  '}" for c, v in enumerate(values)]
-        cells[row] = f"[bold]{cells[row]}[/bold]"
-        matrix.add_row(width, *cells)
-    baseline = evaluation["baseline"]
-    names = list(baseline)[1:]
-    tests = Table("test", *names, title="%")
-    pairs = [("smallest -> smallest", 0, 0), ("smallest -> full", 0, -1), ("full -> full", -1, -1)]
-    for name, q, g in pairs:
-        tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in names))
-    tests.add_row(baseline["name"], *(f"{100 * baseline[key]:.1f}" for key in names))
-    console = Console()
-    console.print(matrix)
-    console.print(tests)
-    skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
-    print(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
-    print(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
-
-
-def _print_inspection(inspection: Inspection) -> None:
-    names = [f"{width:g}" for width in inspection.widths]
-    sizes = Table("width", "parameters", "of the full", "multiply-adds", "of the full")
-    for row in zip(names, inspection.parameters, inspection.multiply_adds, strict=True):
-        name, parameters, adds = row
-        shares = f"{parameters / inspection.parameters[-1]:.1%}", f"{adds / inspection.multiply_adds[-1]:.1%}"
-        sizes.add_row(name, f"{parameters:,}", shares[0], f"{adds / 1e6:,.1f} M", shares[1])
-    channels = Table(*names, "layers", title="output channels")
-    for counts, layers in inspection.channels.items():
-        channels.add_row(*map(str, counts), escape(_shortened(layers)))
-    console = Console()
-    console.print(sizes)
-    console.print(channels)
-    for name, ends in inspection.whole.items():
-        print(f"kept whole: {ends} of {name}")
-
-
-def _shortened(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]}"
-
-
-def _print_hits(hits: list[Hit]) -> None:
-    table = Table("rank", "score", "identity", "camera", "written at width", "path")
-    for rank, hit in enumerate(hits, 1):
-        table.add_row(
-            *(str(rank), f"{hit.score:.3f}", escape(hit.identity or ""), escape(hit.camera or "")),
-            *(f"{hit.width:g}", escape(hit.path)),
-        )
-    Console().print(table)
 
 
 def main() -> None:

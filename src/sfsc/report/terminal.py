@@ -1,0 +1,103 @@
+"""What commands print: tables on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from sfsc.calibrating import CalibrationReport
+    from sfsc.gallery import Hit
+    from sfsc.switchable.inspection import Inspection
+
+
+def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
+    """The counts of a data set, as `summarise` gives them."""
+    table = Table(*rows[0])
+    for row in rows:
+        total = "bold" if row["camera"] == "all" else None
+        table.add_row(*(escape(str(value)) for value in row.values()), style=total)
+    Console().print(table)
+
+
+def print_evaluation(evaluation: dict[str, Any]) -> None:
+    """The matrix and the tests at its corners, from the content of evaluation.json."""
+    widths = [f"{width:g}" for width in evaluation["widths"]]
+    matrix = Table("query \\ gallery", *widths, title="mAP %")
+    for row, (width, values, met) in enumerate(
+        zip(widths, evaluation["metrics"]["mAP"], evaluation["criterion"], strict=True)
+    ):
+        cells = [f"{100 * v:.1f}{' ✓' if met[c] else '  '}" for c, v in enumerate(values)]
+        cells[row] = f"[bold]{cells[row]}[/bold]"
+        matrix.add_row(width, *cells)
+    baseline = evaluation["baseline"]
+    names = list(baseline)[1:]
+    tests = Table("test", *names, title="%")
+    pairs = [("smallest -> smallest", 0, 0), ("smallest -> full", 0, -1), ("full -> full", -1, -1)]
+    for name, q, g in pairs:
+        tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in names))
+    tests.add_row(baseline["name"], *(f"{100 * baseline[key]:.1f}" for key in names))
+    console = Console()
+    console.print(matrix)
+    console.print(tests)
+    skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
+    _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
+    _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+
+
+def print_inspection(inspection: Inspection) -> None:
+    """Sizes and channels at every width, and what is kept whole."""
+    names = [f"{width:g}" for width in inspection.widths]
+    sizes = Table("width", "parameters", "of the full", "multiply-adds", "of the full")
+    for row in zip(names, inspection.parameters, inspection.multiply_adds, strict=True):
+        name, parameters, adds = row
+        shares = f"{parameters / inspection.parameters[-1]:.1%}", f"{adds / inspection.multiply_adds[-1]:.1%}"
+        sizes.add_row(name, f"{parameters:,}", shares[0], f"{adds / 1e6:,.1f} M", shares[1])
+    channels = Table(*names, "layers", title="output channels")
+    for counts, layers in inspection.channels.items():
+        channels.add_row(*map(str, counts), escape(_shortened(layers)))
+    console = Console()
+    console.print(sizes)
+    console.print(channels)
+    for name, ends in inspection.whole.items():
+        _say(f"kept whole: {ends} of {name}")
+
+
+def _shortened(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{len(names)} layers, {names[0]} to {names[-1]}"
+
+
+def print_hits(hits: list[Hit]) -> None:
+    """What a search found, best first."""
+    table = Table("rank", "score", "identity", "camera", "written at width", "path")
+    for rank, hit in enumerate(hits, 1):
+        table.add_row(
+            *(str(rank), f"{hit.score:.3f}", escape(hit.identity or ""), escape(hit.camera or "")),
+            *(f"{hit.width:g}", escape(hit.path)),
+        )
+    Console().print(table)
+
+
+def print_calibration(report: CalibrationReport) -> None:
+    """The cosines before and after, by width."""
+    table = Table("width", "before", "after", title="cosine to the full sub-model, same image")
+    for width, before in report.before.items():
+        table.add_row(f"{width:g}", f"{before:.3f}", f"{report.after[width]:.3f}")
+    Console().print(table)
+
+
+def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:
+    """Tables by caption; the first row of each is its heading."""
+    for caption, (heading, *rows) in tables.items():
+        table = Table(*heading, title=caption)
+        for row in rows:
+            table.add_row(*map(escape, row))
+        Console().print(table)
+
+
+def _say(line: str) -> None:
+    Console().print(line, highlight=False, markup=False, soft_wrap=True)
