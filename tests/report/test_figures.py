@@ -14,6 +14,9 @@ from sfsc.report.figures import (
     INK,
     POINTS,
     accuracy_against_size,
+    conflict_map,
+    cosine_map,
+    embedding_map,
     heat_map,
     save,
     to_svg,
@@ -25,8 +28,23 @@ def matrix_figure() -> Figure:
     return heat_map(MAP, WIDTHS, evaluation()["criterion"], "mAP")
 
 
+PROJECTION = {
+    "widths": [0.5, 1.0],
+    "identities": ["cat", "cat", "dog"],
+    "points": [[[0.0, 0.1], [0.2, 0.3], [0.9, 0.8]], [[0.1, 0.1], [0.2, 0.2], [1.0, 0.9]]],
+}
+
+
+def conflict_log() -> list[dict[str, object]]:
+    shares = np.linspace(0, 1, 10)
+    return [{"epoch": e, "conflicts_by_group": [0.0, float(s), 1.0]} for e, s in enumerate(shares, 1)]
+
+
 FIGURES = {
     "matrix": matrix_figure,
+    "cosines": lambda: cosine_map(MAP, WIDTHS),
+    "projection": lambda: embedding_map(PROJECTION),
+    "conflicts": lambda: conflict_map(conflict_log()),
     "curves": lambda: training_curves(log(), WIDTHS, "conflicts"),
     "size": lambda: accuracy_against_size(evaluation()),
 }
@@ -155,9 +173,38 @@ def test_references_of_an_inlined_figure_find_their_targets(name: str) -> None:
     root = ElementTree.fromstring(to_svg(FIGURES[name]()))
     ids = {element.get("id") for element in root.iter()}
     hrefs = {
-        value for element in root.iter() for key, value in element.attrib.items() if key.endswith("href")
+        value
+        for element in root.iter()
+        for key, value in element.attrib.items()
+        if key.endswith("href") and not value.startswith("data:")
     }
     clips = {element.attrib["clip-path"] for element in root.iter() if "clip-path" in element.attrib}
     targets = {href.removeprefix("#") for href in hrefs} | {clip[5:-1] for clip in clips}
     assert targets
     assert targets <= ids
+
+
+def test_a_map_of_conflicts_has_the_first_group_at_the_top_and_time_to_the_right() -> None:
+    (image,) = conflict_map(conflict_log()).axes[0].images
+    shares = image.get_array()
+    assert shares.shape == (3, 10)
+    np.testing.assert_allclose(shares[1], np.linspace(0, 1, 10))
+    left, right, bottom, top = image.get_extent()
+    assert (left, right) == (0, 10)
+    assert bottom > top
+
+
+def test_a_line_joins_what_the_sub_models_make_of_one_image() -> None:
+    axes = embedding_map(PROJECTION).axes[0]
+    assert len(axes.lines) == 3
+    np.testing.assert_allclose(axes.lines[2].get_xydata(), [[0.9, 0.8], [1.0, 0.9]])
+    first, second = axes.collections
+    np.testing.assert_allclose(second.get_offsets(), PROJECTION["points"][1])
+    colours = [to_hex(colour) for colour in first.get_facecolor()]
+    assert colours[0] == colours[1] != colours[2]
+
+
+def test_what_is_not_logged_is_not_drawn() -> None:
+    entries = [{"epoch": 1, "loss": [None, 2.0]}, {"epoch": 2, "loss": [1.0, None]}]
+    lines = training_curves(entries, [0.5, 1.0], "loss").axes[0].lines
+    assert [line.get_xdata().tolist() for line in lines] == [[2], [2], [1], [1]]

@@ -63,14 +63,7 @@ def heat_map(
     for query, gallery in np.ndindex(matrix.shape):
         mark = "self-test" if query == gallery else "" if met is None else "✓" if met[query, gallery] else "✗"
         _cell(axes, (gallery, query), float(matrix[query, gallery]), colours[query, gallery], mark)
-    labels = [f"{width:g}" for width in widths]
-    axes.set_xticks(range(len(widths)), labels)
-    axes.set_yticks(range(len(widths)), labels)
-    axes.set_xlabel("gallery width")
-    axes.set_ylabel("query width")
-    axes.set(xlim=(-0.5, len(widths) - 0.5), ylim=(len(widths) - 0.5, -0.5), aspect="equal")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    _square(axes, widths, "gallery width", "query width")
     if met is not None:
         key = "✓ meets the criterion  ·  ✗ falls short of it"
         below: dict[str, Any] = {"xycoords": axes.xaxis.label, "ha": "center", "va": "top"}
@@ -163,14 +156,7 @@ def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
     figure, axes = _figure((4.8, 4.6))
     for row, column in np.ndindex(matrix.shape):
         _cell(axes, (column, row), float(matrix[row, column]), colours[row, column], "")
-    labels = [f"{width:g}" for width in widths]
-    axes.set_xticks(range(len(widths)), labels)
-    axes.set_yticks(range(len(widths)), labels)
-    axes.set_xlabel("width")
-    axes.set_ylabel("width")
-    axes.set(xlim=(-0.5, len(widths) - 0.5), ylim=(len(widths) - 0.5, -0.5), aspect="equal")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
+    _square(axes, widths, "width", "width")
     return figure
 
 
@@ -237,6 +223,18 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
     return figure, axes
+
+
+def _square(axes: Axes, widths: Sequence[float], along: str, down: str) -> None:
+    """Axes of a heat map: a cell for each pair of widths, the first at the top left."""
+    labels = [f"{width:g}" for width in widths]
+    axes.set_xticks(range(len(widths)), labels)
+    axes.set_yticks(range(len(widths)), labels)
+    axes.set_xlabel(along)
+    axes.set_ylabel(down)
+    axes.set(xlim=(-0.5, len(widths) - 0.5), ylim=(len(widths) - 0.5, -0.5), aspect="equal")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
 
 
 def _cell(axes: Axes, at: tuple[int, int], value: float, colour: NDArray[np.float64], mark: str) -> None:
