@@ -13,6 +13,7 @@ from torch.nn import functional as F
 from sfsc import Config, Family, Gallery, SfscError, calibrate, recalibrate
 from sfsc.calibrating import fit_calibration
 from sfsc.data import open_dataset
+from sfsc.embedding import embed_all
 from sfsc.files import write_json
 from sfsc.switchable.calibration import Calibration
 
@@ -24,6 +25,11 @@ def unit(count: int, dim: int, seed: int = 0) -> Tensor:
     """Unit vectors around a direction, as embeddings are."""
     generator = torch.Generator().manual_seed(seed)
     return F.normalize(torch.randn(count, dim, generator=generator) + torch.eye(dim)[0])
+
+
+def training_images(family: Family, shapes: str) -> dict[float | None, np.ndarray]:
+    paths = open_dataset(shapes).train.paths
+    return embed_all(family, paths, workers=0).of(paths)
 
 
 @pytest.fixture(scope="module")
@@ -58,8 +64,8 @@ def test_narrow_sub_models_come_nearer_and_the_full_one_stays(
     shapes: str, tmp_path: Path, shared: bool
 ) -> None:
     family = Family.create("small", WIDTHS, 16, (32, 32), shared=shared).eval()
-    paths = list(open_dataset(shapes).train.paths)
-    calibrated, report = fit_calibration(family, paths, workers=0)
+    embedded = training_images(family, shapes)
+    calibrated, report = fit_calibration(family, embedded)
     assert set(report.before) == set(report.after) == {0.25, 0.5}
     for width in report.before:
         assert report.after[width] > report.before[width] + 0.1
@@ -75,14 +81,14 @@ def test_narrow_sub_models_come_nearer_and_the_full_one_stays(
 
 def test_a_calibrated_sub_model_exports(shapes: str) -> None:
     family = Family.create("small", WIDTHS, 16, (32, 32)).eval()
-    calibrated, _ = fit_calibration(family, list(open_dataset(shapes).train.paths), workers=0)
+    calibrated, _ = fit_calibration(family, training_images(family, shapes))
     program = torch.export.export(calibrated.submodel(0.25).eval(), (IMAGES,))
     torch.testing.assert_close(program.module()(IMAGES), calibrated.embed(IMAGES, 0.25), rtol=0, atol=1e-5)
 
 
 def test_galleries_of_the_family_stay_valid(shapes: str, tmp_path: Path) -> None:
     family = Family.create("small", WIDTHS, 16, (32, 32)).eval()
-    calibrated, _ = fit_calibration(family, list(open_dataset(shapes).train.paths), workers=0)
+    calibrated, _ = fit_calibration(family, training_images(family, shapes))
     gallery = Gallery.open(tmp_path, create=True)
     rows = family.embed(IMAGES).detach().numpy()
     names = [str(i) for i in range(len(rows))]

@@ -41,7 +41,7 @@ OPTIONS = {
     },
     "evaluate": {"--dataset", "--workers"},
     "calibrate": {"--images", "--out", "--workers"},
-    "compare": {"--out", "--config", "--recipes", "--backbone", "--seeds", "--set"},
+    "compare": {"--out", "--config", "--recipes", "--backbone", "--seeds", "--calibrations", "--set"},
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
     "index": {"--gallery", "--width", "--workers"},
     "search": {"--gallery", "--width", "--top", "--picture"},

@@ -69,7 +69,8 @@ def test_what_is_finished_is_not_done_again(
     def refuse(*_: object) -> None:
         raise AssertionError("tested again")
 
-    monkeypatch.setattr(sfsc.comparing, "evaluate", refuse)
+    for name in ("evaluate", "embed_all", "evaluate_images"):
+        monkeypatch.setattr(sfsc.comparing, name, refuse)
     again = compare(settings(shapes), RECIPES, 2, out)
     assert again.to_json() == comparison.to_json()
     assert {path: path.stat().st_mtime_ns for path in times} == times

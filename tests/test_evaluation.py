@@ -131,7 +131,7 @@ def test_a_corrupt_test_image_is_named_and_the_mode_restored(
     lines = [f"{dataset.query.paths[i]},cat,c{i},test" for i in range(2)] + ["bad.png,cat,c3,test"]
     (tmp_path / "t.csv").write_text("\n".join(["path,identity,camera,split", *lines]) + "\n")
     family = Family.create("small", WIDTHS, 16, (32, 32), seed=0).train(training)
-    with pytest.raises(SfscError, match=r"1 test images cannot be read, the first: .*bad\.png: the file is"):
+    with pytest.raises(SfscError, match=r"1 of 3 images cannot be read, the first: .*bad\.png: the file is"):
         evaluate(family, open_dataset(f"csv:{tmp_path}/t.csv"), workers=0)
     assert family.training == training
     assert family.at(0.25).training == training

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ import torch
 
 from sfsc.data.dataset import names_dataset, open_dataset
 from sfsc.data.images import find_images
-from sfsc.embedding import Embedded, embed_images
+from sfsc.embedding import embed_all
 from sfsc.errors import SfscError
 from sfsc.files import write_json
 from sfsc.switchable.family import Family
@@ -54,7 +54,9 @@ def calibrate(
     config, family = read_config(run), Family.load(run)
     if (out / CONFIG_FILE).exists():
         raise SfscError(f"{out} already holds a run: choose another folder")
-    calibrated, report = fit_calibration(family, image_paths(images or config.dataset), workers)
+    paths = image_paths(images or config.dataset)
+    _check(family, len(paths))
+    calibrated, report = fit_calibration(family, embed_all(family, paths, workers, "calibrating").of(paths))
     calibrated.save(out)
     write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
     return report
@@ -65,35 +67,26 @@ def image_paths(images: str) -> list[str]:
     return list(open_dataset(images).train.paths) if names_dataset(images) else find_images(Path(images))
 
 
-def fit_calibration(family: Family, paths: list[str], workers: int = 2) -> tuple[Family, CalibrationReport]:
+def fit_calibration(
+    family: Family, embedded: Mapping[float | None, np.ndarray]
+) -> tuple[Family, CalibrationReport]:
     """A calibrated copy of a family in evaluation mode, and what became of the cosines.
 
     Args:
         family: not calibrated; it is not changed.
-        paths: of images without labels, more of them than dimensions.
-        workers: processes that decode images.
+        embedded: by width, (n, dim) float32: what its sub-models make of n images, more than dimensions.
 
     Raises:
-        SfscError: it is calibrated already, there are too few images, or one cannot be read.
+        SfscError: it is calibrated already, or there are too few images.
     """
-    dim = family.spec.embedding_dim
-    if family.spec.calibrated:
-        raise SfscError("the family is calibrated already: calibrate the run that it was made from")
-    if len(paths) < dim:
-        raise SfscError(
-            f"{len(paths)} images are too few to calibrate {dim} dimensions: use {10 * dim} or more"
-        )
-    embedders = {width: partial(family.eval().embed, width=width) for width in family.widths}
-    parts = list(embed_images(embedders, paths, family.spec.image_size, workers, "calibrating"))
-    embedded = Embedded.join(parts)
-    if embedded.corrupt:
-        raise SfscError(f"{embedded.corrupt[0]}; repair the image or take it away")
-    vectors = {width: torch.from_numpy(found) for width, found in embedded.vectors.items()}
+    vectors = {width: torch.from_numpy(embedded[width]) for width in family.widths}
+    images = len(vectors[1.0])
+    _check(family, images)
     calibrated = Family(
         replace(family.spec, calibrated=True), copy.deepcopy(family.network), family.structure
     )
     calibrated.load_state_dict(family.state_dict(), strict=False)
-    fitted = torch.from_numpy(np.arange(len(paths)) % HELD_OUT != 0)
+    fitted = torch.from_numpy(np.arange(images) % HELD_OUT != 0)
     before, after = {}, {}
     for width in family.widths.narrow:
         own, full = vectors[width], vectors[1.0]
@@ -102,6 +95,14 @@ def fit_calibration(family: Family, paths: list[str], workers: int = 2) -> tuple
         before[width] = _cosine(own[~fitted], full[~fitted])
         after[width] = _cosine(calibration(own[~fitted]), full[~fitted])
     return calibrated.eval(), CalibrationReport(before, after)
+
+
+def _check(family: Family, images: int) -> None:
+    dim = family.spec.embedding_dim
+    if family.spec.calibrated:
+        raise SfscError("the family is calibrated already: calibrate the run that it was made from")
+    if images < dim:
+        raise SfscError(f"{images} images are too few to calibrate {dim} dimensions: use {10 * dim} or more")
 
 
 def _cosine(one: torch.Tensor, other: torch.Tensor) -> float:

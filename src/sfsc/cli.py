@@ -203,6 +203,7 @@ def compare(
     recipes: Annotated[str | None, typer.Option(help=f"Of {RECIPES_HELP}; default: all.")] = None,
     backbone: BackboneOption = None,
     seeds: SeedsOption = None,
+    calibrations: Annotated[bool, typer.Option(help="Test all of them after calibration, too.")] = True,
     set_: SetOption = None,
 ) -> None:
     """Train and test several recipes alike, and write tables, figures and a page.
@@ -215,7 +216,7 @@ def compare(
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     known = settings.pop("recipes", None) or dict.fromkeys(RECIPES)
     chosen = known if recipes is None else {name: known.get(name) for name in recipes.split(",")}
-    _compare(settings, chosen, seeds, out)
+    _compare(settings, chosen, seeds, out, calibrations)
 
 
 @app.command()
@@ -232,15 +233,21 @@ def ablate(
 
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     settings.pop("recipes", None)
-    _compare(settings, ablation(), seeds, out)
+    _compare(settings, ablation(), seeds, out, calibrations=False)
 
 
-def _compare(settings: dict[str, Any], recipes: dict[str, Any], seeds: int | None, out: Path) -> None:
+def _compare(
+    settings: dict[str, Any],
+    recipes: dict[str, Any],
+    seeds: int | None,
+    out: Path,
+    calibrations: bool,
+) -> None:
     from sfsc.comparing import compare as run_comparison
     from sfsc.report.comparison import all_tables, write_comparison
 
     in_file = settings.pop("seeds", 3)
-    comparison = run_comparison(settings, recipes, seeds or in_file, out)
+    comparison = run_comparison(settings, recipes, seeds or in_file, out, calibrations)
     page = write_comparison(comparison, out)
     terminal.print_tables(all_tables(comparison))
     print(f"comparison: {page}")

@@ -14,18 +14,20 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from sfsc.calibrating import calibrate, image_paths
-from sfsc.data.dataset import Dataset, open_dataset
+from sfsc.calibrating import fit_calibration
+from sfsc.data.dataset import open_dataset
+from sfsc.embedding import ImageSet, embed_all
 from sfsc.errors import SfscError
-from sfsc.evaluation import EVALUATION_FILE, evaluate
+from sfsc.evaluation import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
 from sfsc.files import read_json, write_json
-from sfsc.recipes import find_recipe
+from sfsc.recipes import RECIPES, find_recipe
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
 from sfsc.training.config import CONFIG_FILE, Config, read_config
 from sfsc.training.log import LOG_FILE
 from sfsc.training.loop import train
+from sfsc.training.teacher import TEACHER_FOLDER
 
 COMPARISON_FILE = "comparison.json"
 CALIBRATED = "calibrated"
@@ -47,7 +49,7 @@ class Contestant:
         name: under which it stands in the tables.
         changes: the settings in which it differs from the others, the recipe among them.
         matrices: the compatibility matrix of each seed.
-        calibrated: the same after calibration on the training images; none where nothing is shared.
+        calibrated: the same after calibration on the training images; none where it was not done.
         target: by what they were calibrated on, the matrices on four fifths of the test identities; images of
             the last fifth, without labels, are those of the target domain. Empty where nothing is shared, or
             where these are fewer than dimensions.
@@ -94,7 +96,11 @@ class Comparison:
 
 
 def compare(
-    settings: Settings, recipes: Mapping[str, Settings | None], seeds: int, out: str | Path
+    settings: Settings,
+    recipes: Mapping[str, Settings | None],
+    seeds: int,
+    out: str | Path,
+    calibrations: bool = True,
 ) -> Comparison:
     """Train and test every recipe with every seed, on the same data in the same order.
 
@@ -106,6 +112,7 @@ def compare(
         recipes: by name, the settings in which it differs; "recipe" is the name itself where they do not say.
         seeds: how many, from 0.
         out: the folder; every run is a folder below it, which all other commands take.
+        calibrations: whether families are tested after calibration, too.
 
     Raises:
         SfscError: as `train` and `evaluate`; or a folder holds a run of other settings.
@@ -125,7 +132,7 @@ def compare(
         open_dataset(source)
     for (name, seed), config in configs.items():
         Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
-        _finish(config, folder_of(out, name, seed))
+        _finish(config, folder_of(out, name, seed), calibrations)
     contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
     comparison = Comparison(settings, seeds, tuple(contestants))
     write_json(out / COMPARISON_FILE, comparison.to_json())
@@ -133,9 +140,9 @@ def compare(
 
 
 def ablation() -> dict[str, Settings]:
-    """The recipes of an ablation of `sfsc+`: loss x projection x alignment, by name.
+    """The recipes of an ablation: loss x projection x alignment, by name.
 
-    Alignment stands for both terms that draw narrow sub-models to the full one's embeddings.
+    Alignment stands for both terms of `sfsc+` that draw narrow sub-models to the full one's embeddings.
     """
     losses = {"cross-entropy": "cross_entropy", "evidential": "evidential"}
     projections: dict[str, Settings] = {
@@ -145,13 +152,14 @@ def ablation() -> dict[str, Settings]:
             for granularity in ("model", "layer", "tensor")
         },
     }
+    plus = RECIPES["sfsc+"]
     alignments: dict[str, Settings] = {
-        "no alignment": {"asymmetric": 0.0, "alignment": 0.0},
-        "alignment": {},
+        "no alignment": {},
+        "alignment": {"asymmetric": plus.asymmetric, "alignment": plus.alignment},
     }
     return {
         f"{loss}, {projection}, {alignment}": {
-            "recipe": "sfsc+",
+            "recipe": "sfsc",
             "loss": losses[loss],
             **projections[projection],
             **alignments[alignment],
@@ -165,41 +173,57 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
     return out / re.sub(r"[^\w.+=-]+", "-", name) / f"seed{seed}"
 
 
-def _finish(config: Config, run: Path) -> None:
+def _finish(config: Config, run: Path, calibrations: bool) -> None:
     """Do what is not done yet of one run: training, calibrations, tests."""
-    plain = train(config, run, resume=True)
-    dataset, view = open_dataset(config.dataset), f"target:{config.dataset}"
-    _test(plain, dataset, run, config)
-    if plain.spec.shared:
-        calibrated = _calibrated(run, run / CALIBRATED, config.dataset, config)
-        _test(calibrated, dataset, run / CALIBRATED, config)
-        if len(image_paths(view)) >= config.embedding_dim:
-            fitted = _calibrated(run, run / TARGET["target images"], view, config)
-            for family, folder in zip((plain, calibrated, fitted), TARGET.values(), strict=True):
-                _test(family, open_dataset(view), run / folder, config)
+    family = train(config, run, resume=True)
+    dataset = open_dataset(config.dataset)
+    if not (calibrations and family.spec.shared):
+        if not _tested(family, [run]):
+            evaluate(family, dataset, config.workers).write(run)
+        return
+    view = open_dataset(f"target:{config.dataset}")
+    targets = _target_folders(run) if len(view.train) >= config.embedding_dim else []
+    if _tested(family, [run, run / CALIBRATED, *targets]):
+        return
+    # Every image is embedded once: calibrations only move its embeddings.
+    images = embed_all(family, [*tested_paths(dataset), *dataset.train.paths], config.workers)
+    calibrated = _calibrated(family, images, dataset.train.paths, run / CALIBRATED, config)
+    evaluate_images(family, dataset, images).write(run)
+    evaluate_images(calibrated, dataset, images.calibrated(calibrated)).write(run / CALIBRATED)
+    if targets:
+        fitted = _calibrated(family, images, view.train.paths, run / TARGET["target images"], config)
+        seen = [images, images.calibrated(calibrated), images.calibrated(fitted)]
+        for variant, embedded, folder in zip((family, calibrated, fitted), seen, targets, strict=True):
+            evaluate_images(variant, view, embedded).write(folder)
 
 
-def _calibrated(run: Path, out: Path, images: str, config: Config) -> Family:
-    if not (out / CONFIG_FILE).exists():
-        calibrate(run, out, images, config.workers)
-    return Family.load(out)
+def _tested(family: Family, folders: list[Path]) -> bool:
+    """Whether the folders hold tests of the family, or of what became of it by calibration."""
+    files = [folder / EVALUATION_FILE for folder in folders]
+    digits = family.fingerprint
+    return all(file.exists() and read_json(file)["fingerprint"].startswith(digits) for file in files)
 
 
-def _test(family: Family, dataset: Dataset, folder: Path, config: Config) -> None:
-    path = folder / EVALUATION_FILE
-    if not path.exists() or read_json(path)["fingerprint"] != family.fingerprint:
-        evaluate(family, dataset, config.workers).write(folder)
+def _target_folders(run: Path) -> list[Path]:
+    return [run / folder for folder in TARGET.values()]
+
+
+def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], out: Path, config: Config) -> Family:
+    calibrated, _ = fit_calibration(plain, images.of(paths))
+    calibrated.save(out)
+    write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
+    return calibrated
 
 
 def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
     runs = [folder_of(out, name, seed) for seed in range(seeds)]
     config, family = read_config(runs[0]), Family.load(runs[0])
-    shared = family.spec.shared
+    calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
     return Contestant(
         name=name,
         changes=changes,
         matrices=tuple(_matrix(run) for run in runs),
-        calibrated=tuple(_matrix(run / CALIBRATED) for run in runs) if shared else (),
+        calibrated=tuple(_matrix(run / CALIBRATED) for run in runs) if calibrated else (),
         target={
             name: tuple(_matrix(run / folder) for run in runs)
             for name, folder in TARGET.items()
@@ -223,14 +247,16 @@ def _training_cost(config: Config, family: Family, run: Path) -> float:
     steps = list(_log(run))[-1]["step"] / len(phases)
     images = steps * config.identities_per_batch * config.images_per_identity
     frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
-    return images * (3.0 * sum(forward) + frozen)
+    teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained, then frozen
+    return images * (3.0 * sum(forward) + frozen + teacher)
 
 
 def _seconds(run: Path) -> float:
-    """The time of training; the clock begins anew where it was resumed."""
+    """The time of training, with that of a teacher; the clock begins anew where it was resumed."""
     times = [line["seconds"] for line in _log(run)]
     ends = [time for time, after in zip(times, [*times[1:], 0.0], strict=True) if after < time]
-    return float(sum(ends))
+    teacher = run / TEACHER_FOLDER
+    return float(sum(ends)) + (_seconds(teacher) if teacher.exists() else 0.0)
 
 
 def _log(run: Path) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import numpy as np
@@ -12,7 +13,10 @@ from torch import Tensor
 
 from sfsc.data.images import CorruptImage
 from sfsc.data.loading import load_images
+from sfsc.errors import SfscError
 from sfsc.progress import track
+from sfsc.retrieval.matrix import raw_pixel_embeddings
+from sfsc.switchable.family import Family
 
 BATCH = 64
 
@@ -63,3 +67,62 @@ def embed_images(
         with torch.inference_mode():
             vectors = {key: embed(images).float().cpu().numpy() for key, embed in embedders.items()}
         yield Embedded(vectors, indices, corrupt)
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images as every sub-model of a family embeds them.
+
+    `vectors` maps a width to (N, dim) float32, and None to raw pixels; `rows` maps a path to its row.
+    """
+
+    vectors: Mapping[float | None, np.ndarray]
+    rows: Mapping[str, int]
+
+    def of(self, paths: Sequence[str]) -> dict[float | None, np.ndarray]:
+        """The vectors of these images, in their order."""
+        rows = np.array([self.rows[path] for path in paths], np.int64)
+        return {width: vectors[rows] for width, vectors in self.vectors.items()}
+
+    def calibrated(self, family: Family) -> ImageSet:
+        """The same images as a calibrated copy of the family embeds them."""
+        vectors = dict(self.vectors)
+        for width in family.widths.narrow:
+            vectors[width] = family.calibration(width)(torch.from_numpy(self.vectors[width])).numpy()
+        return ImageSet(vectors, self.rows)
+
+
+def embed_all(
+    family: Family, paths: Iterable[str], workers: int = 2, description: str = "embedding"
+) -> ImageSet:
+    """Embed images by every sub-model.
+
+    Args:
+        family: in any mode; it is left as it was.
+        paths: image files; one that comes twice is embedded once.
+        workers: processes that decode images.
+        description: what the progress bar says.
+
+    Raises:
+        SfscError: an image cannot be read.
+    """
+    files = sorted({*paths})
+    training = family.training
+    embedders = {width: partial(family.embed, width=width) for width in family.widths}
+    try:
+        family.eval()
+        size = family.spec.image_size
+        parts = list(embed_images({**embedders, None: _pixels}, files, size, workers, description))
+    finally:
+        family.train(training)
+    embedded = Embedded.join(parts)
+    if embedded.corrupt:
+        raise SfscError(
+            f"{len(embedded.corrupt)} of {len(files)} images cannot be read, the first: {embedded.corrupt[0]}; "
+            "repair them or take them out"
+        )
+    return ImageSet(embedded.vectors, {path: row for row, path in enumerate(files)})
+
+
+def _pixels(images: Tensor) -> Tensor:
+    return torch.from_numpy(raw_pixel_embeddings(images.permute(0, 2, 3, 1).numpy()))

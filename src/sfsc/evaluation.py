@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sfsc.data.records import Dataset, Split
-from sfsc.embedding import Embedded, embed_images
-from sfsc.errors import SfscError
+from sfsc.embedding import ImageSet, embed_all
 from sfsc.files import write_json
 from sfsc.report.figures import accuracy_against_size, heat_map, save
-from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix, raw_pixel_embeddings
+from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
 from sfsc.switchable.family import Family
 
@@ -85,19 +81,26 @@ def evaluate(family: Family, dataset: Dataset, workers: int = 2) -> Evaluation:
     Raises:
         SfscError: a split is empty, an image cannot be read, or no query has a positive.
     """
+    return evaluate_images(family, dataset, embed_all(family, tested_paths(dataset), workers))
+
+
+def tested_paths(dataset: Dataset) -> list[str]:
+    """The images of a data set that a test needs."""
+    return [*dataset.query.paths, *dataset.gallery.paths]
+
+
+def evaluate_images(family: Family, dataset: Dataset, images: ImageSet) -> Evaluation:
+    """As `evaluate`, of images that the family has embedded already."""
     query, gallery = dataset.query, dataset.gallery
-    vectors, place = _embed_all(family, sorted({*query.paths, *gallery.paths}), workers)
-    query_rows = np.array([place[path] for path in query.paths])
-    gallery_rows = np.array([place[path] for path in gallery.paths])
-    queries = {width: vectors[width][query_rows] for width in family.widths}
-    galleries = {width: vectors[width][gallery_rows] for width in family.widths}
-    pixels = vectors[None]
+    embedded, found = images.of(query.paths), images.of(gallery.paths)
+    queries = {width: embedded[width] for width in family.widths}
+    galleries = {width: found[width] for width in family.widths}
     return Evaluation(
         dataset=dataset.source,
         fingerprint=family.fingerprint,
         parameters=tuple(family.parameter_count(width) for width in family.widths),
         matrix=compatibility_matrix(queries, galleries, query, gallery),
-        baseline=evaluate_ranking(pixels[query_rows], pixels[gallery_rows], query, gallery),
+        baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
         rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
         cosines=_same_image_cosines(galleries),
         projection=_projection(galleries, gallery),
@@ -119,31 +122,6 @@ def _projection(vectors: dict[float, np.ndarray], gallery: Split) -> dict[str, A
     widths = sorted(vectors)
     points = [((vectors[width][rows] - full.mean(0)) @ axes.T).round(4).tolist() for width in widths]
     return {"widths": widths, "identities": gallery.identities[rows].tolist(), "points": points}
-
-
-def _embed_all(
-    family: Family, paths: list[str], workers: int
-) -> tuple[dict[float | None, np.ndarray], dict[str, int]]:
-    """Embeddings by width, raw pixels under None, and the row of each path."""
-    training = family.training
-    embedders = {width: partial(family.embed, width=width) for width in family.widths}
-    try:
-        family.eval()
-        embedded = Embedded.join(
-            list(embed_images({**embedders, None: _pixels}, paths, family.spec.image_size, workers))
-        )
-    finally:
-        family.train(training)
-    if embedded.corrupt:
-        raise SfscError(
-            f"{len(embedded.corrupt)} test images cannot be read, the first: {embedded.corrupt[0]}; "
-            "repair them or take them out of the data set"
-        )
-    return embedded.vectors, {paths[i]: row for row, i in enumerate(embedded.indices)}
-
-
-def _pixels(images: Tensor) -> Tensor:
-    return torch.from_numpy(raw_pixel_embeddings(images.permute(0, 2, 3, 1).numpy()))
 
 
 def _ranked_lists(

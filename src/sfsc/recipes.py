@@ -43,6 +43,8 @@ class Recipe:
         shared: one switchable network for all widths; else an independent network for each.
         classifiers: shared, one for all; own, one for each; full, one for the full sub-model alone.
         full_first: the full network is trained first, and is frozen while the others are; where not shared.
+        teacher: a full network is trained first, alone. The family starts from it, under its classifier,
+            which is frozen, and all sub-models, also the full one, are drawn to its embeddings.
     """
 
     loss: str = "cross_entropy"
@@ -53,6 +55,7 @@ class Recipe:
     shared: bool = True
     classifiers: str = "shared"
     full_first: bool = False
+    teacher: bool = False
 
     @property
     def compatible(self) -> bool:
@@ -73,7 +76,7 @@ RECIPES = {
     "bct-s": Recipe(classifiers="own", influence=1.0),
     "asymmetric-s": Recipe(classifiers="full", asymmetric=1.0),
     "sfsc": Recipe(loss="evidential", aggregation="projection"),
-    "sfsc+": Recipe(loss="evidential", aggregation="projection", asymmetric=1.0, alignment=2.0),
+    "sfsc+": Recipe(loss="evidential", aggregation="projection", asymmetric=1.0, alignment=2.0, teacher=True),
 }
 # What the settings of a run may change of its recipe.
 ADJUSTABLE = ("loss", "aggregation", "influence", "asymmetric", "alignment")
@@ -103,7 +106,8 @@ def sub_model_loss(
     Args:
         recipe: says which losses.
         embeddings: (batch, dim), of length 1.
-        target: the full sub-model's embeddings of the batch; None for the full sub-model itself.
+        target: the embeddings of the batch by the full sub-model or the teacher; None for the full sub-model
+            where there is no teacher.
         classifiers: one for all or one for each, (classes, dim).
         index: which sub-model it is.
         labels: (batch,) int64.

@@ -107,15 +107,17 @@ def test_narrow_networks_of_bct_depend_on_the_influence(
     assert all(torch.equal(none[key], unified[key]) for key in narrow)
 
 
-@pytest.mark.parametrize("stop", [3, 4, 6])
-def test_an_interrupted_run_of_two_phases_ends_alike(
-    shapes: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+@pytest.mark.parametrize(
+    ("name", "stop"), [("bct", 3), ("bct", 4), ("bct", 6), ("sfsc+", 3), ("sfsc+", 4), ("sfsc+", 6)]
+)
+def test_a_run_that_was_interrupted_between_two_trainings_ends_alike(
+    shapes: str, runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, stop: int
 ) -> None:
-    config = settings(shapes, "bct", checkpoint_every=1)
-    step = Training.step
+    config = settings(shapes, name, checkpoint_every=1)
+    step, left = Training.step, iter(range(stop))
 
     def interrupted(self: Training, number: int, pixels: torch.Tensor) -> None:
-        if number == stop:
+        if next(left, None) is None:
             raise SfscError("stopped")
         step(self, number, pixels)
 
@@ -124,8 +126,51 @@ def test_an_interrupted_run_of_two_phases_ends_alike(
         with pytest.raises(SfscError, match="stopped"):
             train(config, tmp_path / "run")
     train(config, tmp_path / "run", resume=True)
-    ended, expected = weights(tmp_path / "run"), weights(runs["bct"])
+    ended, expected = weights(tmp_path / "run"), weights(runs[name])
     assert all(torch.equal(ended[key], expected[key]) for key in expected)
+
+
+def test_a_teacher_is_a_full_network_that_was_trained_alone(
+    shapes: str, runs: dict[str, Path], tmp_path: Path
+) -> None:
+    teacher = runs["sfsc+"] / "teacher"
+    assert Family.load(teacher).widths.ratios == (1.0,)
+    train(settings(shapes, "sfsc", widths=(1.0,)), tmp_path / "alone")
+    alone, taught = weights(tmp_path / "alone"), weights(teacher)
+    assert all(torch.equal(taught[key], tensor) for key, tensor in alone.items())
+
+
+def test_the_classifier_of_a_teacher_is_kept(runs: dict[str, Path]) -> None:
+    run = runs["sfsc+"]
+    own, teachers = (
+        safetensors.torch.load_file(folder / "checkpoint.safetensors")["classifier.0"]
+        for folder in (run, run / "teacher")
+    )
+    assert torch.equal(own, teachers)
+
+
+def test_a_family_starts_from_its_teacher(shapes: str, tmp_path: Path) -> None:
+    family = train(settings(shapes, "sfsc+", lr=1e-12), tmp_path / "run")
+    teacher, images = Family.load(tmp_path / "run" / "teacher"), torch.rand(4, 3, 32, 32)
+    fresh = Family.create("small", WIDTHS, 16, (32, 32), weights=str(tmp_path / "run" / "teacher"))
+    for name, parameter in family.network.backbone.named_parameters():
+        torch.testing.assert_close(parameter, dict(fresh.network.backbone.named_parameters())[name])
+    assert teacher.embed(images).shape == family.embed(images).shape
+
+
+def test_a_family_of_one_width_has_no_teacher(shapes: str, tmp_path: Path) -> None:
+    train(settings(shapes, "sfsc+", widths=(1.0,)), tmp_path / "run")
+    assert not (tmp_path / "run" / "teacher").exists()
+
+
+def test_a_teacher_without_its_classifier_is_named(shapes: str, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train(settings(shapes, "sfsc+"), run)
+    (run / "family.safetensors").unlink()
+    (run / "checkpoint.safetensors").unlink()
+    (run / "teacher" / "checkpoint.safetensors").unlink()
+    with pytest.raises(SfscError, match=r"teacher lacks checkpoint\.safetensors"):
+        train(settings(shapes, "sfsc+"), run, resume=True)
 
 
 def test_own_classifiers_start_apart(shapes: str, tmp_path: Path) -> None:

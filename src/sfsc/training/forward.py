@@ -20,8 +20,9 @@ GRAPHS = 64  # that one process may compile of the same code
 class Forward:
     """Embeds batches by the sub-models of a family in training mode.
 
-    The settings say in which precision, whether compiled, and whether batches are normalised over all ranks.
-    Compiled networks are kept here and not in the family: what it saves does not know of them.
+    The settings say in which precision and memory layout, whether compiled, and whether batches are
+    normalised over all ranks. Compiled networks are kept here and not in the family: what it
+    saves does not know of them.
     """
 
     def __init__(self, family: Family, config: Config, world: World = ALONE) -> None:
@@ -40,6 +41,8 @@ class Forward:
         network = self.family.at(width)
         if self.config.compile and width not in self.compiled:
             self.compiled[width] = _compile(network)
+        if self.config.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         low = self.config.precision == "bfloat16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=low), self.normalisation:
             return self.compiled.get(width, network)(images)

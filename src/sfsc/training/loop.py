@@ -23,6 +23,7 @@ from sfsc.switchable.weights import FAMILY_FILE
 from sfsc.training.config import CONFIG_FILE, Config, read_config
 from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.steps import Training, all_batches, equalise, new_family
+from sfsc.training.teacher import TEACHER_FOLDER, Teacher, teacher_config
 
 ENVIRONMENT_FILE = "environment.json"
 NOT_RESULTS = {"workers", "log_every", "checkpoint_every", "compile", "device", "max_corrupt"}
@@ -57,8 +58,12 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
     device = world.on_all(lambda: world.device(config.device))
     world.on_first(lambda: _claim(run, config, resume))
     if not world.on_first((run / FAMILY_FILE).exists):
+        teacher = None
+        if config.method.teacher and len(config.widths) > 1:
+            trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
+            teacher = Teacher.of(run, trained, device, world)
         images = _readable(dataset.train, config, world)
-        family = Training(config, run, images, dataset.mirrors, device, world).run()
+        family = Training(config, run, images, dataset.mirrors, device, world, teacher).run()
         world.on_first(lambda: family.cpu().save(run))
     # Only the first reads and writes the folder: another machine may not have it.
     family = world.on_all(lambda: Family.load(run) if world.first else new_family(config, "none"))

@@ -26,6 +26,8 @@ class Batch:
         labels: (batch,) int64.
         order: (m, m) int64, the order of projection.
         active: the sub-models that are trained, wide first.
+        target: (batch, dim), a frozen network's embeddings of the images, to which all sub-models are drawn;
+            None where the full one is trained and the narrow ones are drawn to its own.
         progress: the share of the steps that are done, in [0, 1).
     """
 
@@ -33,6 +35,7 @@ class Batch:
     labels: Tensor
     order: Tensor
     active: Sequence[int]
+    target: Tensor | None = None
     progress: float = 0.0
 
 
@@ -71,7 +74,7 @@ class NestedGradients:
         self.all_parameters = [*family.parameters(), *classifiers]
         m = len(family.widths)
         self.parameters = family.corners()
-        if recipe.classifiers == "shared":
+        if recipe.classifiers == "shared" and not recipe.teacher:
             self.parameters["classifier"] = [classifiers[0]] * m
         shared = {id(corner) for corners in self.parameters.values() for corner in corners}
         self.own_parameters = [
@@ -162,17 +165,12 @@ def family_step(
         gradients: made for this family, its classifiers and the recipe.
         forward: made for this family.
         batch: images, labels and what else changes from step to step.
-        config: for the scale of the logits and the memory layout; losses are float32.
+        config: for the scale of the logits; losses are float32.
     """
     widths, images = state.family.widths.ratios, batch.images
     nothing = images.new_full((len(widths),), torch.nan, dtype=torch.float32)
     losses, uncertainties = nothing.clone(), nothing.clone()
-    if config.channels_last:
-        images = images.contiguous(memory_format=torch.channels_last)
-    target = None
-    if len(widths) - 1 not in batch.active:
-        with torch.no_grad():
-            target = forward(images, 1.0)
+    target = batch.target
     for index in batch.active:
         embeddings = forward(images, widths[index])
         loss, uncertainty = sub_model_loss(

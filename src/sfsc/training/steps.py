@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NoReturn
@@ -25,13 +26,21 @@ from sfsc.training.interruption import interruptible
 from sfsc.training.log import TrainingLog
 from sfsc.training.optimizer import make_optimizer, set_learning_rate
 from sfsc.training.step import Batch, NestedGradients, family_step
+from sfsc.training.teacher import TEACHER_FOLDER, Teacher
 
 
 class Training:
     """The steps of one rank, from the run's checkpoint to the end, and what is written on the way."""
 
     def __init__(
-        self, config: Config, run: Path, images: Split, mirrors: bool, device: torch.device, world: World
+        self,
+        config: Config,
+        run: Path,
+        images: Split,
+        mirrors: bool,
+        device: torch.device,
+        world: World,
+        teacher: Teacher | None = None,
     ) -> None:
         self.config = config
         self.run_folder = run
@@ -39,8 +48,9 @@ class Training:
         self.mirrors = mirrors
         self.device = device
         self.world = world
+        self.teacher = teacher
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
-        self.state, self.start = _prepare(config, run, images, device, world)
+        self.state, self.start = _prepare(config, run, images, device, world, teacher)
         self.last = LastStep(self.state, self.start, world)
         self.phases = config.method.phases(len(config.widths))
         self.gradients = NestedGradients(
@@ -107,13 +117,22 @@ class Training:
         pictures = self.move(pixels).float() / 255
         pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size)
         torch.manual_seed(seed * world.size + world.rank)  # for backbones with dropout
+        active = self.phases[phase]
         return Batch(
             images=pictures,
             labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
             order=random_order(len(config.widths), seed),
-            active=self.phases[phase],
+            active=active,
+            target=self.target(pictures, active),
             progress=within / len(self.batches),
         )
+
+    @torch.no_grad()
+    def target(self, pictures: Tensor, active: Sequence[int]) -> Tensor | None:
+        """What a frozen network makes of a batch: the teacher, or a full sub-model trained before."""
+        if self.teacher is not None:
+            return self.teacher.embed(pictures, self.config, self.world)
+        return None if len(self.config.widths) - 1 in active else self.forward(pictures, 1.0)
 
     def write(self, lr: float) -> None:
         """Write the log and the checkpoint where they are due."""
@@ -142,19 +161,23 @@ class Training:
 
 
 def _prepare(
-    config: Config, run: Path, images: Split, device: torch.device, world: World
+    config: Config, run: Path, images: Split, device: torch.device, world: World, teacher: Teacher | None
 ) -> tuple[TrainingState, int]:
     """A new state, or that of the run's checkpoint, and the number of steps done; the same on all ranks."""
-    weights = config.weights if world.first else "none"
+    weights = str(run / TEACHER_FOLDER) if teacher else str(config.weights)
+    weights = weights if world.first else "none"
     family = equalise(world.on_all(lambda: new_family(config, weights)), world).to(device)
     classes = int(images.labels().max()) + 1
     count = len(config.widths) if config.method.classifiers == "own" else 1
     empty = torch.empty(classes, config.embedding_dim, device=device)
     classifiers = [nn.Parameter(empty.clone()) for _ in range(count)]
+    if teacher:
+        classifiers = [nn.Parameter(teacher.classifier, requires_grad=False)]
     state = TrainingState(family, classifiers, make_optimizer(family, classifiers, config))
     checkpoint = world.on_first(lambda: read_checkpoint(run))
     if checkpoint is None:
-        initialise(classifiers, family, images, config, world)
+        if teacher is None:
+            initialise(classifiers, family, images, config, world)
         return state, 0
     world.on_all(lambda: restore(checkpoint, state))
     return state, checkpoint.step
