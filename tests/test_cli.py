@@ -438,7 +438,7 @@ def test_a_corrupt_test_image_stops_the_evaluation(run: Path, image: Path, tmp_p
     for name in ("family.json", "family.safetensors"):
         shutil.copy(run / name, copy)
     result = sfsc("evaluate", copy, "--dataset", f"csv:{tmp_path}/t.csv", "--workers", 0)
-    assert f"1 test images cannot be read, the first: {tmp_path}/bad.png: the file is empty" in refusal(
+    assert f"1 of 3 images cannot be read, the first: {tmp_path}/bad.png: the file is empty" in refusal(
         result
     )
     assert not (copy / "evaluation.json").exists()

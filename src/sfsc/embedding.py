@@ -116,10 +116,9 @@ def embed_all(
     finally:
         family.train(training)
     embedded = Embedded.join(parts)
-    if embedded.corrupt:
+    if bad := embedded.corrupt:
         raise SfscError(
-            f"{len(embedded.corrupt)} of {len(files)} images cannot be read, the first: {embedded.corrupt[0]}; "
-            "repair them or take them out"
+            f"{len(bad)} of {len(files)} images cannot be read, the first: {bad[0]}; repair or remove them"
         )
     return ImageSet(embedded.vectors, {path: row for row, path in enumerate(files)})
 
