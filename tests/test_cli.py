@@ -41,7 +41,10 @@ OPTIONS = {
     },
     "evaluate": {"--dataset", "--workers"},
     "calibrate": {"--images", "--out", "--workers"},
-    "compare": {"--out", "--config", "--recipes", "--backbone", "--seeds", "--calibrations", "--set"},
+    "compare": {
+        *("--out", "--config", "--recipes", "--backbone", "--seeds"),
+        *("--calibrations", "--no-calibrations", "--set"),
+    },
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
     "index": {"--gallery", "--width", "--workers"},
     "search": {"--gallery", "--width", "--top", "--picture"},
