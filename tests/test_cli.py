@@ -46,8 +46,17 @@ OPTIONS = {
         *("--calibrations", "--no-calibrations", "--set"),
     },
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
-    "index": {"--gallery", "--width", "--workers"},
-    "search": {"--gallery", "--width", "--top", "--picture"},
+    "index": {
+        *("--gallery", "--width", "--form", "--attributes", "--resume", "--upgrade"),
+        *("--engine", "--workers"),
+    },
+    "embed": {"--out", "--gallery", "--width", "--engine", "--workers"},
+    "search": {"--gallery", "--width", "--top", "--where", "--approximate", "--picture"},
+    "gallery": set(),
+    "gallery info": set(),
+    "gallery delete": {"--where"},
+    "gallery optimize": set(),
+    "gallery export": {"--out"},
     "report": set(),
 }
 TEST_IMAGES = 24

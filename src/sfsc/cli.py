@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -20,6 +21,8 @@ app = typer.Typer(
 )
 data_app = typer.Typer(help="Build data sets and look at them.", no_args_is_help=True)
 app.add_typer(data_app, name="data")
+gallery_app = typer.Typer(help="Look at galleries and tend them.", no_args_is_help=True)
+app.add_typer(gallery_app, name="gallery")
 
 EXTRA_OF = dict.fromkeys(
     ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2"], "train"
@@ -41,6 +44,18 @@ SetOption = Annotated[
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
 WidthOption = Annotated[float, typer.Option(help="The sub-model that embeds.")]
+GALLERY_HELP = "Folder, or milvus://HOST:PORT/NAME"
+GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
+GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; made if missing where it is written.")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CONDITION", help="As camera=2 or price<=9.5; repeatable, all must hold."),
+]
+FormOption = Annotated[str, typer.Option(help="Stored as float32, float16 or int8.")]
+EngineOption = Annotated[str, typer.Option(help="local, or ray: actors on a cluster.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Leave out images that are there, by this sub-model.")
+]
 WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
 
 
@@ -265,25 +280,83 @@ def _settings(config: Path | None, texts: list[str] | None, flags: dict[str, Any
 @app.command()
 def index(
     run: RunArgument,
-    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")],
-    gallery: Annotated[Path, typer.Option(help="Gallery folder, made if missing.")],
+    gallery: GalleryOption,
+    images: Annotated[
+        str | None, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")
+    ] = None,
     width: WidthOption = 1.0,
+    form: FormOption = "float32",
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV with the column path; the others become attributes.")
+    ] = None,
+    resume: ResumeOption = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Embed anew what narrower sub-models wrote; no IMAGES.")
+    ] = False,
+    engine: EngineOption = "local",
     workers: WorkersOption = 2,
 ) -> None:
     """Embed images and write them to a gallery; of a data set, its gallery split with identities.
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
+    from sfsc.engines import make_engine
     from sfsc.gallery import Gallery
-    from sfsc.searching import index as run_index
+    from sfsc.indexing import index as run_index
+    from sfsc.indexing import read_attributes
+    from sfsc.indexing import upgrade as run_upgrade
     from sfsc.switchable.family import Family
 
+    if (images is None) != upgrade:
+        raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
     family = Family.load(run)
-    family.widths.index(width)  # refused before the gallery's folder is made
-    opened = Gallery.open(gallery, create=True)
-    corrupt = run_index(family, images, opened, width, workers)
+    embed_by = make_engine(engine, run, family, width, workers)
+    said = read_attributes(attributes) if attributes else None
+    opened = Gallery.open(gallery, create=not upgrade)
+    if images is None:
+        corrupt = run_upgrade(family, opened, width, engine=embed_by)
+    else:
+        corrupt = run_index(
+            family, images, opened, width, form=form, attributes=said, resume=resume, engine=embed_by
+        )
     info = opened.info()
     print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
+    _name_skipped(corrupt)
+
+
+@app.command()
+def embed(
+    run: RunArgument,
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")],
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.npy, or a folder of Parquet files, which is gone on with.")
+    ] = None,
+    gallery: Annotated[str | None, typer.Option(help="Instead: a gallery, which is gone on with.")] = None,
+    width: WidthOption = 1.0,
+    engine: EngineOption = "local",
+    workers: WorkersOption = 2,
+) -> None:
+    """Embed images into files or a gallery; with --engine ray, on a cluster.
+
+    Images that cannot be read are skipped and named; the exit code is then 1.
+    """
+    from sfsc.engines import make_engine
+    from sfsc.switchable.family import Family
+    from sfsc.vectors import embed as run_embedding
+
+    if (out is None) == (gallery is None):
+        raise SfscError("say where the embeddings go: --out or --gallery")
+    if gallery is not None:
+        index(run, gallery, images, width, resume=True, engine=engine, workers=workers)
+        return
+    assert out is not None
+    family = Family.load(run)
+    corrupt = run_embedding(images, out, make_engine(engine, run, family, width, workers), width)
+    print(f"embeddings: {out}")
+    _name_skipped(corrupt)
+
+
+def _name_skipped(corrupt: Sequence[SfscError]) -> None:
     for error in corrupt:
         print(f"skipped: {error}", file=sys.stderr)
     if corrupt:
@@ -294,9 +367,13 @@ def index(
 def search(
     run: RunArgument,
     query: Annotated[Path, typer.Argument(metavar="QUERY", help="The query image.")],
-    gallery: Annotated[Path, typer.Option(help="Gallery folder.")],
+    gallery: GalleryOption,
     width: WidthOption = 1.0,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
+    where: WhereOption = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="In a large gallery, compare some rows only: faster.")
+    ] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the query and its hits as a PNG.")] = None,
 ) -> None:
     """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
@@ -305,11 +382,53 @@ def search(
     from sfsc.searching import search as run_search
     from sfsc.switchable.family import Family
 
-    hits = run_search(Family.load(run), query, Gallery.open(gallery), width, top)
+    family = Family.load(run)
+    hits = run_search(family, query, Gallery.open(gallery), width, top, where or (), not approximate)
     terminal.print_hits(hits)
     if picture:
         draw_hits(query, hits, picture)
         print(f"picture: {picture}")
+
+
+@gallery_app.command("info")
+def gallery_info(gallery: GalleryArgument) -> None:
+    """Say what a gallery holds: of which family, by which sub-models, in which forms."""
+    from sfsc.gallery import Gallery
+
+    terminal.print_gallery(gallery, Gallery.open(gallery).info())
+
+
+@gallery_app.command("delete")
+def gallery_delete(
+    gallery: GalleryArgument,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Ids of rows.")] = None,
+    where: WhereOption = None,
+) -> None:
+    """Take rows away, by their ids, by conditions, or by both at once."""
+    from sfsc.gallery import Gallery
+
+    print(f"{gallery}: {Gallery.open(gallery).delete(ids or (), where or ())} rows deleted")
+
+
+@gallery_app.command("optimize")
+def gallery_optimize(gallery: GalleryArgument) -> None:
+    """Free the room of rows that were replaced or deleted."""
+    from sfsc.gallery import Gallery
+
+    Gallery.open(gallery).optimize()
+    print(f"{gallery}: optimized")
+
+
+@gallery_app.command("export")
+def gallery_export(
+    gallery: GalleryArgument,
+    out: Annotated[Path, typer.Option(help="FILE.parquet.")],
+) -> None:
+    """Write all rows, with their embeddings as float32, into a Parquet file."""
+    from sfsc.gallery import Gallery
+    from sfsc.gallery.export import export
+
+    print(f"{out}: {export(Gallery.open(gallery), out)} rows")
 
 
 @app.command()

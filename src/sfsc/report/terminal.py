@@ -11,7 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sfsc.calibrating import CalibrationReport
-    from sfsc.gallery import Hit
+    from sfsc.gallery import GalleryInfo, Hit
     from sfsc.switchable.inspection import Inspection
 
 
@@ -80,6 +80,18 @@ def print_hits(hits: list[Hit]) -> None:
             *(f"{hit.width:g}", escape(hit.path)),
         )
     Console().print(table)
+
+
+def print_gallery(name: str, info: GalleryInfo) -> None:
+    """What a gallery holds."""
+    _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, family {info.fingerprint}")
+    for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
+        table = Table(f"{title}", "rows")
+        for value, rows in counts.items():
+            table.add_row(str(value), str(rows))
+        Console().print(table)
+    if info.attributes:
+        _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
 
 
 def print_calibration(report: CalibrationReport) -> None:
