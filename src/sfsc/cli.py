@@ -336,7 +336,7 @@ def embed(
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
 ) -> None:
-    """Embed images into files or a gallery; with --engine ray, on a cluster.
+    """Embed images into files or a gallery, on this machine or a Ray cluster.
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """

@@ -17,6 +17,7 @@ from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
+from sfsc.gallery.forms import check_form
 from sfsc.switchable.family import Family
 
 BATCHES_PER_ADD = 64
@@ -57,6 +58,7 @@ def index(
         SfscError: no images, not one of the family's widths, an unknown form, or a gallery of another family.
     """
     family.widths.index(width)
+    check_form(form)
     paths, identities, cameras = labelled_paths(str(images))
     gallery.check_family(family.spec.embedding_dim, family.fingerprint)
     rows = [

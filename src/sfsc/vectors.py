@@ -36,6 +36,11 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
         SfscError: there are no images, or the files cannot be read or written.
     """
     paths, out = labelled_paths(str(images))[0], Path(out)
+    folder = out.parent if out.suffix == ".npy" else out
+    try:  # what cannot be written is known before the first image, not after the last
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SfscError(f"cannot write {out}: {error.strerror}") from error
     if out.suffix == ".npy":
         embedded = Embedded.join(list(engine(paths)))
         array = io.BytesIO()
