@@ -6,7 +6,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import lancedb
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from sfsc.errors import SfscError
@@ -64,6 +66,40 @@ def test_a_reader_sees_what_another_process_added(gallery: Gallery, tmp_path: Pa
     assert len(reader) == 301
 
 
+def test_a_reader_sees_what_another_process_replaced_and_deleted(gallery: Gallery, tmp_path: Path) -> None:
+    reader, old = Gallery.open(tmp_path / "gallery"), embeddings(300)
+    assert [hits[0].id for hits in reader.search(old[:3], "f", top=1)] == ["0", "1", "2"]
+    add(gallery, embeddings(1, seed=4), ["0"])
+    gallery.delete(["1"])
+    add(gallery, embeddings(1, seed=5), ["other"])
+    found = [hits[0].id for hits in reader.search(old[:3], "f", top=1)]
+    assert found[0] != "0"
+    assert found[1] != "1"
+    assert found[2] == "2"
+    fresh = np.concatenate([embeddings(1, seed=4), embeddings(1, seed=5)])
+    assert [hits[0].id for hits in reader.search(fresh, "f", top=1)] == ["0", "other"]
+
+
+def test_a_clock_that_goes_back_hides_nothing(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reader = Gallery.open(tmp_path / "gallery")
+    reader.search(embeddings(1), "f")
+    monkeypatch.setattr("time.time", lambda: 1000.0)
+    for writer in (gallery, Gallery.open(tmp_path / "gallery")):
+        add(writer, embeddings(1, seed=4), ["7"])
+        assert reader.search(embeddings(1, seed=4), "f", top=1)[0][0].id == "7"
+        add(writer, embeddings(1, seed=5), ["7"])
+        assert reader.search(embeddings(1, seed=4), "f", top=1)[0][0].score < 0.99
+
+
+def test_a_gallery_of_the_first_format_is_refused(tmp_path: Path) -> None:
+    schema = pa.schema([("id", pa.string())], metadata={"fingerprint": "f"})
+    lancedb.connect(tmp_path).create_table("gallery", schema=schema)
+    with pytest.raises(SfscError, match="was written by an older sfsc: index again"):
+        Gallery.open(tmp_path)
+
+
 def test_many_small_adds_are_compacted(tmp_path: Path) -> None:
     gallery = Gallery.open(tmp_path, create=True)
     for batch in range(70):
@@ -89,8 +125,6 @@ def test_what_is_no_gallery_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
-    import lancedb
-
     lancedb.connect(tmp_path).create_table("gallery", [{"id": "a"}])
     with pytest.raises(SfscError, match="is not a gallery: its table is of another program"):
         Gallery.open(tmp_path, create=True)

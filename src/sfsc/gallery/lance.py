@@ -44,7 +44,8 @@ class LanceStore:
         self._opened: Any = None
         self._memory: MemoryIndex | None = None
         self._memory_version = -1
-        self._newest = 0.0
+        self._newest = 0.0  # the time of the newest row in memory
+        self._stamped = 0.0  # that of the newest row that was written from here
         self._lock = RLock()
         with self._reported("opened"):
             self._check_directory(create)
@@ -201,10 +202,11 @@ class LanceStore:
 
     def _stamp(self) -> float:
         """A time later than that of every row, whatever the clock says: by it, newer rows are known."""
-        if not self._newest:
+        if time.time() <= self._stamped or not self._stamped:
             times = [max(part["time"]) for part, _ in self.rows([], ["time"])]
-            self._newest = max(times, default=0.0)
-        return max(time.time(), self._newest + 1e-6)
+            self._stamped = max(times, default=0.0)
+        self._stamped = max(time.time(), self._stamped + 1e-6)
+        return self._stamped
 
     def _check_directory(self, create: bool) -> None:
         path = self._path
