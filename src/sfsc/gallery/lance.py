@@ -203,7 +203,7 @@ class LanceStore:
     def _stamp(self) -> float:
         """A time later than that of every row, whatever the clock says: by it, newer rows are known."""
         if time.time() <= self._stamped or not self._stamped:
-            times = [max(part["time"]) for part, _ in self.rows([], ["time"])]
+            times = [max(part["time"], default=0.0) for part, _ in self.rows([], ["time"])]
             self._stamped = max(times, default=0.0)
         self._stamped = max(time.time(), self._stamped + 1e-6)
         return self._stamped
