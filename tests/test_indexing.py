@@ -14,9 +14,9 @@ from pyarrow import parquet
 
 import sfsc.engines
 from sfsc import Family, Gallery, SfscError, index, open_dataset, upgrade
-from sfsc.embedding import embed_all
 from sfsc.engines import Engine, local_engine, make_engine
 from sfsc.gallery.export import export
+from sfsc.image_set import embed_all
 from sfsc.indexing import labelled_paths, read_attributes
 from sfsc.vectors import embed
 

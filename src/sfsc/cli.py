@@ -43,7 +43,12 @@ SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
 ]
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
-WidthOption = Annotated[float, typer.Option(help="The sub-model that embeds.")]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file of `sfsc export`.")
+]
+WidthOption = Annotated[
+    float | None, typer.Option(help="The sub-model that embeds; default: the widest.", show_default=False)
+]
 GALLERY_HELP = "Folder, or milvus://HOST:PORT/NAME"
 GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
 GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; made if missing where it is written.")]
@@ -279,12 +284,12 @@ def _settings(config: Path | None, texts: list[str] | None, flags: dict[str, Any
 
 @app.command()
 def index(
-    run: RunArgument,
+    model: ModelArgument,
     gallery: GalleryOption,
     images: Annotated[
         str | None, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")
     ] = None,
-    width: WidthOption = 1.0,
+    width: WidthOption = None,
     form: FormOption = "float32",
     attributes: Annotated[
         Path | None, typer.Option(help="CSV with the column path; the others become attributes.")
@@ -305,19 +310,20 @@ def index(
     from sfsc.indexing import index as run_index
     from sfsc.indexing import read_attributes
     from sfsc.indexing import upgrade as run_upgrade
-    from sfsc.switchable.family import Family
+    from sfsc.model import open_model
 
     if (images is None) != upgrade:
         raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
-    family = Family.load(run)
-    embed_by = make_engine(engine, run, family, width, workers)
+    opened_model = open_model(model)
+    width = opened_model.widest if width is None else width
+    embed_by = make_engine(engine, model, opened_model, width, workers)
     said = read_attributes(attributes) if attributes else None
     opened = Gallery.open(gallery, create=not upgrade)
     if images is None:
-        corrupt = run_upgrade(family, opened, width, engine=embed_by)
+        corrupt = run_upgrade(opened_model, opened, width, engine=embed_by)
     else:
         corrupt = run_index(
-            family, images, opened, width, form=form, attributes=said, resume=resume, engine=embed_by
+            opened_model, images, opened, width, form=form, attributes=said, resume=resume, engine=embed_by
         )
     info = opened.info()
     print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
@@ -326,13 +332,13 @@ def index(
 
 @app.command()
 def embed(
-    run: RunArgument,
+    model: ModelArgument,
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")],
     out: Annotated[
         Path | None, typer.Option(help="FILE.npy, or a folder of Parquet files, which is gone on with.")
     ] = None,
     gallery: Annotated[str | None, typer.Option(help="Instead: a gallery, which is gone on with.")] = None,
-    width: WidthOption = 1.0,
+    width: WidthOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
 ) -> None:
@@ -341,17 +347,18 @@ def embed(
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
     from sfsc.engines import make_engine
-    from sfsc.switchable.family import Family
+    from sfsc.model import open_model
     from sfsc.vectors import embed as run_embedding
 
     if (out is None) == (gallery is None):
         raise SfscError("say where the embeddings go: --out or --gallery")
     if gallery is not None:
-        index(run, gallery, images, width, resume=True, engine=engine, workers=workers)
+        index(model, gallery, images, width, resume=True, engine=engine, workers=workers)
         return
     assert out is not None
-    family = Family.load(run)
-    corrupt = run_embedding(images, out, make_engine(engine, run, family, width, workers), width)
+    opened = open_model(model)
+    width = opened.widest if width is None else width
+    corrupt = run_embedding(images, out, make_engine(engine, model, opened, width, workers), width)
     print(f"embeddings: {out}")
     _name_skipped(corrupt)
 
@@ -365,10 +372,10 @@ def _name_skipped(corrupt: Sequence[SfscError]) -> None:
 
 @app.command()
 def search(
-    run: RunArgument,
+    model: ModelArgument,
     query: Annotated[Path, typer.Argument(metavar="QUERY", help="The query image.")],
     gallery: GalleryOption,
-    width: WidthOption = 1.0,
+    width: WidthOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
     where: WhereOption = None,
     approximate: Annotated[
@@ -378,12 +385,13 @@ def search(
 ) -> None:
     """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
     from sfsc.gallery import Gallery
+    from sfsc.model import open_model
     from sfsc.searching import draw_hits
     from sfsc.searching import search as run_search
-    from sfsc.switchable.family import Family
 
-    family = Family.load(run)
-    hits = run_search(family, query, Gallery.open(gallery), width, top, where or (), not approximate)
+    opened = open_model(model)
+    width = opened.widest if width is None else width
+    hits = run_search(opened, query, Gallery.open(gallery), width, top, where or (), not approximate)
     terminal.print_hits(hits)
     if picture:
         draw_hits(query, hits, picture)

@@ -9,47 +9,47 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
-from sfsc.data.images import CorruptImage, decode
+from sfsc.data.decoding import decode_images
+from sfsc.data.images import CorruptImage
 from sfsc.embedding import BATCH, Embedded, embed_images
 from sfsc.errors import SfscError, missing_extra
+from sfsc.model import Model, open_model
 from sfsc.progress import track
-from sfsc.switchable.family import Family
 
 ENGINES = ("local", "ray")
 # Embeds images of these paths with one sub-model, in parts; the key of their vectors is its width.
 Engine = Callable[[Sequence[str]], Iterator[Embedded[float]]]
 
 
-def make_engine(name: str, run: str | Path, family: Family, width: float, workers: int) -> Engine:
+def make_engine(name: str, source: str | Path, model: Model, width: float, workers: int) -> Engine:
     """The engine of this name.
 
     Args:
         name: local or ray.
-        run: the run folder of the family; on a cluster, every machine must have it at this path.
-        family: in evaluation mode.
+        source: where the model was opened; on a cluster, every machine must have it at this path.
+        model: a family in evaluation mode, or an exported sub-model.
         width: the sub-model that embeds.
-        workers: processes that decode images; or the number of actors.
+        workers: threads that decode images; or the number of actors.
 
     Raises:
-        SfscError: no engine of this name, not one of the family's widths, or the `ray` extra is missing.
+        SfscError: no engine of this name, not one of the model's widths, or the `ray` extra is missing.
     """
-    family.widths.index(width)
+    model.check_width(width)
     if name == "local":
-        return local_engine(family, width, workers)
+        return local_engine(model, width, workers)
     if name == "ray":
-        return ray_engine(run, width, max(1, workers))
+        return ray_engine(source, width, max(1, workers))
     raise SfscError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
 
 
-def local_engine(family: Family, width: float, workers: int) -> Engine:
-    """Embeds in this process, while `workers` others decode."""
-    embedder = {width: partial(family.embed, width=width)}
-    return lambda paths: embed_images(embedder, paths, family.spec.image_size, workers)
+def local_engine(model: Model, width: float, workers: int) -> Engine:
+    """Embeds in this process, while `workers` threads decode."""
+    embedder = {width: partial(model.embed_pixels, width=width)}
+    return lambda paths: embed_images(embedder, paths, model.image_size, workers)
 
 
-def ray_engine(run: str | Path, width: float, actors: int) -> Engine:
+def ray_engine(source: str | Path, width: float, actors: int) -> Engine:
     """Embeds by so many actors, each of which loads the sub-model once.
 
     They run on the cluster of the environment variable RAY_ADDRESS, or in processes of this machine where it
@@ -67,7 +67,7 @@ def ray_engine(run: str | Path, width: float, actors: int) -> Engine:
         items = [{"index": index, "path": path} for index, path in enumerate(paths)]
         parts = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH)).map_batches(
             Actor,
-            fn_constructor_args=(str(Path(run).absolute()), width),
+            fn_constructor_args=(str(Path(source).absolute()), width),
             concurrency=min(actors, len(items)),
             batch_size=BATCH,
         )
@@ -81,26 +81,19 @@ def ray_engine(run: str | Path, width: float, actors: int) -> Engine:
 class Actor:
     """A sub-model on one machine of the cluster."""
 
-    def __init__(self, run: str, width: float) -> None:
-        torch.set_num_threads(1)  # as many actors as cores use them all
-        self.family = Family.load(run)
+    def __init__(self, source: str, width: float) -> None:
+        self.model = open_model(source)
         self.width = width
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Add "embedding", (N, dim) float32, and "error", empty where an image could be read."""
-        size = self.family.spec.image_size
-        vectors = np.zeros((len(batch["path"]), self.family.spec.embedding_dim), np.float32)
-        images, errors = {}, [""] * len(vectors)
-        for place, path in enumerate(batch["path"]):
-            try:
-                images[place] = torch.from_numpy(decode(str(path), size)).permute(2, 0, 1)
-            except CorruptImage as error:
-                errors[place] = error.reason
-        if images:
-            with torch.inference_mode():
-                embeddings = self.family.embed(torch.stack(list(images.values())), self.width)
-            vectors[list(images)] = embeddings.numpy()
-        return {**batch, "embedding": vectors, "error": np.array(errors)}
+        paths = [str(path) for path in batch["path"]]
+        [decoded] = decode_images(paths, self.model.image_size, len(paths), threads=0)
+        vectors = np.zeros((len(paths), self.model.dimension), np.float32)
+        if len(decoded.images):
+            vectors[decoded.indices] = self.model.embed_pixels(decoded.images, self.width)
+        reasons = {error.path: error.reason for error in decoded.corrupt}
+        return {**batch, "embedding": vectors, "error": np.array([reasons.get(path, "") for path in paths])}
 
 
 def _embedded(batch: dict[str, np.ndarray], width: float) -> Embedded[float]:

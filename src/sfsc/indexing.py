@@ -18,7 +18,7 @@ from sfsc.engines import Engine, local_engine
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.forms import check_form
-from sfsc.switchable.family import Family
+from sfsc.model import Model
 
 BATCHES_PER_ADD = 64
 
@@ -27,7 +27,7 @@ Attributes = Mapping[str, Mapping[str, Any]]
 
 
 def index(
-    family: Family,
+    model: Model,
     images: str | Path,
     gallery: Gallery,
     width: float = 1.0,
@@ -40,12 +40,12 @@ def index(
     """Embed images with one sub-model and add them to a gallery; a path added before is replaced.
 
     Args:
-        family: in evaluation mode, as `Family.load` gives it.
+        model: a family in evaluation mode, as `Family.load` gives it, or an exported sub-model.
         images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split is added
             with its identities and cameras.
-        gallery: empty, or written by this family.
+        gallery: empty, or written by its family.
         width: the sub-model that embeds.
-        workers: processes that decode images.
+        workers: threads that decode images.
         form: in which embeddings are stored: float32, float16 or int8.
         attributes: as `read_attributes` gives them.
         resume: leave out images of which the gallery has a row by this sub-model.
@@ -55,12 +55,12 @@ def index(
         The images that could not be read; all others are in the gallery.
 
     Raises:
-        SfscError: no images, not one of the family's widths, an unknown form, or a gallery of another family.
+        SfscError: no images, not one of the model's widths, an unknown form, or a gallery of another family.
     """
-    family.widths.index(width)
+    model.check_width(width)
     check_form(form)
     paths, identities, cameras = labelled_paths(str(images))
-    gallery.check_family(family.spec.embedding_dim, family.fingerprint)
+    gallery.check_family(model.dimension, model.fingerprint)
     rows = [
         {
             "path": path,
@@ -73,11 +73,11 @@ def index(
     if resume:
         there = {row["path"] for row in gallery.rows([f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
-    return _write(family, gallery, rows, width, form, engine or local_engine(family, width, workers))
+    return _write(model, gallery, rows, width, form, engine or local_engine(model, width, workers))
 
 
 def upgrade(
-    family: Family, gallery: Gallery, width: float = 1.0, workers: int = 2, engine: Engine | None = None
+    model: Model, gallery: Gallery, width: float = 1.0, workers: int = 2, engine: Engine | None = None
 ) -> list[CorruptImage]:
     """Embed anew, with one sub-model, what narrower ones wrote; the narrowest first, for they gain most.
 
@@ -85,21 +85,21 @@ def upgrade(
     row says beside its embedding stays.
 
     Args:
-        family: of the gallery, in evaluation mode.
+        model: of the gallery's family.
         gallery: whose rows lead to their images by "path".
         width: the sub-model that embeds.
-        workers: processes that decode images.
+        workers: threads that decode images.
         engine: as for `index`.
 
     Returns:
         The images that could not be read; their rows stay as they were.
 
     Raises:
-        SfscError: not one of the family's widths, or a gallery of another family.
+        SfscError: not one of the model's widths, or a gallery of another family.
     """
-    family.widths.index(width)
-    gallery.check_family(family.spec.embedding_dim, family.fingerprint)
-    engine = engine or local_engine(family, width, workers)
+    model.check_width(width)
+    gallery.check_family(model.dimension, model.fingerprint)
+    engine = engine or local_engine(model, width, workers)
     info, corrupt = gallery.info(), []
     for narrow in (found for found in info.rows_by_width if found < width):
         for form in info.rows_by_form:
@@ -107,7 +107,7 @@ def upgrade(
                 {**row, "attributes": {name: row[name] for name in info.attributes}}
                 for row in gallery.rows([f"width={narrow!r}", f"form={form}"])
             ]
-            corrupt += _write(family, gallery, rows, width, form, engine)
+            corrupt += _write(model, gallery, rows, width, form, engine)
     return corrupt
 
 
@@ -149,7 +149,7 @@ def labelled_paths(images: str) -> tuple[list[str], np.ndarray | None, np.ndarra
 
 
 def _write(
-    family: Family, gallery: Gallery, rows: list[dict[str, Any]], width: float, form: str, engine: Engine
+    model: Model, gallery: Gallery, rows: list[dict[str, Any]], width: float, form: str, engine: Engine
 ) -> list[CorruptImage]:
     """Embed the images of rows and add them; a row without an id has its path for one."""
     corrupt: list[CorruptImage] = []
@@ -168,7 +168,7 @@ def _write(
                 cameras=[row["camera"] for row in read],
                 attributes={name: [row["attributes"].get(name) for row in read] for name in names},
                 width=width,
-                fingerprint=family.fingerprint,
+                fingerprint=model.fingerprint,
                 form=form,
             )
     return corrupt

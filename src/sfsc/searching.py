@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from sfsc.data.images import decode, write_png
 from sfsc.gallery import Gallery, Hit
 from sfsc.gallery.gallery import Where
+from sfsc.model import Model
 from sfsc.report.ranked_list import RankedImage, ranked_list_picture
-from sfsc.switchable.family import Family
 
 
 def search(
-    family: Family,
+    model: Model,
     query: str | Path,
     gallery: Gallery,
     width: float = 1.0,
@@ -26,22 +24,21 @@ def search(
     """The gallery's images most similar to a query image that one sub-model embeds, best first.
 
     Args:
-        family: in evaluation mode, as `Family.load` gives it.
+        model: a family in evaluation mode, as `Family.load` gives it, or an exported sub-model.
         query: an image file.
-        gallery: written by this family.
+        gallery: written by its family.
         width: the sub-model that embeds the query.
         top: how many images.
         where: conditions that they fulfil, and
         exact: whether all rows are compared: both as for `Gallery.search`.
 
     Raises:
-        SfscError: the image cannot be read, not one of the family's widths, a gallery of another family, or
+        SfscError: the image cannot be read, not one of the model's widths, a gallery of another family, or
             an unknown column in a condition.
     """
-    pixels = torch.from_numpy(decode(str(query), family.spec.image_size)).permute(2, 0, 1)[None]
-    with torch.inference_mode():
-        embedding = family.embed(pixels, width).numpy()
-    return gallery.search(embedding, family.fingerprint, top, where, exact)[0]
+    model.check_width(width)
+    embedding = model.embed_pixels(decode(str(query), model.image_size)[None], width)
+    return gallery.search(embedding, model.fingerprint, top, where, exact)[0]
 
 
 def draw_hits(query: str | Path, hits: Sequence[Hit], out: Path) -> None:
