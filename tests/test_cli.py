@@ -45,6 +45,7 @@ OPTIONS = {
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
     "index": {"--gallery", "--width", "--workers"},
     "search": {"--gallery", "--width", "--top", "--picture"},
+    "serve": {"--gallery", "--host", "--port", "--api-key"},
     "report": set(),
 }
 TEST_IMAGES = 24
