@@ -25,7 +25,7 @@ from sfsc.switchable.inspection import inspect
 FILTERS = ("camera", "identity", "width", "form")  # of the columns that every gallery has
 MOST_VALUES = 50  # of a column, that are worth a list to choose from
 EXAMPLES = 24
-TIMINGS = 5
+TIMINGS = 20
 
 
 def describe_family(family: Family, run: Path) -> FamilyAnswer:
@@ -35,17 +35,16 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
         SfscError: the run's evaluation.json is damaged, or of another family.
     """
     inspection = inspect(family, torch.zeros(1, 3, *family.spec.image_size))
-    sizes = zip(inspection.widths, inspection.parameters, inspection.multiply_adds, strict=True)
+    latencies = _latencies(family)
+    rows = zip(inspection.widths, inspection.parameters, inspection.multiply_adds, latencies, strict=True)
     return FamilyAnswer(
         fingerprint=family.fingerprint,
         backbone=family.spec.backbone,
         dimension=family.spec.embedding_dim,
         image_size=family.spec.image_size,
         submodels=[
-            SubModel(
-                width=width, parameters=parameters, multiply_adds=adds, latency_ms=_latency(family, width)
-            )
-            for width, parameters, adds in sizes
+            SubModel(width=width, parameters=parameters, multiply_adds=adds, latency_ms=latency)
+            for width, parameters, adds, latency in rows
         ],
         evaluation=_evaluation(run / "evaluation.json", family),
     )
@@ -88,16 +87,16 @@ def _shuffled(row: Row) -> int:
 
 
 @torch.inference_mode()
-def _latency(family: Family, width: float) -> float:
-    """Median milliseconds to embed one image, after once that is not timed."""
+def _latencies(family: Family) -> list[float]:
+    """Median milliseconds for one image, by each sub-model; in turns, so that a busy moment hits all."""
     image = torch.zeros(1, 3, *family.spec.image_size, dtype=torch.uint8)
-    family.embed(image, width)
-    timings = []
-    for _ in range(TIMINGS):
-        start = time.perf_counter()
-        family.embed(image, width)
-        timings.append(1000 * (time.perf_counter() - start))
-    return round(median(timings), 3)
+    timings: list[list[float]] = [[] for _ in family.widths]
+    for _ in range(1 + TIMINGS):
+        for width, times in zip(family.widths, timings, strict=True):
+            start = time.perf_counter()
+            family.embed(image, width)
+            times.append(1000 * (time.perf_counter() - start))
+    return [round(median(times[1:]), 3) for times in timings]
 
 
 def _evaluation(path: Path, family: Family) -> Evaluation | None:

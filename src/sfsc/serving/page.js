@@ -109,12 +109,11 @@ function hitItem(hit) {
   const right = state.query.identity != null && hit.identity === state.query.identity;
   const caption = element(
     "figcaption", {},
-    element("span", { title: hit.id }, element("b", { textContent: hit.score.toFixed(3) }), ` ${nameOf(hit)}`),
+    element("span", { title: hit.id }, element("b", { textContent: `${right ? "✓ " : ""}${hit.score.toFixed(3)}` }), ` ${nameOf(hit)}`),
     element("span", { textContent: [hit.camera, ...attributes(hit)].filter((part) => part != null).join(" · ") }),
     element("span", { textContent: `stored by ${hit.width}${hit.form === "float32" ? "" : `, ${hit.form}`}` }),
   );
-  if (right) caption.append(element("span", { textContent: "✓ same identity" }));
-  const image = imageOf(hit.id, `${nameOf(hit)}${hit.camera ? `, ${hit.camera}` : ""}`);
+  const image = imageOf(hit.id, `${nameOf(hit)}${hit.camera ? `, ${hit.camera}` : ""}${right ? ", same identity" : ""}`);
   return element("li", { className: right ? "right" : "" }, element("figure", {}, image, caption));
 }
 
@@ -125,7 +124,7 @@ const hitList = (hits) => element("ol", { className: "hits" }, ...hits.map(hitIt
 
 function rightOnes(hits) {
   if (state.query.identity == null) return "";
-  return `${hits.filter((hit) => hit.identity === state.query.identity).length} of the same identity`;
+  return `${hits.filter((hit) => hit.identity === state.query.identity).length} of the same identity (✓)`;
 }
 
 function showHits(answer) {
@@ -284,8 +283,7 @@ function showFamily() {
   const writers = Object.entries(state.gallery.rows_by_width);
   const written = writers.map(([width, rows]) => `${rows.toLocaleString("en")} by ${width}`).join(", ");
   at("gallery").textContent =
-    `Gallery: ${state.gallery.rows.toLocaleString("en")} images, stored ${written || "by none yet"}. ` +
-    `Embeddings of ${state.family.dimension} numbers, from ${state.family.backbone}.`;
+    `Images stored by sub-model: ${written || "none yet"}. Embeddings of ${state.family.dimension} numbers, from ${state.family.backbone}.`;
 }
 
 function paint(cell, share) {
