@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -474,3 +475,14 @@ def test_a_port_in_use(run: Path, stored: Path) -> None:
 def test_a_gallery_of_another_family(stored: Path, tmp_path: Path) -> None:
     Family.create("small", WIDTHS, 16, (32, 32), seed=1).save(tmp_path / "other")
     assert "belongs to the family" in refuse(tmp_path / "other", stored, "--port", "0")
+
+
+# Its document
+
+
+def test_the_document_names_every_endpoint_and_metric(client: TestClient) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "service.md").read_text()
+    for path, operations in client.get("/openapi.json").json()["paths"].items():
+        assert all(f"`{method.upper()} {path}`" in text for method in operations), path
+    names = set(re.findall(r"^# TYPE (sfsc_\w+)", client.get("/metrics").text, re.MULTILINE))
+    assert set(re.findall(r"`(sfsc_\w+)`", text)) == {name for name in names if not name.endswith("_created")}

@@ -312,6 +312,9 @@ function showMatrix() {
     row.dataset.width = widths[q];
     return row;
   });
+  const met = criterion.flatMap((row, q) => row.filter((holds, g) => holds && q !== g)).length;
+  const pairs = widths.length * (widths.length - 1);
+  at("criterion").textContent = `${met} of ${pairs} mixed pairs (✓) are no worse than their smaller one by itself.`;
   const head = element("tr", {}, heading("query ↓", "col"), ...widths.map((width) => heading(width, "col")));
   const caption = element("caption", { textContent: "gallery stored by →" });
   at("matrix").replaceChildren(caption, element("thead", {}, head), element("tbody", {}, ...rows));
