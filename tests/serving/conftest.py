@@ -14,7 +14,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from sfsc.gallery import Gallery
-from sfsc.searching import index
+from sfsc.indexing import index
 from sfsc.serving import create_app
 from sfsc.switchable.family import Family
 
