@@ -58,6 +58,7 @@ OPTIONS = {
     "gallery delete": {"--where"},
     "gallery optimize": set(),
     "gallery export": {"--out"},
+    "serve": {"--gallery", "--host", "--port", "--api-key"},
     "report": set(),
 }
 TEST_IMAGES = 24

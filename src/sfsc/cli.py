@@ -440,6 +440,22 @@ def gallery_export(
 
 
 @app.command()
+def serve(
+    run: RunArgument,
+    gallery: Annotated[str, typer.Option(help=f"{GALLERY_HELP}.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="SFSC_API_KEY", help="What every request must bring in X-API-Key.")
+    ] = None,
+) -> None:
+    """Search a gallery over HTTP, and on a page in the browser, until SIGTERM or Ctrl-C."""
+    from sfsc.serving.running import serve as run_service
+
+    run_service(run, gallery, host, port, api_key)
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Write one self-contained HTML page about a run."""
     from sfsc.files import read_json

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,15 @@ def _typed(value: Value, kind: str, column: str) -> Value:
             return {"true": True, "false": False}[str(value).lower()]
         if kind == "text":
             return str(value)
-        return int(str(value)) if kind == "integer" else float(value)
+        if kind == "number" and not math.isfinite(float(value)):
+            raise ValueError("no store compares with it")
+        return _integer(value) if kind == "integer" else float(value)
     except (KeyError, ValueError):
         raise SfscError(f"column {column} is {kind}, and {value!r} is not") from None
+
+
+def _integer(value: Value) -> int:
+    integer = int(str(value))
+    if not -(2**63) <= integer < 2**63:
+        raise ValueError("it takes more than 64 bits")
+    return integer

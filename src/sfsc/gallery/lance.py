@@ -21,7 +21,7 @@ from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition, Value
 from sfsc.gallery.forms import DTYPES, decode, encode
 from sfsc.gallery.memory import MemoryIndex
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
 
 TABLE = "gallery"
 # Every add leaves a fragment behind; compacted this often, 2,000 small adds take 24 s instead of 220 s.
@@ -237,7 +237,7 @@ class LanceStore:
             yield
         except (OSError, RuntimeError, ValueError) as error:
             cause = re.sub(r", /\S+\.rs:\d+:\d+$", "", str(error).partition("\n")[0])
-            raise SfscError(
+            raise StoreUnavailable(
                 f"gallery {self._path} cannot be {action} ({cause}): "
                 "check the disk, or restore the directory from a copy"
             ) from error

@@ -14,7 +14,7 @@ import numpy as np
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import Condition, Value
 from sfsc.gallery.forms import decode, encode
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
 
 try:
     from pymilvus import DataType, MilvusClient
@@ -188,7 +188,7 @@ class MilvusStore:
             yield
         except RPC_ERRORS as error:
             cause = str(getattr(error, "message", error)).partition("\n")[0]
-            raise SfscError(
+            raise StoreUnavailable(
                 f"gallery {self._url} cannot be {action} ({cause}): check that Milvus runs there"
             ) from error
 

@@ -28,6 +28,10 @@ EMBEDDING = "embedding"
 Row = dict[str, Any]
 
 
+class StoreUnavailable(SfscError):
+    """A store that cannot be read or written now, whatever was asked of it."""
+
+
 @dataclass(frozen=True)
 class Description:
     """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format."""
@@ -66,7 +70,7 @@ class Description:
 class Store(Protocol):
     """Where rows are: the columns of a `Description`, and the embedding.
 
-    Every method raises `SfscError`, naming the store, where it cannot be read or written.
+    Every method raises `StoreUnavailable`, naming the store, where it cannot be read or written.
     """
 
     def describe(self) -> Description | None:

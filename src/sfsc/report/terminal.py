@@ -102,6 +102,11 @@ def print_calibration(report: CalibrationReport) -> None:
     Console().print(table)
 
 
+def print_address(host: str, port: int) -> None:
+    """Where a service is that has begun."""
+    _say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+
+
 def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """Tables by caption; the first row of each is its heading."""
     for caption, (heading, *rows) in tables.items():
