@@ -13,6 +13,7 @@ from sfsc.errors import SfscError, first_line, missing_extra
 
 FORMAT = 1
 PROPERTY = "sfsc"  # of the file's metadata
+INPUT = "images"
 
 
 @dataclass(frozen=True)
@@ -69,16 +70,23 @@ class ExportedModel:
         """
         path = Path(path)
         try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SfscError(f"cannot read {path}: {error.strerror}") from None
+        return cls.of(data, path, threads)
+
+    @classmethod
+    def of(cls, data: bytes, path: Path, threads: int = 0) -> ExportedModel:
+        """As `load`, from the bytes of the file; `path` is what errors name."""
+        try:
             import onnxruntime
         except ImportError as error:
             raise missing_extra("onnxruntime", "onnx") from error
-        if not path.is_file():
-            raise SfscError(f"there is no file {path}")
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # onnxruntime's own classes have no common ancestor but this
             raise SfscError(
                 f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
@@ -122,5 +130,5 @@ class ExportedModel:
                 f"this sub-model embeds uint8 images of shape ({height}, {across}, 3), got {images.dtype} "
                 f"{images.shape[1:]}"
             )
-        embeddings: np.ndarray = self._session.run(None, {"images": images})[0]
+        embeddings: np.ndarray = self._session.run(None, {INPUT: images})[0]
         return embeddings
