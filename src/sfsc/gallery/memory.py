@@ -93,8 +93,6 @@ class MemoryIndex:
             *(faiss.IndexFlatIP(dimension), dimension, lists),
             *(faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT),
         )
-        self._lists.own_fields = True
-        self._lists.quantizer.this.disown()
         generator = np.random.default_rng(0)
         chosen = generator.choice(rows, min(rows, TRAINING_ROWS_PER_LIST * lists), replace=False)
         self._lists.train(self.vectors[np.sort(chosen)])
