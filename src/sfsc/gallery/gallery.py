@@ -172,7 +172,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         description = self._store.describe()
         if description is None or not len(queries):
             return [[] for _ in queries]
-        self.check_family(queries.shape[1], fingerprint)
+        self._check_family(description, queries.shape[1], fingerprint)
         conditions = self._conditions(where, description)
         found = self._store.search(queries, top, conditions, exact)
         return [[_hit(row, description) for row in sorted(rows, key=_rank)[:top]] for rows in found]
@@ -248,9 +248,10 @@ class Gallery(AbstractContextManager["Gallery"]):
 
         A family and what calibration made of it have one space: their fingerprints are equal up to the dot.
         """
-        description = self._store.describe()
-        if description is None:
-            return
+        if description := self._store.describe():
+            self._check_family(description, dimension, fingerprint)
+
+    def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
         if description.fingerprint.partition(".")[0] != fingerprint.partition(".")[0]:
             raise SfscError(
                 f"gallery {self.name} belongs to the family {description.fingerprint}, these embeddings to "

@@ -24,6 +24,7 @@ from sfsc.gallery.memory import MemoryIndex
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
 
 TABLE = "gallery"
+VERSIONS = f"{TABLE}.lance/_versions"
 # Every add leaves a fragment behind; compacted this often, 2,000 small adds take 24 s instead of 220 s.
 ADDS_PER_COMPACTION = 64
 KEPT_VERSIONS = timedelta(minutes=10)  # what another process may still be reading
@@ -42,6 +43,8 @@ class LanceStore:
     def __init__(self, path: Path, *, create: bool) -> None:
         self._path = path
         self._opened: Any = None
+        self._version, self._changed = -1, -1
+        self._described: tuple[int, Description] | None = None
         self._memory: MemoryIndex | None = None
         self._memory_version = -1
         self._newest = 0.0  # the time of the newest row in memory
@@ -59,7 +62,12 @@ class LanceStore:
         if table is None:
             return None
         with self._reported("read"):
-            schema = table.schema
+            version = self._newest_version()
+            if self._described is None or self._described[0] != version:
+                self._described = version, self._read_description(table.schema)
+            return self._described[1]
+
+    def _read_description(self, schema: pa.Schema) -> Description:
         metadata = schema.metadata or {}
         if b"gallery" not in metadata:
             old = b"fingerprint" in metadata
@@ -146,7 +154,7 @@ class LanceStore:
     def _current(self) -> MemoryIndex:
         """The rows in memory, brought to what the table holds now."""
         table = self._existing()
-        version = table.version
+        version = self._newest_version()
         if self._memory is not None and version != self._memory_version:
             newer = self._batches([*_columns(table), EMBEDDING], [Condition("time", ">", (self._newest,))])
             for batch in newer:
@@ -207,6 +215,25 @@ class LanceStore:
             self._stamped = max(times, default=0.0)
         self._stamped = max(time.time(), self._stamped + 1e-6)
         return self._stamped
+
+    def _newest_version(self) -> int:
+        """The number of the newest version of the table.
+
+        The table takes longer to tell than a search for one query may. What is written changes the time of
+        the directory of manifests and, should times be too coarse for that, leaves a manifest of the next
+        number there.
+        """
+        changed = (self._path / VERSIONS).stat().st_mtime_ns
+        if (
+            changed != self._changed
+            or not self._manifest(self._version).exists()
+            or self._manifest(self._version + 1).exists()
+        ):
+            self._changed, self._version = changed, self._existing().version
+        return self._version
+
+    def _manifest(self, version: int) -> Path:
+        return self._path / VERSIONS / f"{2**64 - 1 - version:020}.manifest"
 
     def _check_directory(self, create: bool) -> None:
         path = self._path
