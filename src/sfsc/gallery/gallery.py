@@ -330,9 +330,10 @@ def _rank(row: Row) -> tuple[float, str]:
 
 
 def _hit(row: Row, description: Description) -> Hit:
-    attributes = {name: row[name] for name in description.attributes}
-    names = ("id", "path", "identity", "camera", "width", "form", "score")
-    return Hit(**{name: row[name] for name in names}, attributes=attributes)
+    return Hit(
+        *(row["id"], row["path"], row["identity"], row["camera"], row["width"], row["form"], row["score"]),
+        {name: row[name] for name in description.attributes},
+    )
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:

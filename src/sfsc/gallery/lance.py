@@ -27,6 +27,7 @@ TABLE = "gallery"
 VERSIONS = f"{TABLE}.lance/_versions"
 # Every add leaves a fragment behind; compacted this often, 2,000 small adds take 24 s instead of 220 s.
 ADDS_PER_COMPACTION = 64
+PART = 1 << 14  # rows read at once: 10 MB at 128 dimensions
 KEPT_VERSIONS = timedelta(minutes=10)  # what another process may still be reading
 REPEATED = ("identity", "camera", "form", "fingerprint")  # columns of few different values
 TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
@@ -163,30 +164,37 @@ class LanceStore:
             if self._memory.stale or len(self._memory) != table.count_rows():
                 self._memory = None
         if self._memory is None:
-            self._memory = self._load(table)
+            self._memory = self._load(version)
         self._memory_version = version
         return self._memory
 
-    def _load(self, table: Any) -> MemoryIndex:
+    def _load(self, version: int) -> MemoryIndex:
+        """All rows of a version, in parts: a scan of all reads ahead, and holds much of them twice."""
+        table = self._database.open_table(TABLE)
+        table.checkout(version)
         description = self.describe()
         assert description is not None
-        vectors = np.empty((table.count_rows(), description.dimension), np.float32)
-        kept, filled = [], 0
-        for batch in self._batches([*_columns(table), EMBEDDING], []):
-            vectors[filled : filled + len(batch)] = self._unpacked(batch)
-            kept.append(self._kept(batch))
-            filled += len(batch)
-        columns = (
-            pa.concat_tables(kept) if kept else pa.table({name: pa.array([], pa.string()) for name in ["id"]})
-        )
-        return MemoryIndex(vectors[:filled], columns)
+        rows = table.count_rows()
+        vectors = np.empty((rows, description.dimension), np.float32)
+        kept = [self._kept(pa.RecordBatch.from_pylist([], table.schema))]
+        for start in range(0, rows, PART):
+            filled = start
+            for batch in table.search().offset(start).limit(PART).to_batches():
+                vectors[filled : filled + len(batch)] = self._unpacked(batch)
+                kept.append(self._kept(batch))
+                filled += len(batch)
+        return MemoryIndex(vectors, pa.concat_tables(kept))
 
     def _kept(self, batch: pa.RecordBatch) -> pa.Table:
-        """The columns of a batch as they are kept in memory; the newest row's time is remembered."""
+        """The columns of a batch as they are kept in memory; the newest row's time is remembered.
+
+        They are copied: any column of a batch keeps all of it in memory, with the embeddings.
+        """
         if len(batch):
             self._newest = max(self._newest, pc.max(batch["time"]).as_py())
         columns = {name: batch[name] for name in batch.schema.names if name != EMBEDDING}
-        return pa.table(columns | {name: columns[name].dictionary_encode() for name in REPEATED})
+        kept = pa.table(columns | {name: columns[name].dictionary_encode() for name in REPEATED})
+        return kept.take(pa.array(np.arange(len(batch))))
 
     def _batches(self, columns: list[str], where: Sequence[Condition]) -> Iterator[pa.RecordBatch]:
         query = self._existing().search().select(columns)
