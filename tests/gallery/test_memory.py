@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -134,3 +136,15 @@ def test_lists_are_made_anew_when_there_are_twice_as_many_rows(large: MemoryInde
 
 def test_an_empty_index_answers_nothing() -> None:
     assert MemoryIndex(unit(1)[:0], table([])).search(unit(2), 3, [], exact=True) == [[], []]
+
+
+def test_lists_are_freed_once() -> None:
+    """In another process: freed twice, they would take this one with them."""
+    code = (
+        "import numpy, pyarrow; from sfsc.gallery.memory import APPROXIMATE_FROM as rows, MemoryIndex\n"
+        "vectors = numpy.random.default_rng(0).standard_normal((rows, 8)).astype('f')\n"
+        "table = pyarrow.table({'id': list(map(str, range(rows)))})\n"
+        "for _ in range(3):\n"
+        "    MemoryIndex(vectors, table).prepare()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -172,7 +172,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         description = self._store.describe()
         if description is None or not len(queries):
             return [[] for _ in queries]
-        self.check_family(queries.shape[1], fingerprint)
+        self._check_family(description, queries.shape[1], fingerprint)
         conditions = self._conditions(where, description)
         found = self._store.search(queries, top, conditions, exact)
         return [[_hit(row, description) for row in sorted(rows, key=_rank)[:top]] for rows in found]
@@ -248,9 +248,10 @@ class Gallery(AbstractContextManager["Gallery"]):
 
         A family and what calibration made of it have one space: their fingerprints are equal up to the dot.
         """
-        description = self._store.describe()
-        if description is None:
-            return
+        if description := self._store.describe():
+            self._check_family(description, dimension, fingerprint)
+
+    def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
         if description.fingerprint.partition(".")[0] != fingerprint.partition(".")[0]:
             raise SfscError(
                 f"gallery {self.name} belongs to the family {description.fingerprint}, these embeddings to "
@@ -329,9 +330,10 @@ def _rank(row: Row) -> tuple[float, str]:
 
 
 def _hit(row: Row, description: Description) -> Hit:
-    attributes = {name: row[name] for name in description.attributes}
-    names = ("id", "path", "identity", "camera", "width", "form", "score")
-    return Hit(**{name: row[name] for name in names}, attributes=attributes)
+    return Hit(
+        *(row["id"], row["path"], row["identity"], row["camera"], row["width"], row["form"], row["score"]),
+        {name: row[name] for name in description.attributes},
+    )
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:

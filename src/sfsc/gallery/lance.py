@@ -24,8 +24,10 @@ from sfsc.gallery.memory import MemoryIndex
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
 
 TABLE = "gallery"
+VERSIONS = f"{TABLE}.lance/_versions"
 # Every add leaves a fragment behind; compacted this often, 2,000 small adds take 24 s instead of 220 s.
 ADDS_PER_COMPACTION = 64
+PART = 1 << 14  # rows read at once: 10 MB at 128 dimensions
 KEPT_VERSIONS = timedelta(minutes=10)  # what another process may still be reading
 REPEATED = ("identity", "camera", "form", "fingerprint")  # columns of few different values
 TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
@@ -42,6 +44,8 @@ class LanceStore:
     def __init__(self, path: Path, *, create: bool) -> None:
         self._path = path
         self._opened: Any = None
+        self._version, self._changed = -1, -1
+        self._described: tuple[int, Description] | None = None
         self._memory: MemoryIndex | None = None
         self._memory_version = -1
         self._newest = 0.0  # the time of the newest row in memory
@@ -59,7 +63,12 @@ class LanceStore:
         if table is None:
             return None
         with self._reported("read"):
-            schema = table.schema
+            version = self._newest_version()
+            if self._described is None or self._described[0] != version:
+                self._described = version, self._read_description(table.schema)
+            return self._described[1]
+
+    def _read_description(self, schema: pa.Schema) -> Description:
         metadata = schema.metadata or {}
         if b"gallery" not in metadata:
             old = b"fingerprint" in metadata
@@ -146,7 +155,7 @@ class LanceStore:
     def _current(self) -> MemoryIndex:
         """The rows in memory, brought to what the table holds now."""
         table = self._existing()
-        version = table.version
+        version = self._newest_version()
         if self._memory is not None and version != self._memory_version:
             newer = self._batches([*_columns(table), EMBEDDING], [Condition("time", ">", (self._newest,))])
             for batch in newer:
@@ -155,30 +164,37 @@ class LanceStore:
             if self._memory.stale or len(self._memory) != table.count_rows():
                 self._memory = None
         if self._memory is None:
-            self._memory = self._load(table)
+            self._memory = self._load(version)
         self._memory_version = version
         return self._memory
 
-    def _load(self, table: Any) -> MemoryIndex:
+    def _load(self, version: int) -> MemoryIndex:
+        """All rows of a version, in parts: a scan of all reads ahead, and holds much of them twice."""
+        table = self._database.open_table(TABLE)
+        table.checkout(version)
         description = self.describe()
         assert description is not None
-        vectors = np.empty((table.count_rows(), description.dimension), np.float32)
-        kept, filled = [], 0
-        for batch in self._batches([*_columns(table), EMBEDDING], []):
-            vectors[filled : filled + len(batch)] = self._unpacked(batch)
-            kept.append(self._kept(batch))
-            filled += len(batch)
-        columns = (
-            pa.concat_tables(kept) if kept else pa.table({name: pa.array([], pa.string()) for name in ["id"]})
-        )
-        return MemoryIndex(vectors[:filled], columns)
+        rows = table.count_rows()
+        vectors = np.empty((rows, description.dimension), np.float32)
+        kept = [self._kept(pa.RecordBatch.from_pylist([], table.schema))]
+        for start in range(0, rows, PART):
+            filled = start
+            for batch in table.search().offset(start).limit(PART).to_batches():
+                vectors[filled : filled + len(batch)] = self._unpacked(batch)
+                kept.append(self._kept(batch))
+                filled += len(batch)
+        return MemoryIndex(vectors, pa.concat_tables(kept))
 
     def _kept(self, batch: pa.RecordBatch) -> pa.Table:
-        """The columns of a batch as they are kept in memory; the newest row's time is remembered."""
+        """The columns of a batch as they are kept in memory; the newest row's time is remembered.
+
+        They are copied: any column of a batch keeps all of it in memory, with the embeddings.
+        """
         if len(batch):
             self._newest = max(self._newest, pc.max(batch["time"]).as_py())
         columns = {name: batch[name] for name in batch.schema.names if name != EMBEDDING}
-        return pa.table(columns | {name: columns[name].dictionary_encode() for name in REPEATED})
+        kept = pa.table(columns | {name: columns[name].dictionary_encode() for name in REPEATED})
+        return kept.take(pa.array(np.arange(len(batch))))
 
     def _batches(self, columns: list[str], where: Sequence[Condition]) -> Iterator[pa.RecordBatch]:
         query = self._existing().search().select(columns)
@@ -207,6 +223,25 @@ class LanceStore:
             self._stamped = max(times, default=0.0)
         self._stamped = max(time.time(), self._stamped + 1e-6)
         return self._stamped
+
+    def _newest_version(self) -> int:
+        """The number of the newest version of the table.
+
+        The table takes longer to tell than a search for one query may. What is written changes the time of
+        the directory of manifests and, should times be too coarse for that, leaves a manifest of the next
+        number there.
+        """
+        changed = (self._path / VERSIONS).stat().st_mtime_ns
+        if (
+            changed != self._changed
+            or not self._manifest(self._version).exists()
+            or self._manifest(self._version + 1).exists()
+        ):
+            self._changed, self._version = changed, self._existing().version
+        return self._version
+
+    def _manifest(self, version: int) -> Path:
+        return self._path / VERSIONS / f"{2**64 - 1 - version:020}.manifest"
 
     def _check_directory(self, create: bool) -> None:
         path = self._path

@@ -52,6 +52,9 @@ class MilvusStore:
         self._known: Description | None = None
         if self.describe() is None and not create:
             raise SfscError(f"gallery {url} does not exist: add embeddings to it first, or check the address")
+        with self._reported("opened"):
+            if self._client.has_collection(self._name):
+                self._make_searchable()
 
     def describe(self) -> Description | None:
         """See `Store`."""
@@ -73,16 +76,22 @@ class MilvusStore:
             else:
                 schema.add_field(name, DataType.DOUBLE)
         schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=description.dimension)
-        index = MilvusClient.prepare_index_params()
-        index.add_index(EMBEDDING, index_type="IVF_FLAT", metric_type="COSINE", params={"nlist": LISTS})
         with self._reported("written"):
             self._client.create_collection(
                 self._name,
                 schema=schema,
-                index_params=index,
                 consistency_level="Strong",
                 properties={PROPERTY: json.dumps(description.to_json())},
             )
+            self._make_searchable()
+
+    def _make_searchable(self) -> None:
+        """Index and load the collection, unless that was done; its creation may have been cut short."""
+        if not self._client.list_indexes(self._name):
+            index = MilvusClient.prepare_index_params()
+            index.add_index(EMBEDDING, index_type="IVF_FLAT", metric_type="COSINE", params={"nlist": LISTS})
+            self._client.create_index(self._name, index)
+        self._client.load_collection(self._name)
 
     def extend(self, attributes: Mapping[str, str]) -> None:
         """See `Store`."""
