@@ -74,6 +74,16 @@ def test_the_change_that_numeric_forms_make(tmp_path: Path, shapes: str) -> None
     assert rows[0][3::2] == ["+0.000", "+0.000"]
 
 
+def test_no_row_is_lost_when_a_service_ends() -> None:
+    printed = section_of(
+        "service", "--rows=500", "--dimension=16", "--requests=40", "--clients=2", "--after=0.5"
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("approximate", "40", "0"), ("exact", "2", "0")]
+    assert "It ended with code 0." in printed
+    assert "the gallery lacks **0**" in printed
+
+
 def test_neighbours_are_found_as_by_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(BENCHMARKS)
     neighbours = importlib.import_module("neighbours")
