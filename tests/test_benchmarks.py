@@ -74,6 +74,7 @@ def test_the_change_that_numeric_forms_make(tmp_path: Path, shapes: str) -> None
     assert rows[0][3::2] == ["+0.000", "+0.000"]
 
 
+@pytest.mark.slow
 def test_no_row_is_lost_when_a_service_ends() -> None:
     printed = section_of(
         "service", "--rows=500", "--dimension=16", "--requests=40", "--clients=2", "--after=0.5"
