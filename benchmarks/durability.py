@@ -11,7 +11,6 @@ import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from itertools import count
 from multiprocessing.connection import Connection
 
@@ -63,7 +62,7 @@ class Tally:
         self.expected |= done
         try:
             with PROCESSES.Pool(1) as pool:  # milvus-lite is locked until a process that opened it ends
-                stored = pool.apply(read, (address,))
+                there = pool.apply(present, (address, self.expected | begun))
         except SfscError as error:
             print(f"{address}: {error}", file=sys.stderr)
             self.unopened += 1
@@ -71,7 +70,6 @@ class Tally:
             self.galleries += 1
             self.expected = set()
             return
-        there = {batch: present(batch, stored) for batch in self.expected | begun}
         self.lost += sum(ADDED - there[batch] for batch in self.expected)
         self.torn += sum(0 < there[batch] < ADDED for batch in begun - done)
         self.expected = {batch for batch in self.expected if there[batch] == ADDED}
@@ -142,16 +140,16 @@ def write(address: str, first: int, saying: Connection) -> None:
             saying.send((batch, True))
 
 
-def read(address: str) -> dict[str, np.ndarray]:
-    """The embeddings that are stored, by their ids."""
+def present(address: str, batches: set[int]) -> dict[int, int]:
+    """How many rows of each of these adds are stored as they were given."""
     with Gallery.open(address) as gallery:
-        return {row["id"]: row["embedding"] for row in gallery.rows(embeddings=True)}
-
-
-def present(batch: int, stored: dict[str, np.ndarray]) -> int:
-    """How many rows of an `add` are stored as they were given."""
-    pairs = zip(ids_of(batch), rows_of(batch), strict=True)
-    return sum(name in stored and np.allclose(stored[name], row, atol=1e-6) for name, row in pairs)
+        stored = {row["id"]: row["embedding"] for row in gallery.rows(embeddings=True)}
+    missing = np.full(DIM, np.nan)
+    found = {}
+    for batch in batches:
+        read = np.stack([stored.get(name, missing) for name in ids_of(batch)])
+        found[batch] = int(np.isclose(read, rows_of(batch), atol=1e-6).all(axis=1).sum())
+    return found
 
 
 def ids_of(batch: int) -> list[str]:
@@ -159,7 +157,6 @@ def ids_of(batch: int) -> list[str]:
     return [f"{batch}-{row}" for row in range(ADDED)]
 
 
-@cache
 def rows_of(batch: int) -> np.ndarray:
     """The rows of an `add`."""
     return normalised(np.random.default_rng(batch).standard_normal((ADDED, DIM), np.float32))
