@@ -8,7 +8,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from sfsc import Family
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {
@@ -17,7 +20,15 @@ SHORT = {
     "forward": "--backbones MobileNetV2 --size 32 --batches 2 --seconds 0",
     "step": "--cases small@32 --batch 2 --seconds 0",
     "gpu": "--device cpu --no-compile --backbones small --size 32 --batch 2 --seconds 0",
+    "gallery": "--rows 20000 --dim 16 --queries 20 --seconds 0",
+    "durability": "--rounds 2 --milvus-rounds 1",
 }
+# What their sections must show; those of the others, a backbone.
+SHOWN = {
+    "gallery": ["| exact | 20 | ", "| approximate | 1 | ", "| 20 | 50% | "],
+    "durability": ["| LanceDB | 2 | 2 | ", "| milvus-lite | 1 | 1 | "],
+}
+MIXED = ("all in turn", "37")
 
 
 @pytest.fixture
@@ -46,9 +57,48 @@ def test_a_section_replaces_only_its_own(assembly: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SHORT)
 def test_a_script_prints_one_section(name: str) -> None:
-    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *SHORT[name].split()]
+    printed = section_of(name, *SHORT[name].split())
+    shown = SHOWN.get(name)
+    if shown is None:
+        assert "| small |" in printed or "| MobileNetV2 |" in printed
+    else:
+        assert [row for row in shown if row not in printed] == []
+
+
+@pytest.mark.slow
+def test_the_change_that_numeric_forms_make(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", embedding_dim=16, image_size=(32, 32)).save(tmp_path)
+    printed = section_of("storage", f"--run={tmp_path}", f"--dataset={shapes}", "--workers=0")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [row[:2] for row in rows] == [["float32", "64"], ["float16", "32"], ["int8", "16"], [*MIXED]]
+    assert rows[0][3::2] == ["+0.000", "+0.000"]
+
+
+@pytest.mark.slow
+def test_no_row_is_lost_when_a_service_ends() -> None:
+    printed = section_of(
+        "service", "--rows=500", "--dimension=16", "--requests=40", "--clients=2", "--after=0.5"
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("approximate", "40", "0"), ("exact", "2", "0")]
+    assert "It ended with code 0." in printed
+    assert "the gallery lacks **0**" in printed
+
+
+def test_neighbours_are_found_as_by_sorting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    neighbours = importlib.import_module("neighbours")
+    rows, queries = neighbours.clustered(300, 5, 8)
+    best = np.argsort(-queries @ rows.T, axis=1)[:, :4]
+    assert neighbours.recall(neighbours.by_numpy(rows, queries, 4), best) == 1
+    assert neighbours.recall(best[:, :3], best) == 0.75
+
+
+def section_of(name: str, *options: str) -> str:
+    """What a script prints, which must be one section."""
+    command = [sys.executable, str(BENCHMARKS / f"{name}.py"), *options]
     printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     headings = [line for line in printed.splitlines() if line.startswith("## ")]
     assert printed.startswith("## ")
     assert len(headings) == 1
-    assert "| small |" in printed or "| MobileNetV2 |" in printed
+    return printed

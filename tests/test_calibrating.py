@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from sfsc import Config, Family, Gallery, SfscError, calibrate, recalibrate
 from sfsc.calibrating import fit_calibration
 from sfsc.data import open_dataset
-from sfsc.embedding import embed_all
 from sfsc.files import write_json
+from sfsc.image_set import embed_all
 from sfsc.switchable.calibration import Calibration
 
 WIDTHS = (0.25, 0.5, 1.0)

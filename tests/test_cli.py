@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from sfsc.cli import main
+from sfsc.data.dataset import open_dataset
 from sfsc.data.images import decode, write_png
 from sfsc.data.sheet import summarise
 from sfsc.gallery import Gallery
@@ -46,8 +47,19 @@ OPTIONS = {
         *("--calibrations", "--no-calibrations", "--set"),
     },
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
-    "index": {"--gallery", "--width", "--workers"},
-    "search": {"--gallery", "--width", "--top", "--picture"},
+    "export": {"--out", "--width", "--format", "--int8", "--images"},
+    "index": {
+        *("--gallery", "--width", "--form", "--attributes", "--resume", "--upgrade"),
+        *("--engine", "--workers"),
+    },
+    "embed": {"--out", "--gallery", "--width", "--engine", "--workers"},
+    "search": {"--gallery", "--width", "--top", "--where", "--approximate", "--picture"},
+    "gallery": set(),
+    "gallery info": set(),
+    "gallery delete": {"--where"},
+    "gallery optimize": set(),
+    "gallery export": {"--out"},
+    "serve": {"--gallery", "--host", "--port", "--api-key"},
     "report": set(),
 }
 TEST_IMAGES = 24
@@ -386,6 +398,26 @@ def places(
         ("search {run} {bad}/none.png --gallery {gallery}", "{bad}/none.png: no such file"),
         ("search {run} {bad}/corrupt.png --gallery {gallery}", "{bad}/corrupt.png: the file is truncated"),
         ("search {run} {image} --gallery {gallery} --picture {bad}/file/x.png", "{bad}/file/x.png"),
+        ("search {run} {image} --gallery {gallery} --where size=1", "the gallery has no column 'size'"),
+        ("search {run} {image} --gallery {gallery} --where size", "a condition is COLUMN=VALUE"),
+        ("search {run} {image} --gallery milvus://127.0.0.1:1/rows", "milvus://127.0.0.1:1/rows cannot be"),
+        ("search {run} {image} --gallery milvus://nowhere", "names no gallery: milvus://HOST:PORT/NAME"),
+        ("index {run} --gallery {new}", "give IMAGES to index, or --upgrade"),
+        ("index {run} {shapes} --gallery {new} --upgrade", "give IMAGES to index, or --upgrade"),
+        ("index {run} --gallery {new} --upgrade", "gallery {new} does not exist"),
+        ("index {run} {shapes} --gallery {new} --form int4", "unknown numeric form 'int4'"),
+        ("index {run} {shapes} --gallery {new} --engine spark", "unknown engine 'spark'"),
+        ("index {run} {shapes} --gallery {new} --attributes {bad}/none", "{bad}/none is not a csv file"),
+        ("embed {run} {shapes}", "say where the embeddings go: --out or --gallery"),
+        ("embed {run} {shapes} --out {bad}/file/v.npy", "{bad}/file/v.npy"),
+        ("export {bad}/empty", "{bad}/empty holds no trained family"),
+        ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
+        ("export {run} --out {new}", "--out names one file: give one --width"),
+        ("export {run} --format tflite", "must end in .onnx or .pt2"),
+        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file that sfsc export"),
+        ("gallery info {new}", "gallery {new} does not exist"),
+        ("gallery delete {gallery}", "say which rows to delete"),
+        ("gallery export {gallery} --out {bad}/file/x.parquet", "cannot write {bad}/file/x.parquet"),
         ("calibrate {bad}/empty --out {new}", "{bad}/empty is not a run folder"),
         ("calibrate {run} --out {run}", "{run} already holds a run"),
         ("calibrate {run} --out {new} --images {bad}/empty", "holds no images"),
@@ -405,6 +437,40 @@ def test_a_mistake_is_one_line(places: dict[str, object], tmp_path: Path, comman
     assert reason.format_map(names) in refusal(result)
     assert len(result.err.splitlines()) == 1
     assert not (tmp_path / "run").exists(), "a command that refuses leaves nothing"
+
+
+def test_a_gallery_is_tended(run: Path, shapes: str, image: Path, tmp_path: Path) -> None:
+    gallery, table = tmp_path / "gallery", tmp_path / "table.csv"
+    paths = [os.path.abspath(path) for path in open_dataset(shapes).gallery.paths]
+    table.write_text("\n".join(["path,price", *(f"{path},{n}" for n, path in enumerate(paths))]))
+    narrow = ("--gallery", gallery, "--width", 0.25, "--workers", 0)
+    succeed("index", run, shapes, *narrow, "--form", "int8", "--attributes", table)
+    said = succeed("gallery", "info", gallery)
+    assert ["0.25", str(len(paths))] in table_rows(said)
+    assert ["int8", str(len(paths))] in table_rows(said)
+    assert "attributes: price (integer)" in said
+    hits = table_rows(succeed("search", run, image, "--gallery", gallery, "--where", "price<3"))
+    assert sorted(row[-1] for row in hits) == sorted(paths[:3])
+    assert f"{gallery}: 2 rows deleted" in succeed("gallery", "delete", gallery, "--where", "price<2")
+    assert f"{gallery}: 1 rows deleted" in succeed("gallery", "delete", gallery, paths[2])
+    left = len(paths) - 3
+    succeed("index", run, "--upgrade", "--gallery", gallery, "--workers", 0)
+    assert ["1.0", str(left)] in table_rows(succeed("gallery", "info", gallery))
+    assert succeed("gallery", "optimize", gallery) == f"{gallery}: optimized\n"
+    assert f"{left} rows" in succeed("gallery", "export", gallery, "--out", tmp_path / "rows.parquet")
+    assert (tmp_path / "rows.parquet").stat().st_size > 1000
+
+
+def test_embeddings_go_into_files_or_a_gallery(run: Path, shapes: str, tmp_path: Path) -> None:
+    vectors, gallery = tmp_path / "v.npy", tmp_path / "gallery"
+    assert succeed("embed", run, shapes, "--out", vectors, "--workers", 0) == f"embeddings: {vectors}\n"
+    assert np.load(vectors).shape == (TEST_IMAGES, SETTINGS["embedding_dim"])
+    succeed("embed", run, shapes, "--gallery", gallery, "--workers", 0)
+    assert len(Gallery.open(gallery)) == TEST_IMAGES
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "x.png").write_bytes(b"")
+    result = sfsc("embed", run, tmp_path / "images", "--out", tmp_path / "parts", "--workers", 0)
+    assert (result.code, result.err.count("skipped: ")) == (1, 1)
 
 
 def test_the_folder_of_a_picture_is_made(

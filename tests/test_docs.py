@@ -30,6 +30,8 @@ GUIDES = [
         "evaluation",
         "comparison",
         "gallery",
+        "service",
+        "deploy",
         "method",
     )
 ]
@@ -110,7 +112,7 @@ def guided(emoji: Path) -> Path:
 
 
 def test_the_guides_run(guided: Path) -> None:
-    assert sum(len(blocks(document, "python")) for document in GUIDES) == 7
+    assert sum(len(blocks(document, "python")) for document in GUIDES) == 9
     for name in ("config.json", "environment.json", "log.jsonl", "checkpoint.safetensors", "report.html"):
         assert (guided / "runs" / "first" / name).stat().st_size > 0
     assert len(sfsc.Gallery.open(guided / "galleries" / "first")) > 0
@@ -214,7 +216,7 @@ def test_commands_are_understood(command: str) -> None:
         assert words[launcher + 1] == "sfsc"
         parse(typer.main.get_command(app), words[module + 1 :])
     else:
-        assert words[0] in ("pip", "git", "cd", "python", "python3", "source", ".venv/bin/pytest")
+        assert words[0] in ("pip", "git", "cd", "python", "python3", "source", "curl", ".venv/bin/pytest")
 
 
 def parse(command: Any, arguments: list[str]) -> None:

@@ -11,8 +11,9 @@ import torch
 from sfsc.data import CorruptImage, decode, open_dataset, write_png
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
+from sfsc.indexing import index
 from sfsc.report.ranked_list import SIDE
-from sfsc.searching import draw_hits, index, search
+from sfsc.searching import draw_hits, search
 from sfsc.switchable.family import Family
 
 

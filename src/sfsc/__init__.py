@@ -14,12 +14,13 @@ if TYPE_CHECKING:
     from sfsc.data.dataset import Dataset, open_dataset
     from sfsc.errors import SfscError
     from sfsc.evaluation import Evaluation, evaluate
-    from sfsc.gallery import Gallery, Hit
+    from sfsc.gallery import Condition, Gallery, Hit
+    from sfsc.indexing import index, upgrade
     from sfsc.recalibrating import recalibrate
     from sfsc.report.comparison import write_comparison
     from sfsc.report.html import write_report
     from sfsc.retrieval.matrix import CompatibilityMatrix
-    from sfsc.searching import index, search
+    from sfsc.searching import search
     from sfsc.switchable.family import Family
     from sfsc.switchable.inspection import Inspection, inspect
     from sfsc.switchable.switchable import Switchable, to_switchable
@@ -31,6 +32,7 @@ __all__ = [
     "CalibrationReport",
     "Comparison",
     "CompatibilityMatrix",
+    "Condition",
     "Config",
     "Dataset",
     "Evaluation",
@@ -51,6 +53,7 @@ __all__ = [
     "search",
     "to_switchable",
     "train",
+    "upgrade",
     "write_comparison",
     "write_report",
 ]
@@ -59,6 +62,7 @@ _HOMES = {
     "CalibrationReport": "sfsc.calibrating",
     "Comparison": "sfsc.comparing",
     "CompatibilityMatrix": "sfsc.retrieval.matrix",
+    "Condition": "sfsc.gallery",
     "Config": "sfsc.training.config",
     "Dataset": "sfsc.data.dataset",
     "Evaluation": "sfsc.evaluation",
@@ -72,13 +76,14 @@ _HOMES = {
     "calibrate": "sfsc.calibrating",
     "compare": "sfsc.comparing",
     "evaluate": "sfsc.evaluation",
-    "index": "sfsc.searching",
+    "index": "sfsc.indexing",
     "open_dataset": "sfsc.data.dataset",
     "inspect": "sfsc.switchable.inspection",
     "recalibrate": "sfsc.recalibrating",
     "search": "sfsc.searching",
     "to_switchable": "sfsc.switchable.switchable",
     "train": "sfsc.training.loop",
+    "upgrade": "sfsc.indexing",
     "write_comparison": "sfsc.report.comparison",
     "write_report": "sfsc.report.html",
 }

@@ -12,9 +12,9 @@ import torch
 
 from sfsc.data.dataset import names_dataset, open_dataset
 from sfsc.data.images import find_images
-from sfsc.embedding import embed_all
 from sfsc.errors import SfscError
 from sfsc.files import write_json
+from sfsc.image_set import embed_all
 from sfsc.switchable.family import Family
 from sfsc.training.config import CONFIG_FILE, read_config
 

@@ -16,10 +16,10 @@ from rich.console import Console
 
 from sfsc.calibrating import fit_calibration
 from sfsc.data.dataset import open_dataset
-from sfsc.embedding import ImageSet, embed_all
 from sfsc.errors import SfscError
 from sfsc.evaluation import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
 from sfsc.files import read_json, write_json
+from sfsc.image_set import ImageSet, embed_all
 from sfsc.recipes import RECIPES, find_recipe
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from sfsc.data.records import Dataset, Split
-from sfsc.embedding import ImageSet, embed_all
 from sfsc.files import write_json
+from sfsc.image_set import ImageSet, embed_all
 from sfsc.report.figures import accuracy_against_size, heat_map, save
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits

@@ -9,13 +9,13 @@ import pytest
 import torch
 
 from sfsc.data import CorruptImage, decode, write_png
+from sfsc.data.decoding import decode_images
 from sfsc.data.loading import (
     augment,
     find_corrupt,
     identity_batches,
     identity_share,
     load_batches,
-    load_images,
 )
 from sfsc.errors import SfscError
 
@@ -106,7 +106,8 @@ class TestLoading:
                 archive.write(tmp_path / "a.png", f"{i}.png")
         members = [f"{tmp_path}/a.zip::{i}.png" for i in range(60)]
         expected = np.stack([decode(member, (60, 60)) for member in members]).transpose(0, 3, 1, 2)
-        loaded = torch.cat([batch.images for batch in load_images(members, (60, 60), 5, workers=2)])
+        batches = [np.arange(start, start + 5) for start in range(0, 60, 5)]
+        loaded = torch.cat(list(load_batches(members, batches, (60, 60), workers=2)))
         np.testing.assert_array_equal(loaded.numpy(), expected)
 
     @pytest.mark.parametrize("workers", [0, 2])
@@ -123,13 +124,12 @@ class TestLoading:
         for i in bad:
             Path(paths[i]).write_bytes(b"junk")
         # batches of three, so that one holds corrupt images only
-        loaded = list(load_images(paths, (6, 8), 3, workers))
+        loaded = list(decode_images(paths, (6, 8), 3, workers))
         indices = np.concatenate([batch.indices for batch in loaded])
         assert indices.tolist() == [0, 2, 3, 4, 5, 9]
         assert [error.path for batch in loaded for error in batch.corrupt] == [paths[i] for i in bad]
-        images = torch.cat([batch.images for batch in loaded])
-        expected = np.stack([decode(paths[i], (6, 8)) for i in indices]).transpose(0, 3, 1, 2)
-        np.testing.assert_array_equal(images.numpy(), expected)
+        images = np.concatenate([batch.images for batch in loaded])
+        np.testing.assert_array_equal(images, np.stack([decode(paths[i], (6, 8)) for i in indices]))
         assert [error.path for error in find_corrupt(paths, workers)] == [paths[i] for i in bad]
 
     def test_the_global_random_state_is_left_alone(self, paths: list[str]) -> None:

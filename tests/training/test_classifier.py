@@ -1,9 +1,10 @@
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from sfsc.data import open_dataset
-from sfsc.data.loading import load_images
+from sfsc.data.loading import load_batches
 from sfsc.switchable.family import Family
 from sfsc.training.classifier import initialise
 from sfsc.training.config import Config
@@ -28,8 +29,8 @@ def test_without_pretrained_weights_the_directions_are_of_the_seed(shapes: str) 
 def test_pretrained_weights_imprint_the_class_means(shapes: str) -> None:
     classifier, family = classifier_for(shapes, "imagenet")
     images = open_dataset(shapes).train
-    batch = next(iter(load_images(images.paths, (32, 32), len(images), 0)))
-    embeddings = family.eval().embed(batch.images)
+    [batch] = load_batches(images.paths, [np.arange(len(images))], (32, 32), 0)
+    embeddings = family.eval().embed(batch)
     labels = torch.from_numpy(images.labels())
     for label, direction in enumerate(classifier):
         mean = embeddings[labels == label].mean(0) - embeddings.mean(0)

@@ -33,11 +33,19 @@ class CorruptImage(SfscError):
 def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
     """Read an image as (height, width, 3) uint8 RGB, stretched to `size` (height, width) if given.
 
-    Grayscale becomes RGB, 16 bits become 8, transparency is laid on white and the EXIF orientation of an
-    opaque image is applied. `archive.zip::member` reads a member of an archive. Raises CorruptImage if
-    the file is missing, empty, truncated, no image, or larger than MAX_PIXELS.
+    `archive.zip::member` reads a member of an archive. Raises CorruptImage if the file is missing, or as
+    `decode_bytes` does.
     """
-    data = _read(path)
+    return decode_bytes(read_image(path), path, size)
+
+
+def decode_bytes(data: bytes, name: str, size: tuple[int, int] | None) -> np.ndarray:
+    """Turn an image file into (height, width, 3) uint8 RGB, stretched to `size` (height, width) if given.
+
+    Grayscale becomes RGB, 16 bits become 8, transparency is laid on white and the EXIF orientation of an
+    opaque image is applied. Raises CorruptImage, with this name, if the file is empty, truncated, no image,
+    or larger than MAX_PIXELS; the last before anything is decoded.
+    """
     try:
         height, width = measure(data)
         if height * width > MAX_PIXELS:
@@ -45,8 +53,23 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
         image = _decode(data)
     except (ValueError, cv2.error) as error:
         reason = str(error) if isinstance(error, ValueError) else "the image data is damaged"
-        raise CorruptImage(path, reason) from error
+        raise CorruptImage(name, reason) from error
     return image if size is None else _resize(image, size)
+
+
+def read_image(path: str) -> bytes:
+    """The bytes of an image file, or of `archive.zip::member`; CorruptImage where there is none."""
+    archive, separator, member = path.partition(MEMBER)
+    try:
+        if not separator:
+            return Path(path).read_bytes()
+        return _open_archive(archive, Path(archive).stat().st_mtime_ns, os.getpid()).read(member)
+    except FileNotFoundError as error:
+        raise CorruptImage(path, "no such file") from error
+    except KeyError as error:
+        raise CorruptImage(path, "no such member in the archive") from error
+    except (OSError, zipfile.BadZipFile) as error:
+        raise CorruptImage(path, f"cannot be read ({error})") from error
 
 
 def find_images(path: Path) -> list[str]:
@@ -75,20 +98,6 @@ def write_png(path: Path, image: np.ndarray) -> None:
         path.write_bytes(encoded.tobytes())
     except OSError as error:
         raise SfscError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _read(path: str) -> bytes:
-    archive, separator, member = path.partition(MEMBER)
-    try:
-        if not separator:
-            return Path(path).read_bytes()
-        return _open_archive(archive, Path(archive).stat().st_mtime_ns, os.getpid()).read(member)
-    except FileNotFoundError as error:
-        raise CorruptImage(path, "no such file") from error
-    except KeyError as error:
-        raise CorruptImage(path, "no such member in the archive") from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CorruptImage(path, f"cannot be read ({error})") from error
 
 
 @lru_cache(maxsize=8)

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Generator, Iterator, Sequence
 from functools import cache, partial
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import kornia.augmentation as kornia
@@ -21,18 +21,6 @@ from sfsc.progress import track
 
 _CHECK_CHUNK = 32
 _OF_THE_BATCH = {"order", "forward_input_shape"}  # drawn by kornia once, not for each image
-
-
-class LoadedBatch(NamedTuple):
-    """Images that could be read, and the errors of those that could not.
-
-    `indices`: (n,) int64 positions in the list of paths. `images`: (n, 3, height, width) uint8, in the same
-    order. `corrupt`: one error for each image left out.
-    """
-
-    indices: np.ndarray
-    images: Tensor
-    corrupt: list[CorruptImage]
 
 
 def identity_batches(
@@ -102,19 +90,6 @@ def load_batches(
             if isinstance(image, CorruptImage):
                 raise image
         yield _stack(decoded, size)
-
-
-def load_images(
-    paths: Sequence[str], size: tuple[int, int], batch_size: int, workers: int
-) -> Iterator[LoadedBatch]:
-    """Yield all images once, in order, leaving out and naming those that cannot be read."""
-    chunks = _chunks(len(paths), batch_size)
-    results = _in_workers(partial(_try_decode, size=size), paths, chunks, workers)
-    for chunk, decoded in zip(chunks, results, strict=True):
-        good = np.array([not isinstance(image, CorruptImage) for image in decoded])
-        images = [image for image in decoded if not isinstance(image, CorruptImage)]
-        corrupt = [image for image in decoded if isinstance(image, CorruptImage)]
-        yield LoadedBatch(chunk[good], _stack(images, size), corrupt)
 
 
 def find_corrupt(paths: Sequence[str], workers: int) -> list[CorruptImage]:

@@ -1,85 +1,92 @@
-"""The gallery: embeddings of one family with what they show, kept on disk and searched by cosine."""
+"""The gallery: embeddings of one family with what they show, kept and searched by cosine."""
 
 from __future__ import annotations
 
+import re
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from sfsc.errors import SfscError
-from sfsc.gallery.lance import LanceStore
+from sfsc.errors import SfscError, missing_extra
+from sfsc.gallery.conditions import Condition, Value, kind_of, parse_conditions
+from sfsc.gallery.forms import check_form, normalised
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, Store
+
+MILVUS = "milvus://"
+IDS_PER_CALL = 1000
+
+Where = Sequence[str | Condition]
 
 
 @dataclass(frozen=True)
 class Hit:
-    """A row of the gallery that answers a query: `score` is the cosine, `width` the sub-model of the row."""
+    """A row of the gallery that answers a query.
+
+    `score` is the cosine; `width` the sub-model that wrote the row, `form` the numeric form that it is stored
+    in; `attributes` what the user said of it, None where nothing.
+    """
 
     id: str
     path: str
     identity: str | None
     camera: str | None
     width: float
+    form: str
     score: float
+    attributes: Mapping[str, Value | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What a gallery holds; `dimension` and `fingerprint` are None until the first row is added."""
+    """What a gallery holds; `dimension` and `fingerprint` are None until the first row is added.
+
+    `attributes` maps the names of the user's columns to text, integer, number or boolean.
+    """
 
     rows: int
     dimension: int | None
     fingerprint: str | None
     rows_by_width: dict[float, int]
+    rows_by_form: dict[str, int]
+    attributes: dict[str, str]
 
 
-class Store(Protocol):
-    """Where the rows are: columns id, path, identity, camera, width, fingerprint, and the embedding.
-
-    Every method raises `SfscError`, naming the store, where it cannot be read or written.
-    """
-
-    def family(self) -> tuple[int, str] | None:
-        """The dimension and the fingerprint the store was made for; None before `create`."""
-
-    def create(self, dimension: int, fingerprint: str) -> None:
-        """Make the empty store of a family."""
-
-    def upsert(self, embeddings: np.ndarray, columns: dict[str, list[Any]]) -> None:
-        """Write (N, dimension) float32 rows all at once, each in the place of the row of the same id."""
-
-    def search(self, embeddings: np.ndarray, top: int) -> list[list[dict[str, Any]]]:
-        """For each of (Q, dimension) float32 the `top` rows of the greatest cosine, as fields of a `Hit`."""
-
-    def widths(self) -> list[float]:
-        """The width of every row."""
-
-    def count(self) -> int:
-        """The number of rows."""
-
-
-class Gallery:
+class Gallery(AbstractContextManager["Gallery"]):
     """Rows of one family, which any of its sub-models may have embedded; made by `Gallery.open`.
 
     One process may search while another adds: a search sees all rows of a finished `add`. An `add` is
     stored as a whole or not at all, and stays stored when it has returned, whatever happens to the process.
     """
 
-    def __init__(self, path: Path, store: Store) -> None:
-        self._path = path
+    def __init__(self, name: str, store: Store) -> None:
+        self.name = name
         self._store = store
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Gallery:
-        """The gallery in the directory `path`, which with `create` may be missing or empty.
+        """The gallery in a directory, or in a Milvus collection.
 
-        Raises `SfscError` for a directory without a gallery, a damaged one, and a missing `gallery` extra.
+        Args:
+            path: a directory; or milvus://HOST:PORT/NAME, or milvus:///FILE.db/NAME for milvus-lite.
+            create: whether it may be missing; a directory may then be empty, too.
+
+        Raises:
+            SfscError: there is no gallery, it is damaged or written by a newer sfsc, Milvus cannot be
+                reached, or the `gallery` or `milvus` extra is missing.
         """
-        path = Path(path)
-        return cls(path, LanceStore(path, create=create))
+        return cls(str(path), open_store(str(path), create))
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections and memory; nothing must be called after it."""
+        self._store.close()
 
     def add(
         self,
@@ -87,18 +94,35 @@ class Gallery:
         ids: Sequence[str],
         *,
         paths: Sequence[str],
-        identities: Sequence[str] | np.ndarray | None = None,
-        cameras: Sequence[str] | np.ndarray | None = None,
         width: float,
         fingerprint: str,
+        identities: Sequence[str | None] | np.ndarray | None = None,
+        cameras: Sequence[str | None] | np.ndarray | None = None,
+        attributes: Mapping[str, Sequence[Value | None] | np.ndarray] | None = None,
+        form: str = "float32",
     ) -> int:
-        """Store N rows, each in the place of the row of the same id if there is one; returns N.
+        """Store N rows, each in the place of the row of the same id if there is one.
 
-        `embeddings`: (N, dim) float32, finite and not zero, of the sub-model at `width` of the family with
-        this `fingerprint`. Raises `SfscError`, with nothing stored, for embeddings of another shape or
-        family than the gallery's, an id given twice, columns of unequal lengths, or a full disk.
+        Args:
+            embeddings: (N, dim) float32, finite and not zero, of a sub-model of the family.
+            ids: by which rows are known, each once.
+            paths: paths or URIs of the images.
+            width: of the sub-model.
+            fingerprint: of the family.
+            identities: what the images show, if known.
+            cameras: where they come from, if known.
+            attributes: more columns by name; each of text, integers, numbers or booleans, or None.
+            form: in which the embeddings are stored: float32, float16 or int8.
+
+        Returns:
+            N.
+
+        Raises:
+            SfscError: with nothing stored: embeddings of another shape or family than the gallery's, an id
+                given twice, columns of unequal lengths or another kind than before, or a full disk.
         """
         rows = self._checked(embeddings)
+        check_form(form)
         columns: dict[str, list[Any]] = {
             "id": _texts(ids),
             "path": _texts(paths),
@@ -107,71 +131,214 @@ class Gallery:
             "width": [float(width)] * len(rows),
             "fingerprint": [fingerprint] * len(rows),
         }
-        self._check_columns(columns, len(rows))
+        own = {name: _plain(values) for name, values in (attributes or {}).items()}
+        self._check_columns(columns | own, len(rows))
+        kinds = {name: kind for name, values in own.items() if (kind := self._kind(name, values))}
         if not len(rows):
             return 0
-        if self._store.family() is None:
-            self._store.create(rows.shape[1], fingerprint)
-        self.check_family(rows.shape[1], fingerprint)
-        self._store.upsert(rows, columns)
+        description = self._described(rows.shape[1], fingerprint, kinds)
+        for name, kind in description.attributes.items():
+            columns[name] = own.get(name, [None] * len(rows))
+            if kind == "number":
+                columns[name] = [None if value is None else float(value) for value in columns[name]]
+        self._store.upsert(rows, form, columns)
         return len(rows)
 
-    def search(self, embeddings: np.ndarray, fingerprint: str, top: int = 10) -> list[list[Hit]]:
-        """For each query the `top` rows of the greatest cosine, exactly; equal scores in order of their ids.
+    def search(
+        self,
+        embeddings: np.ndarray,
+        fingerprint: str,
+        top: int = 10,
+        where: Where = (),
+        exact: bool = True,
+    ) -> list[list[Hit]]:
+        """For each query the `top` rows of the greatest cosine; equal scores in order of their ids.
 
-        `embeddings`: (Q, dim) float32, finite and not zero, of any sub-model of the family with this
-        `fingerprint`. A list is shorter where the gallery has fewer rows. Raises `SfscError` for queries of
-        another shape or family than the gallery's, and for a damaged gallery.
+        Args:
+            embeddings: (Q, dim) float32, finite and not zero, of any sub-model of the family.
+            fingerprint: of the family.
+            top: how many rows; fewer where the gallery has fewer.
+            where: conditions that all of them fulfil, as `Condition` or as text: "camera=2", "price<=9.5".
+            exact: whether every row is compared. Else, in a large gallery, only the rows of some lists are:
+                faster, and some of the best may be missing. With conditions, every row is compared.
+
+        Raises:
+            SfscError: queries of another shape or family than the gallery's, an unknown column in a
+                condition, or a damaged gallery.
         """
         queries = self._checked(embeddings)
         if top < 1:
             raise SfscError(f"top must be at least 1, not {top}")
-        if self._store.family() is None or not len(queries):
+        description = self._store.describe()
+        if description is None or not len(queries):
             return [[] for _ in queries]
-        self.check_family(queries.shape[1], fingerprint)
-        return [[Hit(**fields) for fields in hits] for hits in self._store.search(queries, top)]
+        self._check_family(description, queries.shape[1], fingerprint)
+        conditions = self._conditions(where, description)
+        found = self._store.search(queries, top, conditions, exact)
+        return [[_hit(row, description) for row in sorted(rows, key=_rank)[:top]] for rows in found]
+
+    def delete(self, ids: Iterable[str] = (), where: Where = ()) -> int:
+        """Take rows away: those of these ids, or all that fulfil conditions, or both at once.
+
+        Returns:
+            How many there were.
+
+        Raises:
+            SfscError: neither ids nor conditions are given, or an unknown column is in a condition.
+        """
+        wanted = _texts([*ids])
+        if not wanted and not where:
+            raise SfscError(f"gallery {self.name}: say which rows to delete, by ids or conditions")
+        description = self._store.describe()
+        if description is None:
+            return 0
+        conditions = self._conditions(where, description)
+        parts = [
+            [Condition("id", "=", tuple(wanted[start : start + IDS_PER_CALL])), *conditions]
+            for start in range(0, len(wanted), IDS_PER_CALL)
+        ]
+        deleted = 0
+        for part in parts or [conditions]:
+            if found := self._store.count(part):
+                self._store.delete(part)
+                deleted += found
+        return deleted
+
+    def rows(self, where: Where = (), embeddings: bool = False) -> Iterator[Row]:
+        """Every row that fulfils conditions, as a dictionary of its columns, in no order.
+
+        Args:
+            where: conditions, as in `search`.
+            embeddings: whether "embedding" is among the columns, (dim,) float32 of length 1.
+        """
+        description = self._store.describe()
+        if description is None:
+            return
+        conditions = self._conditions(where, description)
+        for columns, vectors in self._store.rows(conditions, list(description.columns), embeddings):
+            rows = (dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True))
+            for place, row in enumerate(rows):
+                yield row if vectors is None else {**row, EMBEDDING: vectors[place]}
+
+    def optimize(self) -> None:
+        """Free the room of rows that were replaced or deleted, and make ready for approximate searches."""
+        if self._store.describe() is not None:
+            self._store.optimize()
 
     def info(self) -> GalleryInfo:
         """What the gallery holds now."""
-        widths = sorted(Counter(self._store.widths()).items())
-        dimension, fingerprint = self._store.family() or (None, None)
-        return GalleryInfo(sum(rows for _, rows in widths), dimension, fingerprint, dict(widths))
+        description = self._store.describe()
+        if description is None:
+            return GalleryInfo(0, None, None, {}, {}, {})
+        widths: Counter[float] = Counter()
+        forms: Counter[str] = Counter()
+        for columns, _ in self._store.rows([], ["width", "form"]):
+            widths.update(columns["width"])
+            forms.update(columns["form"])
+        return GalleryInfo(
+            *(widths.total(), description.dimension, description.fingerprint),
+            *(dict(sorted(widths.items())), dict(sorted(forms.items())), dict(description.attributes)),
+        )
 
     def __len__(self) -> int:
         return self._store.count()
-
-    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
-        if embeddings.ndim != 2:
-            raise SfscError(f"gallery {self._path}: embeddings must be (N, dim), not {embeddings.shape}")
-        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
-            raise SfscError(
-                f"gallery {self._path}: embeddings hold NaN, infinity or a row of zeros: "
-                "check the sub-model and the images"
-            )
-        return np.ascontiguousarray(embeddings, dtype=np.float32)
-
-    def _check_columns(self, columns: dict[str, list[Any]], rows: int) -> None:
-        for name, values in columns.items():
-            if len(values) != rows:
-                raise SfscError(f"gallery {self._path}: {rows} embeddings, but {len(values)} of {name}")
-        twice = [name for name, times in Counter(columns["id"]).items() if times > 1]
-        if twice:
-            raise SfscError(f"gallery {self._path}: id {twice[0]!r} is given twice: every row needs its own")
 
     def check_family(self, dimension: int, fingerprint: str) -> None:
         """Raise `SfscError` unless the gallery is empty or of this family and dimension.
 
         A family and what calibration made of it have one space: their fingerprints are equal up to the dot.
         """
-        family = self._store.family()
-        if family is not None and family[1].partition(".")[0] != fingerprint.partition(".")[0]:
+        if description := self._store.describe():
+            self._check_family(description, dimension, fingerprint)
+
+    def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
+        if description.fingerprint.partition(".")[0] != fingerprint.partition(".")[0]:
             raise SfscError(
-                f"gallery {self._path} belongs to the family {family[1]}, these embeddings to {fingerprint}: "
-                "use a sub-model of that family, or another gallery"
+                f"gallery {self.name} belongs to the family {description.fingerprint}, these embeddings to "
+                f"{fingerprint}: use a sub-model of that family, or another gallery"
             )
-        if family is not None and family[0] != dimension:
-            raise SfscError(f"gallery {self._path} has {family[0]} dimensions, these embeddings {dimension}")
+        if description.dimension != dimension:
+            raise SfscError(
+                f"gallery {self.name} has {description.dimension} dimensions, these embeddings {dimension}"
+            )
+
+    def _described(self, dimension: int, fingerprint: str, kinds: Mapping[str, str]) -> Description:
+        """The store's description, once it fits these rows: it is made, or gets new columns."""
+        if self._store.describe() is None:
+            self._store.create(Description(dimension, fingerprint, kinds))
+        self.check_family(dimension, fingerprint)
+        description = self._store.describe()
+        assert description is not None
+        for name, kind in kinds.items():
+            known = description.attributes.get(name, kind)
+            if kind != known and (kind, known) != ("integer", "number"):
+                raise SfscError(f"gallery {self.name}: column {name} is {known}, these values are {kind}")
+        new = {name: kind for name, kind in kinds.items() if name not in description.attributes}
+        if new:
+            self._store.extend(new)
+            return Description(
+                description.dimension, description.fingerprint, {**description.attributes, **new}
+            )
+        return description
+
+    def _kind(self, name: str, values: list[Any]) -> str | None:
+        if name in COLUMNS or name == EMBEDDING or not re.fullmatch(r"[A-Za-z_]\w*", name):
+            raise SfscError(
+                f"gallery {self.name}: an attribute cannot be named {name!r}: use letters, digits and _, and "
+                f"none of {', '.join(COLUMNS)}, {EMBEDDING}"
+            )
+        return kind_of(values, name)
+
+    def _conditions(self, where: Where, description: Description) -> list[Condition]:
+        return [condition.typed(description.columns) for condition in parse_conditions(where)]
+
+    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
+        """The embeddings as (N, dim) float32 of length 1."""
+        if embeddings.ndim != 2:
+            raise SfscError(f"gallery {self.name}: embeddings must be (N, dim), not {embeddings.shape}")
+        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+            raise SfscError(
+                f"gallery {self.name}: embeddings hold NaN, infinity or a row of zeros: "
+                "check the sub-model and the images"
+            )
+        return normalised(np.ascontiguousarray(embeddings, dtype=np.float32))
+
+    def _check_columns(self, columns: Mapping[str, list[Any]], rows: int) -> None:
+        for name, values in columns.items():
+            if len(values) != rows:
+                raise SfscError(f"gallery {self.name}: {rows} embeddings, but {len(values)} of {name}")
+        twice = [name for name, times in Counter(columns["id"]).items() if times > 1]
+        if twice:
+            raise SfscError(f"gallery {self.name}: id {twice[0]!r} is given twice: every row needs its own")
 
 
-def _texts(values: Sequence[str] | np.ndarray) -> list[str]:
-    return [str(value) for value in values]
+def open_store(path: str, create: bool) -> Store:
+    """The store that a path or a URL names."""
+    if path.startswith(MILVUS):
+        from sfsc.gallery.milvus import MilvusStore
+
+        return MilvusStore(path, create=create)
+    try:
+        from sfsc.gallery.lance import LanceStore
+    except ModuleNotFoundError as error:
+        raise missing_extra(str(error.name), "gallery") from error
+    return LanceStore(Path(path), create=create)
+
+
+def _rank(row: Row) -> tuple[float, str]:
+    return -row["score"], row["id"]
+
+
+def _hit(row: Row, description: Description) -> Hit:
+    return Hit(
+        *(row["id"], row["path"], row["identity"], row["camera"], row["width"], row["form"], row["score"]),
+        {name: row[name] for name in description.attributes},
+    )
+
+
+def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
+    return [value.item() if isinstance(value, np.generic) else value for value in values]
+
+
+def _texts(values: Sequence[Any] | np.ndarray) -> list[Any]:
+    return [None if value is None else str(value) for value in values]

@@ -11,7 +11,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from sfsc.calibrating import CalibrationReport
-    from sfsc.gallery import Hit
+    from sfsc.gallery import GalleryInfo, Hit
     from sfsc.switchable.inspection import Inspection
 
 
@@ -82,12 +82,29 @@ def print_hits(hits: list[Hit]) -> None:
     Console().print(table)
 
 
+def print_gallery(name: str, info: GalleryInfo) -> None:
+    """What a gallery holds."""
+    _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, family {info.fingerprint}")
+    for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
+        table = Table(f"{title}", "rows")
+        for value, rows in counts.items():
+            table.add_row(str(value), str(rows))
+        Console().print(table)
+    if info.attributes:
+        _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
+
+
 def print_calibration(report: CalibrationReport) -> None:
     """The cosines before and after, by width."""
     table = Table("width", "before", "after", title="cosine to the full sub-model, same image")
     for width, before in report.before.items():
         table.add_row(f"{width:g}", f"{before:.3f}", f"{report.after[width]:.3f}")
     Console().print(table)
+
+
+def print_address(host: str, port: int) -> None:
+    """Where a service is that has begun."""
+    _say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
 
 
 def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -182,6 +183,30 @@ class Family(Switchable):
         if images.dtype == torch.uint8:
             images = images.float() / 255
         return self.at(width)(images)
+
+    @torch.inference_mode()
+    def embed_pixels(self, images: np.ndarray, width: float = 1.0) -> np.ndarray:
+        """As `embed`, from (batch, height, width, 3) uint8 RGB to (batch, embedding_dim) float32 arrays."""
+        return self.embed(torch.from_numpy(images).permute(0, 3, 1, 2), width).cpu().numpy()
+
+    @property
+    def dimension(self) -> int:
+        """Of the embeddings."""
+        return self.spec.embedding_dim
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that it embeds."""
+        return self.spec.image_size
+
+    @property
+    def widest(self) -> float:
+        """The width of the full sub-model."""
+        return 1.0
+
+    def check_width(self, width: float) -> None:
+        """Raise `SfscError` where there is no sub-model of this width."""
+        self.widths.index(width)
 
     @property
     def fingerprint(self) -> str:

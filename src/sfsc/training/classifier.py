@@ -46,7 +46,7 @@ def _class_means(
 ) -> list[Tensor]:
     """For each width, (classes, dim) float32."""
     family.eval()
-    embedders = {width: partial(family.embed, width=width) for width in widths}
+    embedders = {width: partial(family.embed_pixels, width=width) for width in widths}
     paths, labels = images.paths[world.share(len(images))], torch.from_numpy(images.labels())
     parts = list(embed_images(embedders, paths, family.spec.image_size, config.workers, "imprinting"))
     means = []

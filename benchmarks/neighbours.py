@@ -1,0 +1,58 @@
+"""Synthetic embeddings and the nearest of them, without a gallery."""
+
+from __future__ import annotations
+
+import faiss
+import numpy as np
+
+from sfsc.gallery.memory import CANDIDATES
+
+CENTRES, NOISE = 2000, 0.7
+SCORED = 100  # queries at once: 400 MB for a million rows
+
+
+def clustered(rows: int, queries: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and queries, float32 of length 1, around the same centres."""
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((CENTRES, dimension), np.float32)
+    drawn = NOISE * generator.standard_normal((rows + queries, dimension), np.float32)
+    drawn += centres[generator.integers(0, CENTRES, len(drawn))]
+    drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
+    return drawn[:rows], drawn[rows:]
+
+
+def by_numpy(rows: np.ndarray, queries: np.ndarray, top: int) -> np.ndarray:
+    """(Q, top) numbers of the rows of the greatest products, in no order."""
+    return np.concatenate(
+        [
+            np.argpartition(-(queries[start : start + SCORED] @ rows.T), top, axis=1)[:, :top]
+            for start in range(0, len(queries), SCORED)
+        ]
+    )
+
+
+def flat_index(rows: np.ndarray) -> faiss.Index:
+    """FAISS's exact search."""
+    index = faiss.IndexFlatIP(rows.shape[1])
+    index.add(rows)
+    return index
+
+
+def refined_lists(rows: np.ndarray, lists: int, probes: int) -> faiss.Index:
+    """FAISS's approximate search by lists with a byte for each component; candidates compared exactly."""
+    dimension = rows.shape[1]
+    index = faiss.IndexIVFScalarQuantizer(
+        *(faiss.IndexFlatIP(dimension), dimension, lists),
+        *(faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT),
+    )
+    index.train(rows[: 40 * lists])
+    index.nprobe = probes
+    refined = faiss.IndexRefineFlat(index)
+    refined.k_factor = CANDIDATES
+    refined.add(rows)
+    return refined
+
+
+def recall(found: np.ndarray, best: np.ndarray) -> float:
+    """The share of the best rows, (Q, k) numbers, that were found."""
+    return float((best[:, :, None] == found[:, None, :]).any(2).mean())

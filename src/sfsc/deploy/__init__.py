@@ -1,0 +1,1 @@
+"""Sub-models as files for platforms, and the runtime that runs them without torch."""

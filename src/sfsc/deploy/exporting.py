@@ -1,0 +1,158 @@
+"""Exporting sub-models: one file for each, with everything in its graph that makes an embedding of pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfsc.data.images import decode
+from sfsc.deploy.runtime import INPUT, PROPERTY, Exported, ExportedModel
+from sfsc.errors import SfscError, missing_extra
+from sfsc.files import write_atomic
+from sfsc.switchable.family import Family
+
+SUFFIXES = (".onnx", ".pt2")
+OUTPUT = "embeddings"
+LEAST_COSINE = 0.9999  # of a file's embedding with that of the sub-model that it was made from
+BATCHES = (1, 7)  # in which they are compared
+IMAGES = 256  # that ranges of activations are taken from
+
+
+class Graph(nn.Module):
+    """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1."""
+
+    def __init__(self, submodel: nn.Module) -> None:
+        super().__init__()
+        self.submodel = submodel
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Embed."""
+        embeddings: Tensor = self.submodel(images.permute(0, 3, 1, 2).float() / 255)
+        return embeddings
+
+
+def export(
+    family: Family, width: float, out: str | Path, images: Sequence[str], int8: bool = False
+) -> Exported:
+    """Write one sub-model into a file, once it was seen to embed as the sub-model does.
+
+    Args:
+        family: in evaluation mode.
+        width: of the sub-model.
+        out: FILE.onnx, or FILE.pt2 for torch.export.
+        images: paths of images that it is compared on; with `int8`, of the training split, from which the
+            ranges of activations are taken. Some 256 of them are used.
+        int8: compute with integers of 8 bits, weights per channel; of ONNX files only.
+
+    Returns:
+        What the file says of itself.
+
+    Raises:
+        SfscError: not one of the family's widths, another suffix, too few images, one that cannot be read,
+            embeddings that differ, or no onnx; nothing is written then.
+    """
+    out = Path(out)
+    if out.suffix not in SUFFIXES:
+        raise SfscError(f"{out} must end in {' or '.join(SUFFIXES)}")
+    if int8 and out.suffix != ".onnx":
+        raise SfscError(f"int8 is for ONNX files: {out} must end in .onnx")
+    if len(images) < max(BATCHES):
+        raise SfscError(f"{len(images)} images are too few to check an export on: give {IMAGES}")
+    family.check_width(width)
+    exported = Exported(
+        *(family.fingerprint, width, family.dimension, family.image_size),
+        *("int8" if int8 else "float32", version("sfsc")),
+    )
+    graph = Graph(family.submodel(width)).eval()
+    pixels = _spread(images, family.image_size)
+    if out.suffix == ".pt2":
+        data = _to_pt2(graph, exported, pixels, out)
+    else:
+        data = _to_onnx(graph, exported)
+        if int8:
+            from sfsc.deploy.quantising import quantise
+
+            data = quantise(data, pixels)
+        model = ExportedModel.of(data, out)
+        if not int8:
+            _compare(graph, model.embed_pixels, pixels, out)
+    write_atomic(out, data)
+    return exported
+
+
+def _spread(images: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+    """(n, height, width, 3) uint8, of images from all over the list."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int))
+    return np.stack([decode(images[place], size) for place in chosen])
+
+
+def _to_onnx(graph: Graph, exported: Exported) -> bytes:
+    try:
+        import onnx
+        import onnxscript
+    except ImportError as error:
+        raise missing_extra(str(error.name), "export") from error
+    del onnxscript  # only torch needs it
+    height, width = exported.image_size
+    example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
+    with _quiet():
+        program = torch.onnx.export(
+            graph,
+            (example,),
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+        )
+    assert program is not None
+    model: onnx.ModelProto = program.model_proto
+    property_ = model.metadata_props.add()
+    property_.key, property_.value = PROPERTY, exported.to_text()
+    return model.SerializeToString()
+
+
+def _to_pt2(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> bytes:
+    batch = torch.export.Dim("batch")
+    program = torch.export.export(graph, (torch.from_numpy(pixels[:2]),), dynamic_shapes=({0: batch},))
+    file = io.BytesIO()
+    torch.export.save(program, file, extra_files={f"{PROPERTY}.json": exported.to_text()})
+    module = torch.export.load(io.BytesIO(file.getvalue())).module()
+    _compare(graph, lambda images: module(torch.from_numpy(images)).detach().numpy(), pixels, out)
+    return file.getvalue()
+
+
+@torch.inference_mode()
+def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, out: Path) -> None:
+    """Raise `SfscError` where what a file computes is not what its sub-model does."""
+    for batch in BATCHES:
+        images = pixels[:batch]
+        expected = graph(torch.from_numpy(images)).numpy()
+        least = float((embed(images) * expected).sum(1).min())
+        if not least >= LEAST_COSINE:
+            raise SfscError(
+                f"{out} is not written: with {batch} images, its embeddings differ from the sub-model's "
+                f"(cosine {least:.5f}, allowed is {LEAST_COSINE}): report the backbone"
+            )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without torch's remarks on its own exporter, which are none of the user's business."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)

@@ -1,0 +1,134 @@
+"""Exported sub-models, run by onnxruntime: no torch, no code in the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfsc.errors import SfscError, first_line, missing_extra
+
+FORMAT = 1
+PROPERTY = "sfsc"  # of the file's metadata
+INPUT = "images"
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an exported file says of itself.
+
+    Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
+    Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
+    `form` is float32 or int8.
+    """
+
+    fingerprint: str
+    width: float
+    dimension: int
+    image_size: tuple[int, int]
+    form: str
+    version: str
+    format: int = FORMAT
+
+    def to_text(self) -> str:
+        """As it is stored in the file."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_text(cls, text: str | None, path: Path) -> Exported:
+        """What the file at `path` says; SfscError where it is not one of ours, or of a newer sfsc."""
+        try:
+            values = json.loads(text or "")
+            if values["format"] > FORMAT:
+                raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
+            return cls(**{**values, "image_size": tuple(values["image_size"])})
+        except (ValueError, KeyError, TypeError) as error:
+            raise SfscError(f"{path} is not a model of sfsc: make one with sfsc export") from error
+
+
+class ExportedModel:
+    """The sub-model of an ONNX file; a `Model` of one width."""
+
+    def __init__(self, exported: Exported, session: Any) -> None:
+        self.exported = exported
+        self._session = session
+
+    @classmethod
+    def load(cls, path: str | Path, threads: int = 0) -> ExportedModel:
+        """Open a file that `sfsc export` wrote.
+
+        Args:
+            path: the file.
+            threads: that compute; 0 for as many as there are cores.
+
+        Raises:
+            SfscError: there is no such file, it is damaged, not one of ours, or needs an operator that the
+                installed onnxruntime lacks; or onnxruntime is not installed.
+        """
+        path = Path(path)
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise SfscError(f"cannot read {path}: {error.strerror}") from None
+        return cls.of(data, path, threads)
+
+    @classmethod
+    def of(cls, data: bytes, path: Path, threads: int = 0) -> ExportedModel:
+        """As `load`, from the bytes of the file; `path` is what errors name."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise missing_extra("onnxruntime", "onnx") from error
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        try:
+            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own classes have no common ancestor but this
+            raise SfscError(
+                f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
+                "export it again, or upgrade onnxruntime"
+            ) from error
+        properties = session.get_modelmeta().custom_metadata_map
+        return cls(Exported.from_text(properties.get(PROPERTY), path), session)
+
+    @property
+    def fingerprint(self) -> str:
+        """See `Model`."""
+        return self.exported.fingerprint
+
+    @property
+    def dimension(self) -> int:
+        """See `Model`."""
+        return self.exported.dimension
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """See `Model`."""
+        return self.exported.image_size
+
+    @property
+    def widest(self) -> float:
+        """See `Model`."""
+        return self.exported.width
+
+    def check_width(self, width: float) -> None:
+        """See `Model`."""
+        if width != self.exported.width:
+            raise SfscError(f"the file holds the sub-model at width {self.exported.width:g}, not {width:g}")
+
+    def embed_pixels(self, images: np.ndarray, width: float | None = None) -> np.ndarray:
+        """See `Model`; SfscError for images of another size."""
+        if width is not None:
+            self.check_width(width)
+        height, across = self.image_size
+        if images.dtype != np.uint8 or images.shape[1:] != (height, across, 3):
+            raise SfscError(
+                f"this sub-model embeds uint8 images of shape ({height}, {across}, 3), got {images.dtype} "
+                f"{images.shape[1:]}"
+            )
+        embeddings: np.ndarray = self._session.run(None, {INPUT: images})[0]
+        return embeddings

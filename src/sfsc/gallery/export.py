@@ -1,0 +1,47 @@
+"""A gallery as one Parquet file."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from sfsc.errors import SfscError
+from sfsc.gallery.gallery import Gallery
+from sfsc.gallery.lance import TYPES
+from sfsc.gallery.store import COLUMNS, EMBEDDING
+
+ROWS_PER_GROUP = 10_000
+
+
+def export(gallery: Gallery, out: str | Path) -> int:
+    """Write all rows with all columns, and embeddings as float32 of length 1.
+
+    Returns:
+        How many rows.
+
+    Raises:
+        SfscError: the gallery is empty, or the file cannot be written; one that there was is unharmed.
+    """
+    info, out = gallery.info(), Path(out)
+    if info.dimension is None:
+        raise SfscError(f"gallery {gallery.name} holds no rows to export")
+    fields = {name: TYPES[kind] for name, kind in (COLUMNS | info.attributes).items()}
+    schema = pa.schema([*fields.items(), (EMBEDDING, pa.list_(pa.float32(), info.dimension))])
+    unfinished, written = out.with_name(f".{out.name}.part"), 0
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with parquet.ParquetWriter(unfinished, schema) as writer:
+            rows = gallery.rows(embeddings=True)
+            while group := list(islice(rows, ROWS_PER_GROUP)):
+                writer.write_table(pa.Table.from_pylist(group, schema))
+                written += len(group)
+        unfinished.replace(out)
+    except OSError as error:
+        with suppress(OSError):
+            unfinished.unlink()
+        raise SfscError(f"cannot write {out}: {error.strerror or error}") from error
+    return written

@@ -1,0 +1,221 @@
+"""The gallery's store on a Milvus cluster, or in one file with milvus-lite."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from sfsc.errors import SfscError, missing_extra
+from sfsc.gallery.conditions import Condition, Value
+from sfsc.gallery.forms import decode, encode
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
+
+try:
+    from pymilvus import DataType, MilvusClient
+    from pymilvus.exceptions import MilvusException
+except ImportError as error:
+    raise missing_extra("pymilvus", "milvus") from error
+
+SCHEME = "milvus://"
+PROPERTY = "sfsc.gallery"
+LISTS, PROBES = 1024, 32  # of the index; probing all lists is an exact search
+TEXT_BYTES = 4096  # that the text of a column of every gallery may take
+ROWS_PER_CALL = 10_000  # some 6 MB at 128 dimensions
+MOST_HITS = 16_384  # Milvus returns no more for one query
+SECONDS = 10.0
+NULLABLE = ("identity", "camera")
+RPC_ERRORS: tuple[type[Exception], ...] = (MilvusException, OSError, ValueError)
+
+
+class MilvusStore:
+    """A `Store` in a collection; the description is among the collection's properties.
+
+    Embeddings are stored as float32 in any numeric form, rounded to it: rows of smaller forms are compatible
+    with other stores, but take no less room. Attributes are dynamic fields.
+    """
+
+    def __init__(self, url: str, *, create: bool) -> None:
+        """Connect to milvus://HOST:PORT/NAME, or milvus:///FILE.db/NAME for milvus-lite."""
+        match = re.fullmatch(r"milvus://(?:([^/]+)|(/.+\.db))/(\w+)", url)
+        if match is None:
+            raise SfscError(f"{url} names no gallery: milvus://HOST:PORT/NAME, or milvus:///FILE.db/NAME")
+        host, file, self._name = match.groups()
+        self._url = url
+        with self._reported("opened"):
+            self._client = MilvusClient(file or f"http://{host}", timeout=SECONDS)
+        self._known: Description | None = None
+        if self.describe() is None and not create:
+            raise SfscError(f"gallery {url} does not exist: add embeddings to it first, or check the address")
+        with self._reported("opened"):
+            if self._client.has_collection(self._name):
+                self._make_searchable()
+
+    def describe(self) -> Description | None:
+        """See `Store`."""
+        with self._reported("read"):
+            if not self._client.has_collection(self._name):
+                return None
+            properties = self._client.describe_collection(self._name)["properties"]
+        if PROPERTY not in properties:
+            raise SfscError(f"{self._url} is not a gallery: its collection is of another program")
+        return Description.from_json(json.loads(properties[PROPERTY]), self._url)
+
+    def create(self, description: Description) -> None:
+        """See `Store`."""
+        schema = MilvusClient.create_schema(auto_id=False, enable_dynamic_field=True)
+        for name, kind in COLUMNS.items():
+            if kind == "text":
+                more = {"is_primary": True} if name == "id" else {"nullable": name in NULLABLE}
+                schema.add_field(name, DataType.VARCHAR, max_length=TEXT_BYTES, **more)
+            else:
+                schema.add_field(name, DataType.DOUBLE)
+        schema.add_field(EMBEDDING, DataType.FLOAT_VECTOR, dim=description.dimension)
+        with self._reported("written"):
+            self._client.create_collection(
+                self._name,
+                schema=schema,
+                consistency_level="Strong",
+                properties={PROPERTY: json.dumps(description.to_json())},
+            )
+            self._make_searchable()
+
+    def _make_searchable(self) -> None:
+        """Index and load the collection, unless that was done; its creation may have been cut short."""
+        if not self._client.list_indexes(self._name):
+            index = MilvusClient.prepare_index_params()
+            index.add_index(EMBEDDING, index_type="IVF_FLAT", metric_type="COSINE", params={"nlist": LISTS})
+            self._client.create_index(self._name, index)
+        self._client.load_collection(self._name)
+
+    def extend(self, attributes: Mapping[str, str]) -> None:
+        """See `Store`."""
+        description = self.describe()
+        assert description is not None
+        stored = description.to_json()
+        stored["attributes"] |= attributes
+        with self._reported("written"):
+            self._client.alter_collection_properties(self._name, {PROPERTY: json.dumps(stored)})
+
+    def upsert(self, embeddings: np.ndarray, form: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """See `Store`; all at once up to 10,000 rows, else in parts."""
+        rounded = decode(encode(embeddings, form))
+        now = time.time()
+        with self._reported("written"):
+            for start in range(0, len(rounded), ROWS_PER_CALL):
+                rows = [
+                    {
+                        **{name: values[place] for name, values in columns.items()},
+                        **{"form": form, "time": now, EMBEDDING: rounded[place]},
+                    }
+                    for place in range(start, min(start + ROWS_PER_CALL, len(rounded)))
+                ]
+                self._client.upsert(self._name, rows)
+
+    def delete(self, where: Sequence[Condition]) -> None:
+        """See `Store`."""
+        with self._reported("written"):
+            self._client.delete(self._name, filter=_expression(where))
+
+    def search(
+        self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
+    ) -> list[list[Row]]:
+        """See `Store`."""
+        return self._search(queries, top, where, exact or bool(where), top + 1)
+
+    def _search(
+        self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool, limit: int
+    ) -> list[list[Row]]:
+        with self._reported("read"):
+            found = self._client.search(
+                self._name,
+                data=queries.tolist(),
+                limit=min(limit, MOST_HITS),
+                filter=_expression(where),
+                output_fields=["*"],
+                search_params={"params": {"nprobe": LISTS if exact else PROBES}},
+                consistency_level="Strong",
+            )
+        result = []
+        columns = self._columns()
+        for query, hits in zip(queries, found, strict=True):
+            rows = [_row(hit["entity"], columns) | {"score": float(hit["distance"])} for hit in hits]
+            tied = len(rows) == limit < MOST_HITS and rows[-1]["score"] == rows[top - 1]["score"]
+            result += self._search(query[None], top, where, exact, 4 * limit) if exact and tied else [rows]
+        return result
+
+    def rows(
+        self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
+    ) -> Iterator[tuple[dict[str, list[Any]], np.ndarray | None]]:
+        """See `Store`."""
+        fields = [*columns, *([EMBEDDING] if embeddings else [])]
+        with self._reported("read"):
+            found = self._client.query_iterator(
+                self._name, batch_size=ROWS_PER_CALL, filter=_expression(where), output_fields=fields
+            )
+            while part := found.next():
+                values = {name: [row.get(name) for row in part] for name in columns}
+                vectors = [row[EMBEDDING] for row in part] if embeddings else None
+                yield values, None if vectors is None else np.array(vectors, np.float32)
+            found.close()
+
+    def count(self, where: Sequence[Condition] = ()) -> int:
+        """See `Store`."""
+        with self._reported("read"):
+            if not self._client.has_collection(self._name):
+                return 0
+            filtered = _expression(where)
+            return int(
+                self._client.query(self._name, filter=filtered, output_fields=["count(*)"])[0]["count(*)"]
+            )
+
+    def optimize(self) -> None:
+        """See `Store`."""
+        with self._reported("written"):
+            self._client.flush(self._name)
+            self._client.compact(self._name)
+
+    def close(self) -> None:
+        """See `Store`."""
+        with suppress(*RPC_ERRORS):
+            self._client.close()
+
+    def _columns(self) -> list[str]:
+        description = self.describe()
+        assert description is not None
+        return list(description.columns)
+
+    @contextmanager
+    def _reported(self, action: str) -> Iterator[None]:
+        """Turn what Milvus raises into one line that names the gallery."""
+        try:
+            yield
+        except RPC_ERRORS as error:
+            cause = str(getattr(error, "message", error)).partition("\n")[0]
+            raise StoreUnavailable(
+                f"gallery {self._url} cannot be {action} ({cause}): check that Milvus runs there"
+            ) from error
+
+
+def _row(entity: Mapping[str, Any], columns: Sequence[str]) -> Row:
+    return {name: entity.get(name) for name in columns}
+
+
+def _expression(where: Sequence[Condition]) -> str:
+    return " and ".join(_expression_of(condition) for condition in where)
+
+
+def _expression_of(condition: Condition) -> str:
+    values = [_literal(value) for value in condition.values]
+    if condition.operator == "=":
+        return f"{condition.column} in [{', '.join(values)}]"
+    return f"{condition.column} {condition.operator} {values[0]}"
+
+
+def _literal(value: Value) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,119 @@
+"""What a gallery asks of the place where its rows are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from sfsc.errors import SfscError
+from sfsc.gallery.conditions import Condition
+
+FORMAT = 2
+# The columns that every gallery has, and their kinds; attributes come after.
+COLUMNS = {
+    "id": "text",
+    "path": "text",
+    "identity": "text",
+    "camera": "text",
+    "width": "number",
+    "form": "text",
+    "fingerprint": "text",
+    "time": "number",
+}
+EMBEDDING = "embedding"
+
+Row = dict[str, Any]
+
+
+class StoreUnavailable(SfscError):
+    """A store that cannot be read or written now, whatever was asked of it."""
+
+
+@dataclass(frozen=True)
+class Description:
+    """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format."""
+
+    dimension: int
+    fingerprint: str
+    attributes: Mapping[str, str] = field(default_factory=dict)
+    format: int = FORMAT
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """All columns with their kinds."""
+        return {**COLUMNS, **self.attributes}
+
+    def to_json(self) -> dict[str, Any]:
+        """The description as `from_json` reads it."""
+        return {**asdict(self), "attributes": dict(self.attributes)}
+
+    @classmethod
+    def from_json(cls, values: Any, name: str) -> Description:
+        """The description of the gallery of this name.
+
+        Raises:
+            SfscError: it was written by a newer sfsc, or by another program.
+        """
+        try:
+            if values["format"] > FORMAT:
+                raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade to read it")
+            return cls(
+                values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]
+            )
+        except (KeyError, TypeError) as error:
+            raise SfscError(f"{name} is not a gallery: its table is of another program") from error
+
+
+class Store(Protocol):
+    """Where rows are: the columns of a `Description`, and the embedding.
+
+    Every method raises `StoreUnavailable`, naming the store, where it cannot be read or written.
+    """
+
+    def describe(self) -> Description | None:
+        """The description that is stored; None before `create`."""
+
+    def create(self, description: Description) -> None:
+        """Make the empty store of a family."""
+
+    def extend(self, attributes: Mapping[str, str]) -> None:
+        """Add columns of these kinds, without values in the rows that there are."""
+
+    def upsert(self, embeddings: np.ndarray, form: str, columns: Mapping[str, Sequence[Any]]) -> None:
+        """Write (N, dimension) float32 rows of length 1 at once, each in the place of that of the same id.
+
+        Args:
+            embeddings: N rows.
+            form: in which they are stored.
+            columns: the N values of every column.
+        """
+
+    def delete(self, where: Sequence[Condition]) -> None:
+        """Take away the rows that fulfil all conditions."""
+
+    def search(
+        self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
+    ) -> list[list[Row]]:
+        """For each of (Q, dimension) float32 of length 1, rows of great cosine that fulfil all conditions.
+
+        Returns:
+            For each query its rows, with all columns and `score`, the cosine; in no order. At least `top`
+            where there are so many, and with `exact` all those whose score is not below the `top`-th.
+        """
+
+    def rows(
+        self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
+    ) -> Iterator[tuple[dict[str, list[Any]], np.ndarray | None]]:
+        """The rows that fulfil all conditions, in parts: columns and, if wanted, (N, dimension) float32."""
+
+    def count(self, where: Sequence[Condition] = ()) -> int:
+        """The number of rows that fulfil all conditions."""
+
+    def optimize(self) -> None:
+        """Free what old rows take, and make ready for searches."""
+
+    def close(self) -> None:
+        """Let go of connections and memory."""

@@ -1,0 +1,64 @@
+"""What embeds images: a trained family, or a file that was exported from one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from sfsc.errors import SfscError
+
+ONNX = ".onnx"
+
+
+class Model(Protocol):
+    """Sub-models that embed into one space."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Of the family."""
+
+    @property
+    def dimension(self) -> int:
+        """Of the embeddings."""
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) in pixels of the images that it embeds."""
+
+    @property
+    def widest(self) -> float:
+        """The width of the largest sub-model that it has."""
+
+    def check_width(self, width: float) -> None:
+        """Raise `SfscError` where it has no sub-model of this width."""
+
+    def embed_pixels(self, images: np.ndarray, width: float) -> np.ndarray:
+        """Embed with one sub-model.
+
+        Args:
+            images: (batch, height, width, 3) uint8 RGB, of `image_size`.
+            width: of the sub-model.
+
+        Returns:
+            (batch, dimension) float32, of length 1.
+        """
+
+
+def open_model(path: str | Path) -> Model:
+    """The family of a run folder, or the sub-model of an exported file.
+
+    Raises:
+        SfscError: it is neither, or damaged.
+    """
+    path = Path(path)
+    if path.suffix == ONNX:
+        from sfsc.deploy.runtime import ExportedModel
+
+        return ExportedModel.load(path)
+    if path.is_file():
+        raise SfscError(f"{path} is neither a run folder nor a file that sfsc export wrote")
+    from sfsc.switchable.family import Family
+
+    return Family.load(path)

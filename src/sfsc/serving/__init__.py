@@ -1,0 +1,5 @@
+"""A family and a gallery over HTTP, with a page for people."""
+
+from sfsc.serving.app import create_app
+
+__all__ = ["create_app"]

@@ -1,0 +1,87 @@
+"""The app: endpoints over a service, and every error as one line of JSON."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from sfsc.errors import SfscError, missing_extra
+from sfsc.gallery.store import StoreUnavailable
+
+try:
+    from fastapi import FastAPI, Request, Response, Security
+    from fastapi.exceptions import RequestValidationError
+    from fastapi.security import APIKeyHeader
+    from starlette.exceptions import HTTPException
+
+    from sfsc.serving.guard import KEY_HEADER, Guard, error_response
+    from sfsc.serving.routes import page_router, router
+    from sfsc.serving.service import Service, UnknownId
+    from sfsc.serving.worker import Busy
+except ModuleNotFoundError as error:
+    raise missing_extra(str(error.name), "serve") from error
+
+RETRY_SECONDS = "1"
+
+
+def create_app(run: str | Path, gallery: str | Path, api_key: str | None = None) -> FastAPI:
+    """An ASGI app that serves one trained family with one gallery.
+
+    Args:
+        run: the run folder of the family, with its evaluation.json if there is one.
+        gallery: the directory or URL of a gallery of this family.
+        api_key: what requests must bring in the header X-API-Key; without it, none is asked for.
+
+    Raises:
+        SfscError: there is no family or no gallery, the gallery is of another family, or the key is empty.
+    """
+    if api_key is not None and not api_key.strip():
+        raise SfscError("the API key is empty: give one, or none at all")
+    service = Service(Path(run), gallery)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        service.close()
+
+    # FastAPI's own pages of documentation would load scripts from another host.
+    app = FastAPI(title="sfsc", docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.service = service
+    key = [Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))] if api_key else []
+    app.include_router(router, dependencies=key)
+    app.include_router(page_router)
+    app.add_middleware(Guard, metrics=service.metrics, api_key=api_key)
+    _answer_errors(app, service)
+    return app
+
+
+def _answer_errors(app: FastAPI, service: Service) -> None:
+    @app.exception_handler(SfscError)
+    async def refused(_: Request, error: SfscError) -> Response:
+        status = 404 if isinstance(error, UnknownId) else 503 if isinstance(error, StoreUnavailable) else 422
+        return error_response(status, str(error))
+
+    @app.exception_handler(Busy)
+    async def busy(_: Request, error: Busy) -> Response:
+        service.metrics.rejected.labels(str(error)).inc()
+        return error_response(429, "too much is waiting: try again later", {"Retry-After": RETRY_SECONDS})
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(_: Request, error: RequestValidationError) -> Response:
+        return error_response(422, _one_line(error))
+
+    @app.exception_handler(HTTPException)
+    async def http(_: Request, error: HTTPException) -> Response:
+        return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
+
+    @app.exception_handler(Exception)
+    async def failed(_: Request, __: Exception) -> Response:
+        return error_response(500, "the service failed; its log says why")
+
+
+def _one_line(error: RequestValidationError) -> str:
+    """What is wrong with a request, and where: "top: Input should be less than or equal to 100"."""
+    places = [".".join(map(str, found["loc"][1:])) for found in error.errors()]
+    told = [str(found["msg"]) for found in error.errors()]
+    return "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, told, strict=True))

@@ -1,0 +1,45 @@
+"""What a service counts and times, for Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+from sfsc.serving.worker import Worker
+
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class Metrics:
+    """The numbers of one app, in a registry of their own."""
+
+    def __init__(self, workers: Sequence[Worker]) -> None:
+        registry = self._registry = CollectorRegistry()
+        self.requests = Counter(
+            "sfsc_requests", "Requests that were answered.", ["route", "status"], registry=registry
+        )
+        self.embedding = Histogram(
+            "sfsc_embedding_seconds",
+            "Embedding one image, without decoding and waiting.",
+            ["width"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.search = Histogram(
+            "sfsc_search_seconds", "Searching the gallery.", buckets=SECONDS, registry=registry
+        )
+        self.rejected = Counter(
+            "sfsc_rejected", "Requests refused because a queue was full.", ["queue"], registry=registry
+        )
+        self._rows = Gauge("sfsc_gallery_rows", "Rows of the gallery.", registry=registry)
+        queue = Gauge("sfsc_queue_length", "What waits for a thread.", ["queue"], registry=registry)
+        for worker in workers:
+            queue.labels(worker.name).set_function(partial(getattr, worker, "waiting"))
+            self.rejected.labels(worker.name)
+
+    def text(self, rows: int) -> bytes:
+        """All of them in Prometheus's format, for a gallery of so many rows."""
+        self._rows.set(rows)
+        return generate_latest(self._registry)

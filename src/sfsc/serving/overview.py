@@ -1,0 +1,111 @@
+"""What a service tells of its family and its gallery."""
+
+from __future__ import annotations
+
+import time
+import zlib
+from collections.abc import Mapping
+from heapq import nsmallest
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from sfsc.errors import SfscError
+from sfsc.files import read_json
+from sfsc.gallery import Gallery
+from sfsc.gallery.conditions import Value
+from sfsc.gallery.store import COLUMNS, Row
+from sfsc.serving.messages import Column, Evaluation, Example, FamilyAnswer, GalleryAnswer, SubModel
+from sfsc.serving.row_images import has_image
+from sfsc.switchable.family import Family
+from sfsc.switchable.inspection import inspect
+
+FILTERS = ("camera", "identity", "width", "form")  # of the columns that every gallery has
+MOST_VALUES = 50  # of a column, that are worth a list to choose from
+EXAMPLES = 24
+TIMINGS = 20
+
+
+def describe_family(family: Family, run: Path) -> FamilyAnswer:
+    """The family's sub-models, timed here and now, and what the run's evaluation found.
+
+    Raises:
+        SfscError: the run's evaluation.json is damaged, or of another family.
+    """
+    inspection = inspect(family, torch.zeros(1, 3, *family.spec.image_size))
+    latencies = _latencies(family)
+    rows = zip(inspection.widths, inspection.parameters, inspection.multiply_adds, latencies, strict=True)
+    return FamilyAnswer(
+        fingerprint=family.fingerprint,
+        backbone=family.spec.backbone,
+        dimension=family.spec.embedding_dim,
+        image_size=family.spec.image_size,
+        submodels=[
+            SubModel(width=width, parameters=parameters, multiply_adds=adds, latency_ms=latency)
+            for width, parameters, adds, latency in rows
+        ],
+        evaluation=_evaluation(run / "evaluation.json", family),
+    )
+
+
+def describe_gallery(gallery: Gallery) -> GalleryAnswer:
+    """What the gallery holds, in one pass over its rows."""
+    info = gallery.info()
+    kinds = {**{name: COLUMNS[name] for name in FILTERS}, **info.attributes}
+    values: dict[str, set[Value]] = {name: set() for name in kinds}
+    first = nsmallest(4 * EXAMPLES, _collecting(gallery, values), key=_shuffled)
+    shown = [row for row in first if has_image(row["path"])][:EXAMPLES]
+    return GalleryAnswer(
+        rows=info.rows,
+        dimension=info.dimension,
+        fingerprint=info.fingerprint,
+        rows_by_width={f"{width:g}": rows for width, rows in info.rows_by_width.items()},
+        rows_by_form=info.rows_by_form,
+        columns={name: _column(kind, values[name]) for name, kind in kinds.items()},
+        examples=[Example(id=row["id"], identity=row["identity"]) for row in shown],
+    )
+
+
+def _collecting(gallery: Gallery, values: Mapping[str, set[Value]]) -> Any:
+    """The gallery's rows; on the way, up to one value more than is listed is collected of each column."""
+    for row in gallery.rows():
+        for name, found in values.items():
+            if len(found) <= MOST_VALUES and row.get(name) is not None:
+                found.add(row[name])
+        yield row
+
+
+def _column(kind: str, values: set[Value]) -> Column:
+    return Column(kind=kind, values=sorted(values) if len(values) <= MOST_VALUES else None)
+
+
+def _shuffled(row: Row) -> int:
+    """A number that looks random, yet is the same for the same row every time."""
+    return zlib.crc32(row["id"].encode())
+
+
+@torch.inference_mode()
+def _latencies(family: Family) -> list[float]:
+    """Median milliseconds for one image, by each sub-model; in turns, so that a busy moment hits all."""
+    image = torch.zeros(1, 3, *family.spec.image_size, dtype=torch.uint8)
+    timings: list[list[float]] = [[] for _ in family.widths]
+    for _ in range(1 + TIMINGS):
+        for width, times in zip(family.widths, timings, strict=True):
+            start = time.perf_counter()
+            family.embed(image, width)
+            times.append(1000 * (time.perf_counter() - start))
+    return [round(median(times[1:]), 3) for times in timings]
+
+
+def _evaluation(path: Path, family: Family) -> Evaluation | None:
+    if not path.exists():
+        return None
+    stored = read_json(path)
+    try:
+        if stored["fingerprint"] != family.fingerprint:
+            raise SfscError(f"{path} is of another family: run `sfsc evaluate {path.parent}` again")
+        return Evaluation(**{**stored, "matrix": stored["metrics"]["mAP"]})
+    except (KeyError, TypeError, ValueError):
+        raise SfscError(f"{path} is damaged: run `sfsc evaluate {path.parent}` again") from None

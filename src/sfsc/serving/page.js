@@ -1,0 +1,351 @@
+// The page of the service: everything it shows, it asks the endpoints for.
+
+const SHOWN = 18;
+const IN_LANE = 10;
+// Lightness falls steadily, so the order survives colour blindness.
+const CELLS = [[220, 234, 247], [127, 178, 220], [47, 120, 183], [18, 63, 112]];
+const OPERATORS = { text: ["=", "!="], boolean: ["=", "!="], integer: ["=", "!=", "<", "<=", ">", ">="] };
+OPERATORS.number = OPERATORS.integer;
+
+const at = (id) => document.getElementById(id);
+const state = { query: null, width: 1, filters: [], family: null, gallery: null, asked: 0 };
+
+function element(tag, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...children);
+  return made;
+}
+
+async function ask(path, options = {}) {
+  const key = sessionStorage.getItem("key");
+  const headers = { ...options.headers, ...(key ? { "X-API-Key": key } : {}) };
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers });
+  } catch {
+    throw new Error("The service cannot be reached.");
+  }
+  if (answer.ok) return answer;
+  if (answer.status === 401) at("key-form").hidden = false;
+  const told = await answer.json().catch(() => ({ error: `the service answered ${answer.status}` }));
+  throw new Error(told.error);
+}
+
+const askJson = async (path, options) => (await ask(path, options)).json();
+
+function tell(problem) {
+  at("problem").textContent = problem ?? "";
+  at("problem").hidden = !problem;
+}
+
+const imageAddress = (id) => `images/${encodeURIComponent(id)}`;
+
+function imageOf(id, alt) {
+  const image = element("img", { alt, loading: "lazy", decoding: "async" });
+  image.addEventListener("error", () => {
+    image.replaceWith(element("div", { className: "missing soft", textContent: "no image here" }));
+  });
+  if (!sessionStorage.getItem("key")) {
+    image.src = imageAddress(id);
+  } else {
+    // An <img> cannot send the key.
+    ask(imageAddress(id))
+      .then((answer) => answer.blob())
+      .then((blob) => {
+        image.addEventListener("load", () => URL.revokeObjectURL(image.src), { once: true });
+        image.src = URL.createObjectURL(blob);
+      })
+      .catch(() => image.dispatchEvent(new Event("error")));
+  }
+  return image;
+}
+
+const short = (count) => {
+  if (count >= 1e9) return `${(count / 1e9).toFixed(2)} G`;
+  return count >= 1e6 ? `${(count / 1e6).toFixed(1)} M` : `${Math.round(count / 1e3)} k`;
+};
+const milliseconds = (value) => (value < 10 ? value.toFixed(1) : Math.round(value).toString());
+const nameOf = (hit) => hit.identity ?? hit.id.split("/").pop();
+
+// The query and the search
+
+function requestFor(kind) {
+  const top = (kind === "compare" ? IN_LANE : SHOWN) + 1; // the query itself is not shown
+  if (state.query.id !== undefined) {
+    const width = kind === "compare" ? {} : { width: state.width };
+    const body = JSON.stringify({ id: state.query.id, top, where: state.filters, ...width });
+    return [`${kind}/id`, { method: "POST", body, headers: { "Content-Type": "application/json" } }];
+  }
+  const form = new FormData();
+  form.append("image", state.query.file);
+  form.append("top", top);
+  if (kind === "search") form.append("width", state.width);
+  for (const condition of state.filters) form.append("where", condition);
+  return [`${kind}/image`, { method: "POST", body: form }];
+}
+
+async function search() {
+  if (!state.query) return;
+  const asked = ++state.asked;
+  const compare = at("compare").checked;
+  at("results").setAttribute("aria-busy", "true");
+  tell();
+  try {
+    const answer = await askJson(...requestFor(compare ? "compare" : "search"));
+    if (asked === state.asked) compare ? showLanes(answer.answers) : showHits(answer);
+  } catch (error) {
+    if (asked !== state.asked) return;
+    tell(error.message);
+    at("results").replaceChildren();
+    at("status").textContent = "";
+  } finally {
+    if (asked === state.asked) at("results").removeAttribute("aria-busy");
+  }
+}
+
+const others = (answer, count) => answer.hits.filter((hit) => hit.id !== state.query.id).slice(0, count);
+
+function hitItem(hit) {
+  const right = state.query.identity != null && hit.identity === state.query.identity;
+  const caption = element(
+    "figcaption", {},
+    element("span", { title: hit.id }, element("b", { textContent: `${right ? "✓ " : ""}${hit.score.toFixed(3)}` }), ` ${nameOf(hit)}`),
+    element("span", { textContent: [hit.camera, ...attributes(hit)].filter((part) => part != null).join(" · ") }),
+    element("span", { textContent: `stored by ${hit.width}${hit.form === "float32" ? "" : `, ${hit.form}`}` }),
+  );
+  const image = imageOf(hit.id, `${nameOf(hit)}${hit.camera ? `, ${hit.camera}` : ""}${right ? ", same identity" : ""}`);
+  return element("li", { className: right ? "right" : "" }, element("figure", {}, image, caption));
+}
+
+const attributes = (hit) =>
+  Object.entries(hit.attributes).filter(([, value]) => value != null).map(([name, value]) => `${name} ${value}`);
+
+const hitList = (hits) => element("ol", { className: "hits" }, ...hits.map(hitItem));
+
+function rightOnes(hits) {
+  if (state.query.identity == null) return "";
+  return `${hits.filter((hit) => hit.identity === state.query.identity).length} of the same identity (✓)`;
+}
+
+function showHits(answer) {
+  const hits = others(answer, SHOWN);
+  at("results").replaceChildren(hitList(hits));
+  at("status").textContent = [
+    `${hits.length} of ${state.gallery.rows.toLocaleString("en")} images`,
+    rightOnes(hits),
+    `embedded by sub-model ${answer.width} in ${milliseconds(answer.embed_ms)} ms`,
+    `searched in ${milliseconds(answer.search_ms)} ms`,
+  ].filter(Boolean).join(" · ");
+}
+
+function showLanes(answers) {
+  const full = new Set(others(answers.at(-1), IN_LANE).map((hit) => hit.id));
+  const lanes = answers.map((answer) => {
+    const hits = others(answer, IN_LANE);
+    const same = hits.filter((hit) => full.has(hit.id)).length;
+    const about = [
+      `embedded in ${milliseconds(answer.embed_ms)} ms`,
+      rightOnes(hits),
+      answer.width === 1 ? "" : `${same} of ${hits.length} as the full sub-model`,
+    ];
+    const small = element("small", { textContent: about.filter(Boolean).join(" · ") });
+    const title = element("h3", {}, `Sub-model ${answer.width}`, small);
+    return element("section", { className: "lane" }, title, hitList(hits));
+  });
+  at("results").replaceChildren(...lanes);
+  at("status").textContent = `What each of the ${answers.length} sub-models would have returned.`;
+}
+
+// Choosing
+
+function choose(query, button) {
+  state.query = query;
+  for (const other of at("examples").children) other.setAttribute("aria-pressed", String(other === button));
+  at("preview").hidden = !query.file;
+  at("drop-text").textContent = query.file ? query.file.name : "Drop another image here, or choose a file";
+  if (query.file) {
+    URL.revokeObjectURL(at("preview").src);
+    at("preview").src = URL.createObjectURL(query.file);
+  }
+  search();
+}
+
+function showExamples() {
+  const buttons = state.gallery.examples.map((example) => {
+    const name = nameOf(example);
+    const button = element("button", { type: "button", title: name }, imageOf(example.id, name));
+    button.setAttribute("aria-pressed", "false");
+    button.addEventListener("click", () => choose(example, button));
+    return button;
+  });
+  at("examples").replaceChildren(...buttons);
+  at("examples").hidden = !buttons.length;
+}
+
+function listenToFiles() {
+  at("file").addEventListener("change", () => {
+    if (at("file").files.length) choose({ file: at("file").files[0] });
+    at("file").value = ""; // the same file may be chosen again
+  });
+  const drop = at("drop");
+  for (const type of ["dragover", "dragleave", "drop"]) {
+    drop.addEventListener(type, (event) => {
+      event.preventDefault();
+      drop.classList.toggle("over", type === "dragover");
+      if (type === "drop" && event.dataTransfer.files.length) choose({ file: event.dataTransfer.files[0] });
+    });
+  }
+}
+
+function showWidths() {
+  const labels = state.family.submodels.map(({ width, parameters }) => {
+    const radio = element("input", { type: "radio", name: "width", value: width, checked: width === state.width });
+    radio.addEventListener("change", () => {
+      state.width = width;
+      markChosen();
+      search();
+    });
+    const title = element("strong", { textContent: width === 1 ? "1 · full" : width });
+    return element("label", {}, radio, title, `${short(parameters)} parameters`);
+  });
+  at("widths").replaceChildren(...labels);
+}
+
+function markChosen() {
+  const all = at("compare").checked;
+  for (const radio of at("widths").querySelectorAll("input")) radio.disabled = all;
+  for (const row of document.querySelectorAll("aside tr[data-width]")) {
+    row.classList.toggle("chosen", !all && Number(row.dataset.width) === state.width);
+  }
+}
+
+// Filters
+
+function showFilterValues() {
+  const { kind, values } = state.gallery.columns[at("column").value];
+  const numeric = kind === "integer" || kind === "number";
+  at("operator").replaceChildren(...OPERATORS[kind].map((sign) => element("option", { textContent: sign })));
+  const field = values
+    ? element("select", {}, ...values.map((value) => element("option", { value, textContent: value })))
+    : element("input", { type: numeric ? "number" : "text", required: true, ...(numeric ? { step: "any" } : {}) });
+  field.id = "value";
+  field.setAttribute("aria-label", "Value");
+  at("value-place").replaceChildren(field);
+}
+
+function showColumns() {
+  const usable = Object.entries(state.gallery.columns).filter(([, { values }]) => !values || values.length > 1);
+  at("column").replaceChildren(...usable.map(([name]) => element("option", { textContent: name })));
+  at("filter-form").hidden = !usable.length;
+  if (usable.length) showFilterValues();
+}
+
+function showFilters() {
+  const chips = state.filters.map((condition) => {
+    const button = element("button", { type: "button", textContent: `${condition} ✕` });
+    button.setAttribute("aria-label", `Remove the filter ${condition}`);
+    button.addEventListener("click", () => {
+      state.filters = state.filters.filter((other) => other !== condition);
+      showFilters();
+      at("column").focus();
+      search();
+    });
+    return element("li", {}, button);
+  });
+  at("filters").replaceChildren(...chips);
+}
+
+function listenToFilters() {
+  at("column").addEventListener("change", showFilterValues);
+  at("filter-form").addEventListener("submit", (event) => {
+    event.preventDefault();
+    const condition = `${at("column").value}${at("operator").value}${at("value").value}`;
+    if (!state.filters.includes(condition)) state.filters.push(condition);
+    showFilters();
+    search();
+  });
+}
+
+// What stands beside
+
+const heading = (text, scope) => element("th", { scope, textContent: text });
+
+function showFamily() {
+  const rows = state.family.submodels.map((one) => {
+    const values = [short(one.parameters), short(one.multiply_adds), `${milliseconds(one.latency_ms)} ms`];
+    const cells = values.map((textContent) => element("td", { textContent }));
+    const row = element("tr", {}, heading(one.width, "row"), ...cells);
+    row.dataset.width = one.width;
+    return row;
+  });
+  const titles = ["sub-model", "parameters", "multiply-adds", "time here"].map((text) => heading(text, "col"));
+  at("family").replaceChildren(element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows));
+  const writers = Object.entries(state.gallery.rows_by_width);
+  const written = writers.map(([width, rows]) => `${rows.toLocaleString("en")} by ${width}`).join(", ");
+  at("gallery").textContent =
+    `Images stored by sub-model: ${written || "none yet"}. Embeddings of ${state.family.dimension} numbers, from ${state.family.backbone}.`;
+}
+
+function paint(cell, share) {
+  const place = Math.min(Math.max(share, 0), 0.999) * (CELLS.length - 1);
+  const [low, high] = [CELLS[Math.floor(place)], CELLS[Math.floor(place) + 1]];
+  const colour = low.map((part, i) => Math.round(part + (high[i] - part) * (place % 1)));
+  cell.style.backgroundColor = `rgb(${colour})`;
+  cell.style.color = place > 1.4 ? "#fff" : "#12161c";
+}
+
+function showMatrix() {
+  const evaluation = state.family.evaluation;
+  at("matrix-section").hidden = !evaluation;
+  if (!evaluation) return;
+  const { widths, matrix, criterion } = evaluation;
+  const all = matrix.flat();
+  const [least, most] = [Math.min(...all), Math.max(...all)];
+  const rows = matrix.map((values, q) => {
+    const cells = values.map((value, g) => {
+      const mark = q !== g && criterion[q][g] ? " ✓" : "";
+      const cell = element("td", { textContent: `${(100 * value).toFixed(1)}${mark}` });
+      paint(cell, (value - least) / (most - least || 1));
+      return cell;
+    });
+    const row = element("tr", {}, heading(widths[q], "row"), ...cells);
+    row.dataset.width = widths[q];
+    return row;
+  });
+  const met = criterion.flatMap((row, q) => row.filter((holds, g) => holds && q !== g)).length;
+  const pairs = widths.length * (widths.length - 1);
+  at("criterion").textContent = `${met} of ${pairs} mixed pairs (✓) are no worse than their smaller one by itself.`;
+  const head = element("tr", {}, heading("query ↓", "col"), ...widths.map((width) => heading(width, "col")));
+  const caption = element("caption", { textContent: "gallery stored by →" });
+  at("matrix").replaceChildren(caption, element("thead", {}, head), element("tbody", {}, ...rows));
+}
+
+async function start() {
+  try {
+    [state.family, state.gallery] = await Promise.all([askJson("family"), askJson("gallery")]);
+  } catch (error) {
+    tell(error.message);
+    return;
+  }
+  tell();
+  at("key-form").hidden = true;
+  at("content").hidden = false;
+  state.width = state.family.submodels[0].width;
+  for (const show of [showExamples, showWidths, showColumns, showFamily, showMatrix, markChosen]) show();
+  const first = at("examples").firstElementChild;
+  if (first) first.click();
+  else at("status").textContent = "Choose an image to begin.";
+}
+
+at("key-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  sessionStorage.setItem("key", at("key").value);
+  start();
+});
+at("compare").addEventListener("change", () => {
+  markChosen();
+  search();
+});
+listenToFiles();
+listenToFilters();
+start();

@@ -1,0 +1,208 @@
+"""The endpoints: each is one call of the service."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from typing import Annotated, Any, cast
+
+from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from sfsc.data.images import CorruptImage
+from sfsc.errors import SfscError
+from sfsc.gallery.conditions import Value
+from sfsc.serving.guard import error_response
+from sfsc.serving.messages import (
+    Added,
+    CompareAnswer,
+    CompareById,
+    Deleted,
+    Error,
+    Exact,
+    FamilyAnswer,
+    GalleryAnswer,
+    Health,
+    Search,
+    SearchAnswer,
+    SearchByEmbedding,
+    SearchById,
+    Text,
+    Top,
+    Where,
+    Width,
+)
+from sfsc.serving.row_images import media_type
+from sfsc.serving.service import Service
+
+PAGE = {
+    "/": ("sfsc.serving", "page.html", "text/html"),
+    "/page.css": ("sfsc.serving", "page.css", "text/css"),
+    "/page.js": ("sfsc.serving", "page.js", "text/javascript"),
+    "/style.css": ("sfsc.report", "style.css", "text/css"),
+    "/icon.svg": ("sfsc.serving", "icon.svg", "image/svg+xml"),
+}
+REFUSALS: dict[int | str, dict[str, Any]] = {
+    400: {"model": Error, "description": "The body cannot be parsed"},
+    401: {"model": Error, "description": "The API key is missing or wrong"},
+    404: {"model": Error, "description": "There is no such row"},
+    413: {"model": Error, "description": "The body is larger than 10 MiB"},
+    422: {"model": Error, "description": "Something in the request is wrong"},
+    429: {"model": Error, "description": "The queue is full: try again after Retry-After seconds"},
+    503: {"model": Error, "description": "The gallery cannot be read or written now"},
+}
+
+router = APIRouter(responses=REFUSALS)
+page_router = APIRouter(include_in_schema=False)
+
+
+def _service(request: Request) -> Service:
+    return cast(Service, request.app.state.service)
+
+
+def _attributes(text: str) -> dict[str, Value | None]:
+    """The attributes of a row to add, from a JSON object."""
+    try:
+        values = json.loads(text)
+    except ValueError:
+        values = None
+    if not isinstance(values, dict):
+        raise SfscError('attributes are a JSON object such as {"price": 9.5}')
+    for name, value in values.items():
+        if not _storable(value):
+            raise SfscError(f"attribute {name}: give text, a finite number, a boolean or null")
+    return values
+
+
+def _storable(value: object) -> bool:
+    if isinstance(value, str):
+        return value.isprintable() or "\0" not in value
+    return value is None or (isinstance(value, bool | int | float) and abs(value) < 2**63)
+
+
+def _form_search(
+    where: Annotated[Where, Form(default_factory=list)],
+    top: Annotated[Top, Form()] = 10,
+    exact: Annotated[Exact, Form()] = False,
+) -> Search:
+    return Search(top=top, where=where, exact=exact)
+
+
+ServiceHere = Annotated[Service, Depends(_service)]
+Image = Annotated[UploadFile, File(description="JPEG, PNG, WebP or BMP, of up to 10 MiB.")]
+FormSearch = Annotated[Search, Depends(_form_search)]
+OptionalText = Annotated[Text | None, Form()]
+
+
+@router.post("/search/image")
+async def search_image(
+    service: ServiceHere,
+    image: Image,
+    search: FormSearch,
+    width: Annotated[Width, Form()] = 1.0,
+) -> SearchAnswer:
+    """Search with an image, embedded by any sub-model."""
+    return await service.search_image(await image.read(), _name(image), width, search)
+
+
+@router.post("/search/id")
+async def search_id(service: ServiceHere, search: SearchById) -> SearchAnswer:
+    """Search with a row of the gallery: its stored embedding or, with a width, its image embedded anew."""
+    return await service.search_id(search.id, search.width, search)
+
+
+@router.post("/search/embedding")
+async def search_embedding(service: ServiceHere, search: SearchByEmbedding) -> SearchAnswer:
+    """Search with an embedding that a sub-model computed elsewhere, on a phone say."""
+    return await service.search_embedding(search.embedding, search.width, search.fingerprint, search)
+
+
+@router.post("/compare/image")
+async def compare_image(service: ServiceHere, image: Image, search: FormSearch) -> CompareAnswer:
+    """What each sub-model would have found with an image."""
+    return await service.compare_image(await image.read(), _name(image), search)
+
+
+@router.post("/compare/id")
+async def compare_id(service: ServiceHere, search: CompareById) -> CompareAnswer:
+    """What each sub-model would have found with the image of a row."""
+    return await service.compare_id(search.id, search)
+
+
+@router.post("/rows")
+async def add(
+    service: ServiceHere,
+    image: Image,
+    path: Annotated[
+        Text, Form(description="Where the image is: a URI, or the absolute path of this very file here.")
+    ],
+    id: Annotated[Text | None, Form(description="Default: the path. A row of this id is replaced.")] = None,
+    identity: OptionalText = None,
+    camera: OptionalText = None,
+    attributes: Annotated[str, Form(description="A JSON object.", examples=['{"price": 9.5}'])] = "{}",
+    width: Annotated[Width, Form()] = 1.0,
+) -> Added:
+    """Embed an image and store its row; it is durable once this is answered."""
+    row = {"path": path, "id": id, "identity": identity, "camera": camera}
+    return await service.add(await image.read(), row, _attributes(attributes), width)
+
+
+@router.delete("/rows")
+async def delete(
+    service: ServiceHere,
+    id: Annotated[list[Text], Query(default_factory=list, description="Rows of these ids; repeatable.")],
+    where: Annotated[
+        list[str], Query(default_factory=list, description="Rows that fulfil all of these; repeatable.")
+    ],
+) -> Deleted:
+    """Delete rows by their ids, by conditions, or by both at once."""
+    return Deleted(deleted=await service.delete(id, where))
+
+
+@router.get("/family")
+async def family(service: ServiceHere) -> FamilyAnswer:
+    """The sub-models with their sizes and latencies, and the compatibility matrix."""
+    return service.description
+
+
+@router.get("/gallery")
+async def gallery(service: ServiceHere) -> GalleryAnswer:
+    """What the gallery holds, and what to filter by; at most a minute old."""
+    return await service.summary()
+
+
+@router.get("/images/{id:path}", response_class=Response, responses={200: {"content": {"image/*": {}}}})
+async def image(service: ServiceHere, id: str) -> Response:
+    """The file of a row's image."""
+    try:
+        data = await service.image(id)
+    except CorruptImage as error:
+        return error_response(404, str(error))
+    return Response(data, media_type=media_type(data), headers={"Cache-Control": "private, max-age=60"})
+
+
+@router.get("/health")
+async def health(service: ServiceHere) -> Health:
+    """Whether the service answers; the gallery is read for it."""
+    return Health(status="ok", fingerprint=service.fingerprint, rows=await service.rows())
+
+
+@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
+async def metrics(service: ServiceHere) -> Response:
+    """Counters and histograms for Prometheus."""
+    return Response(service.metrics.text(await service.rows()), media_type=CONTENT_TYPE_LATEST)
+
+
+def page_file(request: Request) -> Response:
+    """One of the files of the page."""
+    package, name, type_ = PAGE[request.url.path]
+    text = resources.files(package).joinpath(name).read_text("utf-8")
+    return Response(text, media_type=type_, headers={"Cache-Control": "no-cache"})
+
+
+for path in PAGE:
+    page_router.add_api_route(path, page_file, methods=["GET"], response_class=Response)
+
+
+def _name(image: UploadFile) -> str:
+    return image.filename or "image"

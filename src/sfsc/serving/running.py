@@ -1,0 +1,52 @@
+"""A service as a process: its socket, its end on a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from pathlib import Path
+from types import FrameType
+
+from sfsc.errors import SfscError, missing_extra
+from sfsc.report import terminal
+from sfsc.serving.app import create_app
+
+try:
+    import uvicorn
+except ModuleNotFoundError as error:
+    raise missing_extra("uvicorn", "serve") from error
+
+GRACE_SECONDS = 30  # for requests in flight when the end is asked for
+
+
+def serve(run: Path, gallery: str, host: str, port: int, api_key: str | None) -> None:
+    """Serve until SIGTERM or SIGINT; what was accepted by then is finished.
+
+    Raises:
+        SfscError: the port is in use or not allowed, or as `create_app`.
+        SystemExit: with code 0, after the signal.
+    """
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _leave)
+    with _listening(host, port) as listener:
+        app = create_app(run, gallery, api_key)
+        terminal.print_address(host, listener.getsockname()[1])
+        config = uvicorn.Config(
+            app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+        )
+        # It takes over the signals, and raises them again when all is finished: then `_leave` is called.
+        uvicorn.Server(config).run([listener])
+
+
+def _leave(_: int, __: FrameType | None) -> None:
+    sys.exit(0)
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, OverflowError) as error:
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise SfscError(f"cannot listen on {host}, port {port} ({reason}): choose another") from None

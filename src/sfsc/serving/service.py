@@ -1,0 +1,229 @@
+"""A family at work on requests: decoding and embedding in one queue, the gallery in another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from threading import Lock
+from typing import TypeVar
+
+import numpy as np
+import torch
+from starlette.concurrency import run_in_threadpool
+
+from sfsc.data.images import decode_bytes
+from sfsc.errors import SfscError
+from sfsc.gallery import Condition, Gallery
+from sfsc.gallery.conditions import Value
+from sfsc.gallery.store import Row
+from sfsc.serving.messages import Added, CompareAnswer, GalleryAnswer, HitAnswer, Search, SearchAnswer
+from sfsc.serving.metrics import Metrics
+from sfsc.serving.overview import describe_family, describe_gallery
+from sfsc.serving.row_images import check_path, row_image
+from sfsc.serving.worker import Worker
+from sfsc.switchable.family import Family
+
+EMBEDDING_THREADS = 2  # one slow image must not stall the others
+IMAGES_WAITING = 64
+GALLERY_WAITING = 256  # a page asks for some dozens of images at once
+GALLERY_THREADS = 4
+SUMMARY_SECONDS = 60.0  # after which a summary is made anew, for other processes may write, too
+
+Result = TypeVar("Result")
+Source = Callable[[], tuple[str, bytes]]
+
+
+class UnknownId(SfscError):
+    """No row of the gallery has this id."""
+
+    def __init__(self, id_: str) -> None:
+        super().__init__(f"the gallery has no row {id_!r}")
+
+
+class Service:
+    """One family, one gallery, and the threads that work with them; closed by `close`."""
+
+    def __init__(self, run: Path, gallery: str | Path) -> None:
+        """Load the family, open the gallery and make it ready for approximate searches.
+
+        Raises:
+            SfscError: there is no family or no gallery, or the gallery is of another family.
+        """
+        self.family = Family.load(run)
+        self.fingerprint = self.family.fingerprint
+        self.gallery = Gallery.open(gallery)
+        self.gallery.check_family(self.family.spec.embedding_dim, self.fingerprint)
+        self.description = describe_family(self.family, run)
+        self.gallery.search(np.eye(1, self.family.spec.embedding_dim), self.fingerprint, exact=False)
+        self._embedding = Worker("embedding", EMBEDDING_THREADS, IMAGES_WAITING)
+        self._gallery = Worker("gallery", GALLERY_THREADS, GALLERY_WAITING)
+        self.metrics = Metrics([self._embedding, self._gallery])
+        self._writing = Lock()
+        self._summary: tuple[float, GalleryAnswer] | None = None
+
+    def close(self) -> None:
+        """Finish what was accepted, and let go of the gallery."""
+        self._embedding.close()
+        self._gallery.close()
+        self.gallery.close()
+
+    async def search_image(self, data: bytes, name: str, width: float, search: Search) -> SearchAnswer:
+        """What the image in a file of these bytes finds."""
+        return (await self._compare(lambda: (name, data), [width], search))[0]
+
+    async def search_id(self, id_: str, width: float | None, search: Search) -> SearchAnswer:
+        """What a row finds: its stored embedding, or its image embedded anew by the sub-model `width`."""
+        if width is not None:
+            return (await self._compare(await self._source(id_), [width], search))[0]
+        row = await self._in_gallery(lambda: self._row(id_, embeddings=True))
+        return await self._search(row["embedding"], self.fingerprint, row["width"], search)
+
+    async def search_embedding(
+        self, embedding: Sequence[float], width: float | None, fingerprint: str | None, search: Search
+    ) -> SearchAnswer:
+        """What an embedding finds that a client has computed."""
+        if width is not None:
+            self.family.widths.index(width)
+        return await self._search(_bounded(embedding), fingerprint or self.fingerprint, width, search)
+
+    async def compare_image(self, data: bytes, name: str, search: Search) -> CompareAnswer:
+        """What every sub-model finds with an image."""
+        return CompareAnswer(
+            answers=await self._compare(lambda: (name, data), list(self.family.widths), search)
+        )
+
+    async def compare_id(self, id_: str, search: Search) -> CompareAnswer:
+        """What every sub-model finds with a row's image."""
+        source = await self._source(id_)
+        return CompareAnswer(answers=await self._compare(source, list(self.family.widths), search))
+
+    async def add(
+        self,
+        data: bytes,
+        row: Mapping[str, str | None],
+        attributes: Mapping[str, Value | None],
+        width: float,
+    ) -> Added:
+        """Embed an image and store a row, of which `path`, `id`, `identity` and `camera` are given."""
+        path = row["path"] or ""
+        id_ = row["id"] or path
+        self.family.widths.index(width)
+
+        def source() -> tuple[str, bytes]:
+            check_path(path, data)
+            return id_, data
+
+        [(embedding, seconds)] = await self._embed(source, [width])
+        store = partial(
+            self.gallery.add,
+            embedding[None],
+            [id_],
+            paths=[path],
+            width=width,
+            fingerprint=self.fingerprint,
+            identities=[row["identity"]],
+            cameras=[row["camera"]],
+            attributes={name: [value] for name, value in attributes.items()},
+        )
+        await self._change(store)
+        return Added(id=id_, width=width, embed_ms=_milliseconds(seconds))
+
+    async def delete(self, ids: Sequence[str], where: Sequence[str]) -> int:
+        """Take rows away, as `Gallery.delete` does; returns how many."""
+        return await self._change(lambda: self.gallery.delete(ids, where))
+
+    async def image(self, id_: str) -> bytes:
+        """The file of a row's image."""
+        return await self._in_gallery(lambda: row_image(self._row(id_)["path"]))
+
+    async def summary(self) -> GalleryAnswer:
+        """What the gallery holds; what other processes changed is seen within a minute."""
+        kept = self._summary
+        if kept is None or kept[0] < time.monotonic():
+            described = await self._in_gallery(lambda: describe_gallery(self.gallery))
+            kept = self._summary = (time.monotonic() + SUMMARY_SECONDS, described)
+        return kept[1]
+
+    async def rows(self) -> int:
+        """How many rows the gallery has now."""
+        return await run_in_threadpool(self.gallery.__len__)  # a full queue must not hide itself
+
+    async def _compare(self, source: Source, widths: Sequence[float], search: Search) -> list[SearchAnswer]:
+        for width in widths:
+            self.family.widths.index(width)
+        embedded = await self._embed(source, widths)
+        answers = []
+        for width, (embedding, seconds) in zip(widths, embedded, strict=True):
+            answer = await self._search(embedding, self.fingerprint, width, search)
+            answers.append(answer.model_copy(update={"embed_ms": _milliseconds(seconds)}))
+        return answers
+
+    async def _embed(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
+        """(dim,) float32 and the seconds it took, by each of the sub-models."""
+        return await self._embedding.run(lambda: self._embed_now(source, widths))
+
+    @torch.inference_mode()
+    def _embed_now(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
+        name, data = source()
+        pixels = torch.from_numpy(decode_bytes(data, name, self.family.spec.image_size))
+        image = pixels.permute(2, 0, 1)[None]
+        found = []
+        for width in widths:
+            start = time.perf_counter()
+            embedding = self.family.embed(image, width)[0].numpy()
+            seconds = time.perf_counter() - start
+            self.metrics.embedding.labels(f"{width:g}").observe(seconds)
+            found.append((embedding, seconds))
+        return found
+
+    async def _search(
+        self, embedding: np.ndarray, fingerprint: str, width: float | None, search: Search
+    ) -> SearchAnswer:
+        def found() -> SearchAnswer:
+            start = time.perf_counter()
+            hits = self.gallery.search(embedding[None], fingerprint, search.top, search.where, search.exact)[
+                0
+            ]
+            seconds = time.perf_counter() - start
+            self.metrics.search.observe(seconds)
+            answers = [HitAnswer.model_validate(hit, from_attributes=True) for hit in hits]
+            return SearchAnswer(width=width, hits=answers, embed_ms=0.0, search_ms=_milliseconds(seconds))
+
+        return await self._in_gallery(found)
+
+    async def _source(self, id_: str) -> Source:
+        """Where the image of a row comes from; it is read in the thread that decodes it."""
+        path = (await self._in_gallery(lambda: self._row(id_)))["path"]
+        return lambda: (path, row_image(path))
+
+    def _row(self, id_: str, embeddings: bool = False) -> Row:
+        for row in self.gallery.rows([Condition("id", "=", (id_,))], embeddings):
+            return row
+        raise UnknownId(id_)
+
+    async def _change(self, work: Callable[[], int]) -> int:
+        """Change the gallery, one change after the other: two of them may bring the same new column."""
+
+        def changed() -> int:
+            with self._writing:
+                return work()
+
+        result = await self._in_gallery(changed)
+        self._summary = None
+        return result
+
+    async def _in_gallery(self, work: Callable[[], Result]) -> Result:
+        return await self._gallery.run(work)
+
+
+def _bounded(values: Sequence[float]) -> np.ndarray:
+    """(dim,) float64 of the same direction, whose squares neither overflow nor vanish as float32."""
+    vector = np.array(values, np.float64)
+    largest = np.abs(vector).max()
+    return vector / largest if np.isfinite(largest) and largest > 0 else vector
+
+
+def _milliseconds(seconds: float) -> float:
+    return round(1000 * seconds, 3)

@@ -1,0 +1,78 @@
+"""A tiny untrained family and a gallery of drawn shapes, served."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from sfsc.gallery import Gallery
+from sfsc.indexing import index
+from sfsc.serving import create_app
+from sfsc.switchable.family import Family
+
+WIDTHS = (0.25, 0.5, 1.0)
+
+
+@pytest.fixture(scope="session")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    Family.create("small", WIDTHS, 16, (32, 32)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def indexed(run: Path, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A gallery of 24 shapes, written by the full sub-model, that no test changes."""
+    folder = tmp_path_factory.mktemp("indexed") / "gallery"
+    with Gallery.open(folder, create=True) as gallery:
+        index(Family.load(run), shapes, gallery, 1.0, workers=0)
+    return folder
+
+
+@pytest.fixture
+def stored(indexed: Path, tmp_path: Path) -> Path:
+    """A copy of the gallery, to change."""
+    return Path(shutil.copytree(indexed, tmp_path / "gallery"))
+
+
+@pytest.fixture(scope="session")
+def client(run: Path, indexed: Path) -> Iterator[TestClient]:
+    """For requests that change nothing."""
+    with TestClient(create_app(run, indexed)) as client:
+        yield client
+
+
+@pytest.fixture
+def writer(run: Path, stored: Path) -> Iterator[TestClient]:
+    """A service whose gallery may be changed."""
+    with TestClient(create_app(run, stored)) as client:
+        yield client
+
+
+@pytest.fixture(scope="session")
+def picture(shapes: str) -> Path:
+    """An image of the gallery."""
+    return Path(shapes.partition(":")[2]).parent / "08_c0_0.png"
+
+
+@contextmanager
+def serving(run: Path, gallery: Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The service as a process of its own, and its address."""
+    command = [sys.executable, "-m", "sfsc", "serve", str(run), "--gallery", str(gallery), "--port", "0"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    process = subprocess.Popen([*command, *options], stdout=subprocess.PIPE, text=True, env=environment)
+    try:
+        assert process.stdout is not None
+        yield process, process.stdout.readline().split()[-1]
+    finally:
+        process.kill()
+        process.wait()
+        process.stdout.close()

@@ -1,0 +1,152 @@
+"""The page in a real browser: it is read and used as a person would."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from serving.conftest import serving
+
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
+
+
+@pytest.fixture(scope="module")
+def address(run: Path, indexed: Path) -> Iterator[str]:
+    with serving(run, indexed) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[sync_api.Browser]:
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: sync_api.Browser, address: str) -> Iterator[sync_api.Page]:
+    """The page once its first search is answered; whatever the browser complains of fails the test."""
+    page = browser.new_page()
+    complaints: list[str] = []
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+    page.goto(address)
+    page.wait_for_selector("#results li")
+    yield page
+    page.close()
+    assert [text for text in complaints if "422" not in text] == []
+
+
+def ranking(page: sync_api.Page) -> list[str]:
+    """The images that the page shows, with their scores, once the search is answered."""
+    page.wait_for_selector("#results:not([aria-busy])")
+    return page.locator("#results figcaption span:first-child").all_inner_texts()
+
+
+def status(page: sync_api.Page, text: str) -> None:
+    sync_api.expect(page.locator("#status")).to_contain_text(re.compile(text))
+
+
+@in_browser
+def test_another_submodel_gives_other_results(page: sync_api.Page) -> None:
+    status(page, "18 of 24 images .* by sub-model 0.25 in")
+    small = ranking(page)
+    page.get_by_role("radio", name=re.compile("full")).check()
+    status(page, "by sub-model 1 in")
+    assert len(small) == len(ranking(page)) == 18
+    assert ranking(page) != small
+    sync_api.expect(page.locator("#family tr.chosen th")).to_have_text("1")
+    assert (
+        page.locator("#results img").first.evaluate("image => image.decode().then(() => image.naturalWidth)")
+        > 0
+    )
+
+
+@in_browser
+def test_another_image_by_keyboard(page: sync_api.Page) -> None:
+    before = ranking(page)
+    page.get_by_role("radio", name=re.compile("full")).check()
+    page.locator("#examples button").nth(3).focus()
+    with page.expect_response("**/search/id"):
+        page.keyboard.press("Enter")
+    assert page.locator("#examples button").nth(3).get_attribute("aria-pressed") == "true"
+    assert ranking(page) != before
+
+
+@in_browser
+def test_a_filter_is_added_and_removed(page: sync_api.Page) -> None:
+    page.get_by_label("Only where").select_option("camera")
+    page.get_by_label("Value").select_option("c1")
+    page.get_by_role("button", name="Add filter").click()
+    status(page, "1[12] of 24")
+    cameras = page.locator("#results figcaption span:nth-child(2)").all_inner_texts()
+    assert set(cameras) == {"c1"}
+    page.get_by_role("button", name="Remove the filter camera=c1").click()
+    status(page, "18 of 24")
+
+
+@in_browser
+def test_all_submodels_side_by_side(page: sync_api.Page) -> None:
+    page.get_by_role("switch", name="All sub-models side by side").check()
+    sync_api.expect(page.locator(".lane h3")).to_have_count(3)
+    assert "of 10 as the full sub-model" in page.locator(".lane h3").first.inner_text()
+    assert page.locator(".lane").first.locator("li").count() == 10
+
+
+@in_browser
+def test_a_file_is_searched_and_a_text_file_is_refused(
+    page: sync_api.Page, picture: Path, tmp_path: Path
+) -> None:
+    page.get_by_role("radio", name=re.compile("full")).check()
+    page.set_input_files("#file", picture)
+    sync_api.expect(page.locator("#results figcaption b").first).to_have_text("1.000")
+    sync_api.expect(page.locator("#drop-text")).to_have_text(picture.name)
+    note = tmp_path / "note.txt"
+    note.write_text("not an image")
+    page.set_input_files("#file", note)
+    problem = page.get_by_role("alert")
+    sync_api.expect(problem).to_have_text("note.txt: not a JPEG, PNG, WebP or BMP image")
+    assert page.locator("#results li").count() == 0
+    page.set_input_files("#file", picture)
+    sync_api.expect(problem).to_be_hidden()
+
+
+@in_browser
+def test_it_fits_a_phone(page: sync_api.Page) -> None:
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+@in_browser
+def test_the_key_is_asked_for(browser: sync_api.Browser, run: Path, indexed: Path) -> None:
+    with serving(run, indexed, "--api-key", "secret") as (_, address):
+        page = browser.new_page()
+        page.goto(address)
+        page.get_by_label("API key").fill("wrong")
+        page.get_by_role("button", name="Continue").click()
+        sync_api.expect(page.get_by_role("alert")).to_contain_text("wants its API key")
+        page.get_by_label("API key").fill("secret")
+        page.get_by_role("button", name="Continue").click()
+        status(page, "18 of 24")
+        sync_api.expect(page.get_by_label("API key")).to_be_hidden()
+        image = page.locator("#results img").first
+        assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+        page.close()
+
+
+def test_the_page_asks_no_other_host(client: TestClient) -> None:
+    policy = client.get("/").headers["Content-Security-Policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for path in ("/", "/page.js", "/page.css", "/style.css"):
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert not re.search(r"https?://|\son\w+=|style=", answer.text)
