@@ -414,7 +414,7 @@ def places(
         ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
         ("export {run} --out {new}", "--out names one file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
-        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file that sfsc export"),
+        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file that"),
         ("gallery info {new}", "gallery {new} does not exist"),
         ("gallery delete {gallery}", "say which rows to delete"),
         ("gallery export {gallery} --out {bad}/file/x.parquet", "cannot write {bad}/file/x.parquet"),

@@ -256,7 +256,7 @@ def test_options_in_the_text_exist(document: Path) -> None:
 
 
 def all_options(command: Any) -> set[str]:
-    own = {option for parameter in command.params for option in parameter.opts}
+    own = {option for one in command.params for option in (*one.opts, *one.secondary_opts)}
     return own.union(*(all_options(inner) for inner in getattr(command, "commands", {}).values()))
 
 
