@@ -251,7 +251,7 @@ def test_links_lead_somewhere(document: Path) -> None:
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)
 def test_options_in_the_text_exist(document: Path) -> None:
     inline = re.findall(r"`[^`\n]*`", document.read_text())
-    options = {option for text in inline for option in re.findall(r"(?<![\w-])--[a-z-]+", text)}
+    options = {option for text in inline for option in re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", text)}
     assert options <= all_options(typer.main.get_command(app))
 
 
