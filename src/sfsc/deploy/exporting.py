@@ -81,7 +81,8 @@ def export(
         if int8:
             from sfsc.deploy.quantising import quantise
 
-            data = quantise(data, pixels)
+            with _quiet():
+                data = quantise(data, pixels)
         model = ExportedModel.of(data, out)
         if not int8:
             _compare(graph, model.embed_pixels, pixels, out)
@@ -146,13 +147,12 @@ def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without torch's remarks on its own exporter, which are none of the user's business."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Without the remarks of torch and onnxruntime on their own work: nothing that a user can change."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        logging.disable(disabled)
