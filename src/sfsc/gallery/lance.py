@@ -112,7 +112,7 @@ class LanceStore:
             rows = pa.table({**values, EMBEDDING: _packed(encode(embeddings, form))}, schema=table.schema)
             table.merge_insert("id").when_matched_update_all().when_not_matched_insert_all().execute(rows)
             if table.version % ADDS_PER_COMPACTION == 0:
-                table.optimize()
+                table.optimize(cleanup_older_than=KEPT_VERSIONS)
 
     def delete(self, where: Sequence[Condition]) -> None:
         """See `Store`."""

@@ -52,11 +52,12 @@ class MemoryIndex:
         self.vectors = vectors
         self.columns = columns.combine_chunks()
         self.alive = np.ones(len(vectors), bool)
+        self._living = len(vectors)  # counted here: counting flags takes longer than a search for one query
         self._lists: Any = None
         self._trained_rows = 0
 
     def __len__(self) -> int:
-        return int(self.alive.sum())
+        return self._living
 
     @property
     def stale(self) -> bool:
@@ -67,6 +68,7 @@ class MemoryIndex:
         """Add rows; older ones of the same ids are gone."""
         replaced = pc.is_in(self.columns["id"], value_set=columns["id"].combine_chunks())
         gone = np.flatnonzero(replaced.to_numpy(zero_copy_only=False))
+        self._living += len(vectors) - int(self.alive[gone].sum())
         self.alive[gone] = False
         self.vectors[gone] = 0.0
         self.vectors = np.concatenate([self.vectors, vectors])
