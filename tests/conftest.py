@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,9 @@ import numpy as np
 import pytest
 
 from sfsc.data.images import write_png
+
+# milvus-lite leaves servers behind, whose remarks would stand below the summary.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 SIDE = 32
 
