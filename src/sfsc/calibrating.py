@@ -44,7 +44,7 @@ def calibrate(
         out: the folder of the new family; made where it does not exist.
         images: a folder of images, or KIND:PATH of a data set, whose training split is taken without its
             labels; by default the run's.
-        workers: processes that decode images.
+        workers: threads that decode images.
 
     Raises:
         SfscError: `run` holds no family or a calibrated one, `out` holds a run already, there are too few

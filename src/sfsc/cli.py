@@ -61,7 +61,7 @@ EngineOption = Annotated[str, typer.Option(help="local, or ray: actors on a clus
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Leave out images that are there, by this sub-model.")
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="Processes that decode images.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="How many decode images at once.")]
 
 
 @data_app.command("emoji")

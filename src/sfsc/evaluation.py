@@ -76,7 +76,7 @@ def evaluate(family: Family, dataset: Dataset, workers: int = 2) -> Evaluation:
     Args:
         family: in any mode; it is left as it was.
         dataset: its query and gallery splits are used.
-        workers: processes that decode images.
+        workers: threads that decode images.
 
     Raises:
         SfscError: a split is empty, an image cannot be read, or no query has a positive.

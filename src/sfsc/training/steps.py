@@ -48,7 +48,7 @@ class Training:
         self.mirrors = mirrors
         self.device = device
         self.world = world
-        self.teacher = teacher
+        self.teach = Forward(teacher.family, config, world) if teacher else None
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
         self.state, self.start = _prepare(config, run, images, device, world, teacher)
         self.last = LastStep(self.state, self.start, world)
@@ -130,8 +130,8 @@ class Training:
     @torch.no_grad()
     def target(self, pictures: Tensor, active: Sequence[int]) -> Tensor | None:
         """What a frozen network makes of a batch: the teacher, or a full sub-model trained before."""
-        if self.teacher is not None:
-            return self.teacher.embed(pictures, self.config, self.world)
+        if self.teach is not None:
+            return self.teach(pictures, 1.0)
         return None if len(self.config.widths) - 1 in active else self.forward(pictures, 1.0)
 
     def write(self, lr: float) -> None:
@@ -169,10 +169,11 @@ def _prepare(
     family = equalise(world.on_all(lambda: new_family(config, weights)), world).to(device)
     classes = int(images.labels().max()) + 1
     count = len(config.widths) if config.method.classifiers == "own" else 1
-    empty = torch.empty(classes, config.embedding_dim, device=device)
-    classifiers = [nn.Parameter(empty.clone()) for _ in range(count)]
     if teacher:
         classifiers = [nn.Parameter(teacher.classifier, requires_grad=False)]
+    else:
+        empty = torch.empty(classes, config.embedding_dim, device=device)
+        classifiers = [nn.Parameter(empty.clone()) for _ in range(count)]
     state = TrainingState(family, classifiers, make_optimizer(family, classifiers, config))
     checkpoint = world.on_first(lambda: read_checkpoint(run))
     if checkpoint is None:

@@ -13,7 +13,6 @@ from sfsc.switchable.family import Family
 from sfsc.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from sfsc.training.config import Config
 from sfsc.training.distributed import World
-from sfsc.training.forward import Forward
 
 TEACHER_FOLDER = "teacher"
 
@@ -39,11 +38,6 @@ class Teacher:
                 "train into a new folder"
             )
         return cls(family.to(device).eval(), checkpoint.tensors["classifier.0"].to(device))
-
-    @torch.no_grad()
-    def embed(self, images: Tensor, config: Config, world: World) -> Tensor:
-        """Embeddings (batch, dim) of images (batch, 3, height, width) float32 in [0, 1]."""
-        return Forward(self.family, config, world)(images, 1.0)
 
 
 def teacher_config(config: Config) -> Config:
