@@ -1,0 +1,82 @@
+"""Commands on what was trained."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfsc.cli.options import DATASET_HELP, RunArgument, WorkersOption
+from sfsc.report import terminal
+
+app = typer.Typer()
+
+
+@app.command()
+def evaluate(
+    run: RunArgument,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Test every sub-model's queries against every sub-model's gallery: the compatibility matrix."""
+    from sfsc.data import open_dataset
+    from sfsc.evaluation import evaluate as run_evaluation
+    from sfsc.switchable.family import Family
+    from sfsc.training.config import read_config
+
+    opened = open_dataset(dataset or read_config(run).dataset)
+    evaluation = run_evaluation(Family.load(run), opened, workers)
+    evaluation.write(run)
+    terminal.print_evaluation(evaluation.to_json())
+    print(f"written: {run / 'evaluation.json'}, {run / 'matrix.png'}, {run / 'accuracy.png'}")
+
+
+@app.command()
+def recalibrate(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new family.")],
+    width: Annotated[
+        list[float] | None, typer.Option(help="Width, trained or not; repeatable; default: the family's.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate."""
+    from sfsc.recalibrating import recalibrate as run_recalibration
+
+    run_recalibration(run, out, width, dataset, workers)
+    evaluate(out, None, workers)
+
+
+@app.command()
+def calibrate(
+    run: RunArgument,
+    out: Annotated[Path, typer.Option(help="Folder of the new family.")],
+    images: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGES", help="A folder, or KIND:PATH; default: the run's training images."),
+    ] = None,
+    workers: WorkersOption = 2,
+) -> None:
+    """Bring narrow sub-models nearer to the full one, with images alone; galleries stay valid."""
+    from sfsc.calibrating import calibrate as run_calibration
+
+    terminal.print_calibration(run_calibration(run, out, images, workers))
+    print(f"calibrated: {out}")
+
+
+@app.command()
+def report(run: RunArgument) -> None:
+    """Write one self-contained HTML page about a run."""
+    from sfsc.files import read_json
+    from sfsc.report.html import write_report
+
+    page = write_report(run)
+    if (run / "evaluation.json").exists():
+        terminal.print_evaluation(read_json(run / "evaluation.json"))
+    print(f"report: {page}")

@@ -1,0 +1,210 @@
+"""Commands that write, search and serve galleries."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfsc.cli.options import RunArgument, WorkersOption
+from sfsc.errors import SfscError
+from sfsc.report import terminal
+
+app = typer.Typer()
+gallery_app = typer.Typer(help="Look at galleries and tend them.", no_args_is_help=True)
+app.add_typer(gallery_app, name="gallery")
+
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file of `sfsc export`.")
+]
+WidthOption = Annotated[
+    float | None, typer.Option(help="The sub-model that embeds; default: the widest.", show_default=False)
+]
+GALLERY_HELP = "Folder, or milvus://HOST:PORT/NAME"
+GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
+GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; made if missing where it is written.")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(metavar="CONDITION", help="As camera=2 or price<=9.5; repeatable, all must hold."),
+]
+FormOption = Annotated[str, typer.Option(help="Stored as float32, float16 or int8.")]
+EngineOption = Annotated[str, typer.Option(help="local, or ray: actors on a cluster.")]
+ResumeOption = Annotated[
+    bool, typer.Option("--resume", help="Leave out images that are there, by this sub-model.")
+]
+
+
+@app.command()
+def index(
+    model: ModelArgument,
+    gallery: GalleryOption,
+    images: Annotated[
+        str | None, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")
+    ] = None,
+    width: WidthOption = None,
+    form: FormOption = "float32",
+    attributes: Annotated[
+        Path | None, typer.Option(help="CSV with the column path; the others become attributes.")
+    ] = None,
+    resume: ResumeOption = False,
+    upgrade: Annotated[
+        bool, typer.Option("--upgrade", help="Embed anew what narrower sub-models wrote; no IMAGES.")
+    ] = False,
+    engine: EngineOption = "local",
+    workers: WorkersOption = 2,
+) -> None:
+    """Embed images and write them to a gallery; of a data set, its gallery split with identities.
+
+    Images that cannot be read are skipped and named; the exit code is then 1.
+    """
+    from sfsc.engines import make_engine
+    from sfsc.gallery import Gallery
+    from sfsc.indexing import index as run_index
+    from sfsc.indexing import read_attributes
+    from sfsc.indexing import upgrade as run_upgrade
+    from sfsc.model import open_model
+
+    if (images is None) != upgrade:
+        raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
+    opened_model = open_model(model)
+    width = opened_model.widest if width is None else width
+    embed_by = make_engine(engine, model, opened_model, width, workers)
+    said = read_attributes(attributes) if attributes else None
+    opened = Gallery.open(gallery, create=not upgrade)
+    if images is None:
+        corrupt = run_upgrade(opened_model, opened, width, engine=embed_by)
+    else:
+        corrupt = run_index(
+            opened_model, images, opened, width, form=form, attributes=said, resume=resume, engine=embed_by
+        )
+    info = opened.info()
+    print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
+    _name_skipped(corrupt)
+
+
+@app.command()
+def embed(
+    model: ModelArgument,
+    images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")],
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.npy, or a folder of Parquet files, which is gone on with.")
+    ] = None,
+    gallery: Annotated[str | None, typer.Option(help="Instead: a gallery, which is gone on with.")] = None,
+    width: WidthOption = None,
+    engine: EngineOption = "local",
+    workers: WorkersOption = 2,
+) -> None:
+    """Embed images into files or a gallery, on this machine or a Ray cluster.
+
+    Images that cannot be read are skipped and named; the exit code is then 1.
+    """
+    from sfsc.engines import make_engine
+    from sfsc.model import open_model
+    from sfsc.vectors import embed as run_embedding
+
+    if (out is None) == (gallery is None):
+        raise SfscError("say where the embeddings go: --out or --gallery")
+    if gallery is not None:
+        index(model, gallery, images, width, resume=True, engine=engine, workers=workers)
+        return
+    assert out is not None
+    opened = open_model(model)
+    width = opened.widest if width is None else width
+    corrupt = run_embedding(images, out, make_engine(engine, model, opened, width, workers), width)
+    print(f"embeddings: {out}")
+    _name_skipped(corrupt)
+
+
+def _name_skipped(corrupt: Sequence[SfscError]) -> None:
+    for error in corrupt:
+        print(f"skipped: {error}", file=sys.stderr)
+    if corrupt:
+        raise typer.Exit(1)
+
+
+@app.command()
+def search(
+    model: ModelArgument,
+    query: Annotated[Path, typer.Argument(metavar="QUERY", help="The query image.")],
+    gallery: GalleryOption,
+    width: WidthOption = None,
+    top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
+    where: WhereOption = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="In a large gallery, compare some rows only: faster.")
+    ] = False,
+    picture: Annotated[Path | None, typer.Option(help="Draw the query and its hits as a PNG.")] = None,
+) -> None:
+    """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
+    from sfsc.gallery import Gallery
+    from sfsc.model import open_model
+    from sfsc.searching import draw_hits
+    from sfsc.searching import search as run_search
+
+    opened = open_model(model)
+    width = opened.widest if width is None else width
+    hits = run_search(opened, query, Gallery.open(gallery), width, top, where or (), not approximate)
+    terminal.print_hits(hits)
+    if picture:
+        draw_hits(query, hits, picture)
+        print(f"picture: {picture}")
+
+
+@app.command()
+def serve(
+    run: RunArgument,
+    gallery: Annotated[str, typer.Option(help=f"{GALLERY_HELP}.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    api_key: Annotated[
+        str | None, typer.Option(envvar="SFSC_API_KEY", help="What every request must bring in X-API-Key.")
+    ] = None,
+) -> None:
+    """Search a gallery over HTTP, and on a page in the browser, until SIGTERM or Ctrl-C."""
+    from sfsc.serving.running import serve as run_service
+
+    run_service(run, gallery, host, port, api_key)
+
+
+@gallery_app.command("info")
+def gallery_info(gallery: GalleryArgument) -> None:
+    """Say what a gallery holds: of which family, by which sub-models, in which forms."""
+    from sfsc.gallery import Gallery
+
+    terminal.print_gallery(gallery, Gallery.open(gallery).info())
+
+
+@gallery_app.command("delete")
+def gallery_delete(
+    gallery: GalleryArgument,
+    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Ids of rows.")] = None,
+    where: WhereOption = None,
+) -> None:
+    """Take rows away, by their ids, by conditions, or by both at once."""
+    from sfsc.gallery import Gallery
+
+    print(f"{gallery}: {Gallery.open(gallery).delete(ids or (), where or ())} rows deleted")
+
+
+@gallery_app.command("optimize")
+def gallery_optimize(gallery: GalleryArgument) -> None:
+    """Free the room of rows that were replaced or deleted."""
+    from sfsc.gallery import Gallery
+
+    Gallery.open(gallery).optimize()
+    print(f"{gallery}: optimized")
+
+
+@gallery_app.command("export")
+def gallery_export(
+    gallery: GalleryArgument,
+    out: Annotated[Path, typer.Option(help="FILE.parquet.")],
+) -> None:
+    """Write all rows, with their embeddings as float32, into a Parquet file."""
+    from sfsc.gallery import Gallery
+    from sfsc.gallery.export import export
+
+    print(f"{out}: {export(Gallery.open(gallery), out)} rows")

@@ -1,0 +1,163 @@
+"""Commands that train: one family, or many to compare."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sfsc.cli.options import DATASET_HELP
+from sfsc.report import terminal
+
+app = typer.Typer()
+
+BACKBONE_HELP = (
+    "small, resnet18, resnet50, efficientnet_lite0, transformers:NAME, timm:NAME, torchvision:NAME or "
+    "python:package.module:function"
+)
+RECIPES_HELP = "unified, bct, asymmetric, bct-s, asymmetric-s, sfsc, sfsc+"
+
+DatasetArgument = Annotated[str | None, typer.Argument(metavar="DATASET", help=DATASET_HELP)]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; a flag beats it.")]
+BackboneOption = Annotated[str | None, typer.Option(help=BACKBONE_HELP)]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="Runs of each recipe; default: 3.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
+]
+
+
+@app.command()
+def train(
+    dataset: DatasetArgument = None,
+    out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/sfsc"),
+    config: ConfigOption = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    recipe: Annotated[str | None, typer.Option(help=f"Training method: {RECIPES_HELP}.")] = None,
+    backbone: BackboneOption = None,
+    widths: Annotated[str | None, typer.Option(help="Channel ratios, as 0.25,0.5,0.75,1.0.")] = None,
+    epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    compile_: Annotated[
+        bool, typer.Option("--compile", help="Compile the sub-models: minutes once, then faster steps.")
+    ] = False,
+    set_: SetOption = None,
+) -> None:
+    """Train a family: one run, all sub-models.
+
+    The processes that torchrun starts with this command train one family together.
+
+    All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
+    """
+    from sfsc.training.config import CONFIG_FILE, Config, read_settings
+    from sfsc.training.distributed import joined
+    from sfsc.training.loop import train as run_training
+
+    flags = {
+        "dataset": dataset,
+        "recipe": recipe,
+        "backbone": backbone,
+        "widths": widths,
+        "epochs": epochs,
+        "seed": seed,
+        "device": device,
+        "compile": compile_ or None,
+    }
+
+    def make() -> Config:
+        stored = out / CONFIG_FILE
+        settings: dict[str, Any] = read_settings(stored) if resume and stored.exists() else {}
+        return Config.make(settings | _settings(config, set_, flags))
+
+    with joined() as world:
+        run_training(world.on_first(make), out, resume=resume)
+        if world.first:
+            print(f"trained: {out}")
+
+
+@app.command()
+def inspect(
+    backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help=BACKBONE_HELP)],
+    widths: Annotated[str, typer.Option(help="Channel ratios.")] = "0.25,0.5,0.75,1.0",
+    image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 224,
+    embedding_dim: Annotated[int, typer.Option(min=1, help="Dimension of the embeddings.")] = 128,
+    keep: Annotated[list[str] | None, typer.Option(help="Module to leave whole; repeatable.")] = None,
+    round_to: Annotated[int, typer.Option(help="Round channels up to multiples of this; 1 for none.")] = 8,
+) -> None:
+    """Show what becomes of a backbone at each width: channels, parameters, multiply-adds."""
+    import torch
+
+    from sfsc.switchable.family import Family
+    from sfsc.switchable.inspection import inspect as run_inspection
+
+    size = (image_size, image_size)
+    family = Family.create(backbone, widths, embedding_dim, size, keep=keep or (), round_to=round_to)
+    terminal.print_inspection(run_inspection(family, torch.zeros(1, 3, *size)))
+
+
+@app.command()
+def compare(
+    dataset: DatasetArgument = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/comparison"),
+    config: ConfigOption = None,
+    recipes: Annotated[str | None, typer.Option(help=f"Of {RECIPES_HELP}; default: all.")] = None,
+    backbone: BackboneOption = None,
+    seeds: SeedsOption = None,
+    calibrations: Annotated[bool, typer.Option(help="Test all of them after calibration, too.")] = True,
+    set_: SetOption = None,
+) -> None:
+    """Train and test several recipes alike, and write tables, figures and a page.
+
+    The file of settings may hold `seeds` and, under `recipes`, what each changes (docs/comparison.md). What
+    is finished is not done again.
+    """
+    from sfsc.recipes import RECIPES
+
+    settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
+    known = settings.pop("recipes", None) or dict.fromkeys(RECIPES)
+    chosen = known if recipes is None else {name: known.get(name) for name in recipes.split(",")}
+    _compare(settings, chosen, seeds, out, calibrations)
+
+
+@app.command()
+def ablate(
+    dataset: DatasetArgument = None,
+    out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/ablation"),
+    config: ConfigOption = None,
+    backbone: BackboneOption = None,
+    seeds: SeedsOption = None,
+    set_: SetOption = None,
+) -> None:
+    """Compare losses, projections and alignment, each with and without the others, in one table."""
+    from sfsc.comparing import ablation
+
+    settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
+    settings.pop("recipes", None)
+    _compare(settings, ablation(), seeds, out, calibrations=False)
+
+
+def _compare(
+    settings: dict[str, Any],
+    recipes: dict[str, Any],
+    seeds: int | None,
+    out: Path,
+    calibrations: bool,
+) -> None:
+    from sfsc.comparing import compare as run_comparison
+    from sfsc.report.comparison import all_tables, write_comparison
+
+    in_file = settings.pop("seeds", 3)
+    comparison = run_comparison(settings, recipes, seeds or in_file, out, calibrations)
+    page = write_comparison(comparison, out)
+    terminal.print_tables(all_tables(comparison))
+    print(f"comparison: {page}")
+
+
+def _settings(config: Path | None, texts: list[str] | None, flags: dict[str, Any]) -> dict[str, Any]:
+    """The settings of a file, then those of `--set`, then the flags that were given."""
+    from sfsc.training.config import parse_setting, read_settings
+
+    settings = read_settings(config) if config else {}
+    settings |= dict(parse_setting(text) for text in texts or [])
+    return settings | {name: value for name, value in flags.items() if value is not None}
