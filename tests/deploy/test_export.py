@@ -137,7 +137,7 @@ def test_a_file_that_embeds_otherwise_is_not_written(
 ) -> None:
     right = sfsc.deploy.exporting._to_onnx
     wrong = Family.create("small", WIDTHS, 16, (32, 32), seed=1).eval()
-    other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25)).eval()
+    other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25), 32).eval()
     monkeypatch.setattr(sfsc.deploy.exporting, "_to_onnx", lambda _, exported: right(other, exported))
     with pytest.raises(SfscError, match=r"a\.onnx is not written: with 1 images, its embeddings differ"):
         export(family, 0.25, tmp_path / "a.onnx", images)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -18,6 +19,7 @@ from sfsc.data.images import decode
 from sfsc.deploy.runtime import INPUT, PROPERTY, Exported, ExportedModel
 from sfsc.errors import SfscError, missing_extra
 from sfsc.files import write_atomic
+from sfsc.switchable.embedder import Embedder
 from sfsc.switchable.family import Family
 
 SUFFIXES = (".onnx", ".pt2")
@@ -28,15 +30,27 @@ IMAGES = 256  # that ranges of activations are taken from
 
 
 class Graph(nn.Module):
-    """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1."""
+    """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1.
 
-    def __init__(self, submodel: nn.Module) -> None:
+    Colours are normalised before the change of layout, by a mean and a deviation for every pixel of a row:
+    over the three numbers of one pixel at a time onnxruntime takes longer than over many a convolution.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, submodel: Embedder, width: int) -> None:
+        """Of images of this width in pixels."""
         super().__init__()
         self.submodel = submodel
+        self.register_buffer("mean", 255 * submodel.mean.flatten().expand(width, 3))
+        self.register_buffer("std", 255 * submodel.std.flatten().expand(width, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed."""
-        embeddings: Tensor = self.submodel(images.permute(0, 3, 1, 2).float() / 255)
+        normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        # Contiguous: of a map in another layout the mean is exported as an indirect copy.
+        embeddings: Tensor = self.submodel.embed_normalised(normalised.contiguous())
         return embeddings
 
 
@@ -72,7 +86,7 @@ def export(
         *(family.fingerprint, width, family.dimension, family.image_size),
         *("int8" if int8 else "float32", version("sfsc")),
     )
-    graph = Graph(family.submodel(width)).eval()
+    graph = Graph(cast(Embedder, family.submodel(width)), family.image_size[1]).eval()
     pixels = _spread(images, family.image_size)
     if out.suffix == ".pt2":
         data = _to_pt2(graph, exported, pixels, out)
@@ -83,6 +97,9 @@ def export(
 
             with _quiet():
                 data = quantise(data, pixels)
+        from sfsc.deploy.slimming import slim
+
+        data = slim(data)
         model = ExportedModel.of(data, out)
         if not int8:
             _compare(graph, model.embed_pixels, pixels, out)
@@ -136,7 +153,7 @@ def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np
     """Raise `SfscError` where what a file computes is not what its sub-model does."""
     for batch in BATCHES:
         images = pixels[:batch]
-        expected = graph(torch.from_numpy(images)).numpy()
+        expected = graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).numpy()
         least = float((embed(images) * expected).sum(1).min())
         if not least >= LEAST_COSINE:
             raise SfscError(
