@@ -21,6 +21,7 @@ from sfsc.errors import SfscError, missing_extra
 from sfsc.files import write_atomic
 from sfsc.switchable.embedder import Embedder
 from sfsc.switchable.family import Family
+from sfsc.switchable.inspection import count_multiply_adds
 
 SUFFIXES = (".onnx", ".pt2")
 OUTPUT = "embeddings"
@@ -82,11 +83,14 @@ def export(
     if len(images) < max(BATCHES):
         raise SfscError(f"{len(images)} images are too few to check an export on: give {IMAGES}")
     family.check_width(width)
+    submodel = cast(Embedder, family.submodel(width))
     exported = Exported(
         *(family.fingerprint, width, family.dimension, family.image_size),
         *("int8" if int8 else "float32", version("sfsc")),
+        parameters=family.parameter_count(width),
+        multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
     )
-    graph = Graph(cast(Embedder, family.submodel(width)), family.image_size[1]).eval()
+    graph = Graph(submodel, family.image_size[1]).eval()
     pixels = _spread(images, family.image_size)
     if out.suffix == ".pt2":
         data = _to_pt2(graph, exported, pixels, out)

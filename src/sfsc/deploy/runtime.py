@@ -22,7 +22,8 @@ class Exported:
 
     Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
     Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
-    `form` is float32 or int8.
+    `form` is float32 or int8. `parameters` and `multiply_adds`, for one image, are those of the sub-model
+    that the file was made from; None in files of earlier versions.
     """
 
     fingerprint: str
@@ -32,6 +33,8 @@ class Exported:
     form: str
     version: str
     format: int = FORMAT
+    parameters: int | None = None
+    multiply_adds: int | None = None
 
     def to_text(self) -> str:
         """As it is stored in the file."""
