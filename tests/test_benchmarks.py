@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sfsc import Family
+from sfsc.files import write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {
@@ -72,6 +73,18 @@ def test_the_change_that_numeric_forms_make(tmp_path: Path, shapes: str) -> None
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
     assert [row[:2] for row in rows] == [["float32", "64"], ["float16", "32"], ["int8", "16"], [*MIXED]]
     assert rows[0][3::2] == ["+0.000", "+0.000"]
+
+
+@pytest.mark.slow
+def test_the_smallest_is_measured_against_the_full(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", embedding_dim=16, image_size=(32, 32)).save(tmp_path)
+    write_json(tmp_path / "config.json", {"dataset": shapes, "backbone": "small"})
+    printed = section_of("deploy", f"--run={tmp_path}", "--backbones=small", "--size=32", "--seconds=0")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:6]] == [
+        *("times faster", "times smaller", "M(smallest int8, full)", "M(full, full)"),
+    ]
+    assert [row[0] for row in rows[8:]] == [str(tmp_path), "small"]
 
 
 @pytest.mark.slow
