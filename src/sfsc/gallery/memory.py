@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sfsc.dimensions import shorten
 from sfsc.gallery.conditions import Condition
 
 INNER = faiss.METRIC_INNER_PRODUCT
@@ -92,6 +93,13 @@ class MemoryIndex:
         else:
             found = self._approximate(queries, top)
         return self._described(found)
+
+    def shortened(self, dimension: int) -> MemoryIndex:
+        """The rows with their first components alone, brought to length 1."""
+        rows = np.flatnonzero(self.alive)
+        return MemoryIndex(
+            shorten(self.vectors[rows, :dimension], dimension), self.columns.take(pa.array(rows))
+        )
 
     def prepare(self) -> None:
         """Make the lists for approximate searches, if they are missing or were made for half as many rows."""
