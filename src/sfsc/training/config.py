@@ -57,7 +57,7 @@ class Config(BaseModel):
     )
     embedding_dim: int = Field(128, ge=2, description="dimension of the embeddings")
     nested_dims: tuple[int, ...] = Field(
-        (), description="how many of the first components are trained to stand alone, increasing; none"
+        (), description="how many of the first components are trained to stand alone, increasing"
     )
     image_size: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="height and width in pixels; by default what suits the data set"
