@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from sfsc.dimensions import shorten
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.memory import APPROXIMATE_FROM, MemoryIndex
 from sfsc.gallery.store import Hit
@@ -132,6 +133,21 @@ def test_lists_are_made_anew_when_there_are_twice_as_many_rows(large: MemoryInde
     assert (
         np.mean([len({*names(hits)} & expected) for hits, expected in zip(found, best, strict=True)]) >= 9.5
     )
+
+
+def test_a_shortened_index_compares_first_components_of_the_rows_that_are_left() -> None:
+    index, queries = make(100), shorten(unit(5, seed=1), 4)
+    index.extend(-unit(1), table(["0"]))
+    short = index.shortened(4)
+    rows = np.concatenate([unit(100)[1:], -unit(1)])
+    cosine = queries @ shorten(rows, 4).T
+    labels = [*map(str, range(1, 100)), "0"]
+    found = short.search(queries, 10, [], exact=True)
+    assert len(short) == 100
+    assert [names(hits) for hits in found] == [
+        [labels[row] for row in np.argsort(-scores)[:10]] for scores in cosine
+    ]
+    assert len(index.search(unit(1), 200, [], exact=True)[0]) == 100, "the whole rows are as they were"
 
 
 def test_an_empty_index_answers_nothing() -> None:

@@ -24,7 +24,7 @@ WIDTHS = (0.25, 0.5, 1.0)
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    Family.create("small", WIDTHS, 16, (32, 32)).save(folder)
+    Family.create("small", WIDTHS, 16, (32, 32), nested_dims=(4, 8)).save(folder)
     return folder
 
 

@@ -50,6 +50,7 @@ class LanceStore:
         self._described: tuple[int, Description] | None = None
         self._memory: MemoryIndex | None = None
         self._memory_version = -1
+        self._shortened: dict[int, tuple[int, MemoryIndex]] = {}  # by dimension, with the version
         self._newest = 0.0  # the time of the newest row in memory
         self._stamped = 0.0  # that of the newest row that was written from here
         self._lock = RLock()
@@ -128,6 +129,11 @@ class LanceStore:
         with self._lock, self._reported("read"):
             return self._current().search(queries, top, where, exact)
 
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
+        """See `Store`."""
+        with self._lock, self._reported("read"):
+            return self._current_shortened(queries.shape[1]).search(queries, top, where, exact=True)
+
     def rows(
         self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
     ) -> Iterator[tuple[dict[str, list[Any]], np.ndarray | None]]:
@@ -153,6 +159,7 @@ class LanceStore:
     def close(self) -> None:
         """See `Store`."""
         self._memory = None
+        self._shortened.clear()
 
     def _current(self) -> MemoryIndex:
         """The rows in memory, brought to what the table holds now."""
@@ -171,6 +178,15 @@ class LanceStore:
             self._memory = self._load(version)
         self._memory_version = version
         return self._memory
+
+    def _current_shortened(self, dimension: int) -> MemoryIndex:
+        """The rows' first components in memory, made anew where rows have changed since they were."""
+        memory = self._current()
+        version, shortened = self._shortened.get(dimension, (None, memory))
+        if version != self._memory_version:
+            shortened = memory.shortened(dimension)
+            self._shortened[dimension] = self._memory_version, shortened
+        return shortened
 
     def _load(self, version: int) -> MemoryIndex:
         """All rows of a version."""

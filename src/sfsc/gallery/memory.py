@@ -6,6 +6,7 @@ import ctypes
 import math
 import sys
 from collections.abc import Iterable, Sequence
+from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -13,6 +14,7 @@ import faiss
 import numpy as np
 import pyarrow as pa
 
+from sfsc.dimensions import shorten
 from sfsc.gallery.columns import Columns
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.store import COLUMNS, HIT_COLUMNS, Hit, ranked
@@ -94,6 +96,14 @@ class MemoryIndex:
         else:
             found = self._approximate(queries, top)
         return self._hits(found, top)
+
+    def shortened(self, dimension: int) -> MemoryIndex:
+        """The rows with their first components alone, brought to length 1."""
+        shorter = copy(self)
+        shorter._flat = faiss.IndexFlatIP(dimension)
+        shorter._flat.add(shorten(self.vectors, dimension))
+        shorter._lists, shorter._trained_rows = None, 0
+        return shorter
 
     def prepare(self) -> None:
         """Make the lists for approximate searches, if they are missing or were made for half as many rows."""

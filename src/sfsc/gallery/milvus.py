@@ -131,6 +131,13 @@ class MilvusStore:
         found = self._search(queries, top, where, exact or bool(where), top + 1)
         return [ranked([_hit(entity, description) for entity in entities], top) for entities in found]
 
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
+        """See `Store`; always refused."""
+        raise SfscError(
+            f"gallery {self._url}: Milvus compares whole embeddings, and these queries have only "
+            f"{queries.shape[1]} dimensions: send as many as the gallery has, or make one of fewer"
+        )
+
     def _search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool, limit: int
     ) -> list[list[dict[str, Any]]]:

@@ -59,12 +59,16 @@ class StoreUnavailable(SfscError):
 
 @dataclass(frozen=True)
 class Description:
-    """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format."""
+    """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format.
+
+    `dimensions` are all in which the family's embeddings stand alone, ascending; none where that is unknown.
+    """
 
     dimension: int
     fingerprint: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    dimensions: tuple[int, ...] = ()
 
     @property
     def columns(self) -> dict[str, str]:
@@ -86,7 +90,8 @@ class Description:
             if values["format"] > FORMAT:
                 raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade to read it")
             return cls(
-                values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]
+                *(values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]),
+                tuple(values.get("dimensions", ())),
             )
         except (KeyError, TypeError) as error:
             raise SfscError(f"{name} is not a gallery: its table is of another program") from error
@@ -132,6 +137,18 @@ class Store(Protocol):
 
         Returns:
             For each query its rows, as `ranked` orders them.
+        """
+
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
+        """As an exact `search`, by the cosine between queries and as many first components of the rows.
+
+        Args:
+            queries: (Q, k) float32 of length 1, with fewer components than rows.
+            top: as for `search`.
+            where: as for `search`.
+
+        Raises:
+            SfscError: the store compares whole embeddings only.
         """
 
     def rows(
