@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,31 +15,13 @@ import numpy as np
 from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import Condition, Value, kind_of, parse_conditions
-from sfsc.gallery.forms import check_form, normalised
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, Store
+from sfsc.gallery.forms import check_form
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
 
 MILVUS = "milvus://"
 IDS_PER_CALL = 1000
 
 Where = Sequence[str | Condition]
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A row of the gallery that answers a query.
-
-    `score` is the cosine; `width` the sub-model that wrote the row, `form` the numeric form that it is stored
-    in; `attributes` what the user said of it, None where nothing.
-    """
-
-    id: str
-    path: str
-    identity: str | None
-    camera: str | None
-    width: float
-    form: str
-    score: float
-    attributes: Mapping[str, Value | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -189,10 +171,8 @@ class Gallery(AbstractContextManager["Gallery"]):
         conditions = self._conditions(where, description)
         queries = self._fitting(queries, description)
         if queries.shape[1] < description.dimension:
-            found = self._store.search_shortened(queries, top, conditions)
-        else:
-            found = self._store.search(queries, top, conditions, exact)
-        return [[_hit(row, description) for row in sorted(rows, key=_rank)[:top]] for rows in found]
+            return self._store.search_shortened(queries, top, conditions)
+        return self._store.search(queries, top, conditions, exact)
 
     def delete(self, ids: Iterable[str] = (), where: Where = ()) -> int:
         """Take rows away: those of these ids, or all that fulfil conditions, or both at once.
@@ -328,12 +308,14 @@ class Gallery(AbstractContextManager["Gallery"]):
         """The embeddings as (N, dim) float32 of length 1."""
         if embeddings.ndim != 2:
             raise SfscError(f"gallery {self.name}: embeddings must be (N, dim), not {embeddings.shape}")
-        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+        rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise SfscError(
                 f"gallery {self.name}: embeddings hold NaN, infinity or a row of zeros: "
                 "check the sub-model and the images"
             )
-        return normalised(np.ascontiguousarray(embeddings, dtype=np.float32))
+        return rows / lengths
 
     def _check_columns(self, columns: Mapping[str, list[Any]], rows: int) -> None:
         for name, values in columns.items():
@@ -355,17 +337,6 @@ def open_store(path: str, create: bool) -> Store:
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "gallery") from error
     return LanceStore(Path(path), create=create)
-
-
-def _rank(row: Row) -> tuple[float, str]:
-    return -row["score"], row["id"]
-
-
-def _hit(row: Row, description: Description) -> Hit:
-    return Hit(
-        *(row["id"], row["path"], row["identity"], row["camera"], row["width"], row["form"], row["score"]),
-        {name: row[name] for name in description.attributes},
-    )
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sfsc.errors import SfscError
-from sfsc.gallery.conditions import Condition
+from sfsc.gallery.conditions import Condition, Value
 
 FORMAT = 2
 # The columns that every gallery has, and their kinds; attributes come after.
@@ -26,6 +26,31 @@ COLUMNS = {
 EMBEDDING = "embedding"
 
 Row = dict[str, Any]
+
+
+class Hit(NamedTuple):
+    """A row of the gallery that answers a query.
+
+    `score` is the cosine; `width` the sub-model that wrote the row, `form` the numeric form that it is stored
+    in; `attributes` what the user said of it, None where nothing.
+    """
+
+    id: str
+    path: str
+    identity: str | None
+    camera: str | None
+    width: float
+    form: str
+    score: float
+    attributes: Mapping[str, Value | None]
+
+
+HIT_COLUMNS = Hit._fields[:6]
+
+
+def ranked(hits: Sequence[Hit], top: int) -> list[Hit]:
+    """The first `top` by their scores; of equal scores, by their ids."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top]
 
 
 class StoreUnavailable(SfscError):
@@ -101,15 +126,20 @@ class Store(Protocol):
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
-    ) -> list[list[Row]]:
-        """For each of (Q, dimension) float32 of length 1, rows of great cosine that fulfil all conditions.
+    ) -> list[list[Hit]]:
+        """For each of (Q, dimension) float32 of length 1, the rows of greatest cosine among those wanted.
+
+        Args:
+            queries: Q of them.
+            top: how many rows for each, fewer where there are fewer.
+            where: conditions, all of which a row fulfils.
+            exact: whether no better row may be missing.
 
         Returns:
-            For each query its rows, with all columns and `score`, the cosine; in no order. At least `top`
-            where there are so many, and with `exact` all those whose score is not below the `top`-th.
+            For each query its rows, as `ranked` orders them.
         """
 
-    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Row]]:
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
         """As an exact `search`, by the cosine between queries and as many first components of the rows.
 
         Args:
