@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfsc.data.images import decode
 from sfsc.deploy.runtime import INPUT, PROPERTY, Exported, ExportedModel
@@ -34,16 +35,18 @@ class Graph(nn.Module):
     """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1.
 
     Colours are normalised before the change of layout, by a mean and a deviation for every pixel of a row:
-    over the three numbers of one pixel at a time onnxruntime takes longer than over many a convolution.
+    over the three numbers of one pixel at a time onnxruntime takes longer than over many a convolution. With
+    a dimension, the first components alone make the embedding, of length 1.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, submodel: Embedder, width: int) -> None:
+    def __init__(self, submodel: Embedder, width: int, dimension: int | None = None) -> None:
         """Of images of this width in pixels."""
         super().__init__()
         self.submodel = submodel
+        self.dimension = dimension
         self.register_buffer("mean", 255 * submodel.mean.flatten().expand(width, 3))
         self.register_buffer("std", 255 * submodel.std.flatten().expand(width, 3))
 
@@ -51,12 +54,20 @@ class Graph(nn.Module):
         """Embed."""
         normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         # Contiguous: of a map in another layout the mean is exported as an indirect copy.
-        embeddings: Tensor = self.submodel.embed_normalised(normalised.contiguous())
-        return embeddings
+        return self.shorten(self.submodel.embed_normalised(normalised.contiguous()))
+
+    def shorten(self, embeddings: Tensor) -> Tensor:
+        """The first components of the sub-model's own embeddings, of length 1."""
+        return embeddings if self.dimension is None else F.normalize(embeddings[:, : self.dimension])
 
 
 def export(
-    family: Family, width: float, out: str | Path, images: Sequence[str], int8: bool = False
+    family: Family,
+    width: float,
+    out: str | Path,
+    images: Sequence[str],
+    int8: bool = False,
+    dimension: int | None = None,
 ) -> Exported:
     """Write one sub-model into a file, once it was seen to embed as the sub-model does.
 
@@ -67,13 +78,14 @@ def export(
         images: paths of images that it is compared on; with `int8`, of the training split, from which the
             ranges of activations are taken. Some 256 of them are used.
         int8: compute with integers of 8 bits, weights per channel; of ONNX files only.
+        dimension: how many of the embeddings' first components it returns; by default all.
 
     Returns:
         What the file says of itself.
 
     Raises:
-        SfscError: not one of the family's widths, another suffix, too few images, one that cannot be read,
-            embeddings that differ, or no onnx; nothing is written then.
+        SfscError: not one of the family's widths or dimensions, another suffix, too few images, one that
+            cannot be read, embeddings that differ, or no onnx; nothing is written then.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
@@ -83,14 +95,17 @@ def export(
     if len(images) < max(BATCHES):
         raise SfscError(f"{len(images)} images are too few to check an export on: give {IMAGES}")
     family.check_width(width)
+    if dimension is not None:
+        family.check_dimension(dimension)
     submodel = cast(Embedder, family.submodel(width))
     exported = Exported(
-        *(family.fingerprint, width, family.dimension, family.image_size),
+        *(family.fingerprint, width, dimension or family.dimension, family.image_size),
         *("int8" if int8 else "float32", version("sfsc")),
+        dimensions=family.dimensions,
         parameters=family.parameter_count(width),
         multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
     )
-    graph = Graph(submodel, family.image_size[1]).eval()
+    graph = Graph(submodel, family.image_size[1], dimension).eval()
     pixels = _spread(images, family.image_size)
     if out.suffix == ".pt2":
         data = _to_pt2(graph, exported, pixels, out)
@@ -157,7 +172,7 @@ def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np
     """Raise `SfscError` where what a file computes is not what its sub-model does."""
     for batch in BATCHES:
         images = pixels[:batch]
-        expected = graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255).numpy()
+        expected = graph.shorten(graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)).numpy()
         least = float((embed(images) * expected).sum(1).min())
         if not least >= LEAST_COSINE:
             raise SfscError(
