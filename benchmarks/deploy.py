@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
+from time import process_time
 
 import onnx
 import safetensors.torch
@@ -29,7 +30,7 @@ FASTER, SMALLER = 20, 50
 UNTRAINED = ["resnet50", "efficientnet_lite0", "transformers:mobilenet_v2"]
 BLOTS = 16  # images, from which ranges of untrained families are taken: times do not depend on them
 INTRODUCTION = """
-Embedding one image with {threads} threads: the smallest sub-model of {backbone} ({height}x{width} pixels, run
+Embedding one image with one thread: the smallest sub-model of {backbone} ({height}x{width} pixels, run
 `{run}`) as an int8 file with onnxruntime, beside the full one in float32 with torch, as
 `Family.embed_pixels` runs it. Sizes are those of the int8 file and of a safetensors file with the full
 sub-model's weights. M is the mAP, in percent, of queries in the gallery of the full sub-model's float32
@@ -41,8 +42,9 @@ weights, {biases:.0%} biases and scales of the channels, and the rest is the gra
 FACTORS = """
 Where the factor comes from, for the run, and for untrained families at {size}x{size} pixels: how much faster
 onnxruntime is than torch, the smallest sub-model than the full one, and int8 than float32 (below 1: slower).
-Medians of the ratios of calls that took turns in one run, as the milliseconds are medians; they need not
-multiply exactly."""
+Milliseconds and ratios are medians, of calls that took turns in one run, so that no model finds its weights
+in the caches. Times are those of the processor, not of the clock, for a long call is interrupted more often
+than a short one where a machine does other things, too."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +87,9 @@ def main() -> None:
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--backbones", nargs="*", choices=BACKBONES, default=UNTRAINED, help="untrained")
     arguments.add_argument("--size", type=int, default=224, help="of the untrained families' images")
-    arguments.add_argument("--threads", type=int, default=1)
     arguments.add_argument("--seconds", type=float, default=20, help="time for each family")
     chosen = arguments.parse_args()
-    torch.set_num_threads(chosen.threads)
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         print(report(chosen, Path(folder)))
 
@@ -104,7 +105,7 @@ def report(chosen: Namespace, folder: Path) -> str:
     found = accuracies_of({"small": small.embed_pixels, "full": full.embed_pixels}, full, dataset)
     subjects = [run, *untrained(chosen, folder)]
     height, width = family.image_size
-    introduction = {"threads": chosen.threads, "backbone": family.spec.backbone, "run": chosen.run}
+    introduction = {"backbone": family.spec.backbone, "run": chosen.run}
     introduction |= {"height": height, "width": width, "dataset": dataset.source}
     heading = ["family", "torch, full", "onnx, full", "onnx, smallest", "int8, smallest"]
     heading += ["onnx / torch", "smallest / full", "int8 / float32", "of the full", "in all", "smaller"]
@@ -154,9 +155,9 @@ def measured(name: str, family: Family, images: Sequence[str], folder: Path, cho
         for label, of_width in (("full", 1.0), ("small", family.widths.ratios[0])):
             path = folder / f"{form} {label}.onnx"
             export(family, of_width, path, images, form == "int8")
-            calls[path.stem] = partial(ExportedModel.load(path, chosen.threads).embed_pixels, pixels)
+            calls[path.stem] = partial(ExportedModel.load(path, threads=1).embed_pixels, pixels)
             sizes[path.stem] = path.stat().st_size
-    return Subject(name, take_turns(calls, chosen.seconds), sizes)
+    return Subject(name, take_turns(calls, chosen.seconds, clock=process_time), sizes)
 
 
 def shares(family: Family, file: Path) -> dict[str, float]:
