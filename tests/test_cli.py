@@ -59,7 +59,7 @@ OPTIONS = {
     "gallery delete": {"--where"},
     "gallery optimize": set(),
     "gallery export": {"--out"},
-    "serve": {"--gallery", "--host", "--port", "--api-key"},
+    "serve": {"--gallery", "--host", "--port", "--api-key", "--allow-origin"},
     "report": set(),
 }
 TEST_IMAGES = 24

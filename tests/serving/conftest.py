@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,6 +20,8 @@ from sfsc.serving import create_app
 from sfsc.switchable.family import Family
 
 WIDTHS = (0.25, 0.5, 1.0)
+CHROMIUM = shutil.which("chromium")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 
 @pytest.fixture(scope="session")
@@ -61,6 +64,17 @@ def writer(run: Path, stored: Path) -> Iterator[TestClient]:
 def picture(shapes: str) -> Path:
     """An image of the gallery."""
     return Path(shapes.partition(":")[2]).parent / "08_c0_0.png"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, for tests `in_browser`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @contextmanager

@@ -32,9 +32,10 @@ from sfsc.gallery import Gallery
 from sfsc.indexing import index
 from sfsc.searching import search
 from sfsc.serving import create_app
-from sfsc.serving.guard import MAX_BODY
+from sfsc.serving.guard import MAX_BODY, check_origins
 from sfsc.switchable.family import Family
 
+PAGES = "http://pages.example:8080"
 HIT_KEYS = {"id", "path", "identity", "camera", "width", "form", "score", "attributes"}
 
 
@@ -418,6 +419,74 @@ def test_pages_of_other_sites_change_nothing(client: TestClient, picture: Path) 
     headers = {"Sec-Fetch-Site": "cross-site"}
     refused(client.post("/rows", files=upload(picture), data={"path": "s3://x"}, headers=headers), 403)
     assert client.get("/health").json()["rows"] == 24
+
+
+@pytest.fixture
+def shared(run: Path, indexed: Path) -> Iterator[TestClient]:
+    """A service that pages of one other origin may use, with the key."""
+    with TestClient(create_app(run, indexed, api_key="secret", origins=[PAGES])) as client:
+        yield client
+
+
+def test_pages_of_an_allowed_origin_may_ask(shared: TestClient, picture: Path) -> None:
+    page = {"Origin": PAGES, "Sec-Fetch-Site": "cross-site"}
+    asks = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-api-key",
+    }
+    preflight = shared.options("/search/id", headers={**page, **asks})  # which browsers send without the key
+    assert (preflight.status_code, preflight.content) == (204, b"")
+    assert preflight.headers["Access-Control-Allow-Headers"] == "Content-Type, X-API-Key"
+    assert preflight.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE"
+    with_key = {**page, "X-API-Key": "secret"}
+    answers = [
+        preflight,
+        shared.post("/search/id", json={"id": str(picture)}, headers=with_key),
+        shared.get(image_address(picture), headers=with_key),
+        shared.post("/search/id", json={"id": "nothing"}, headers=with_key),  # errors, too, can be read
+        shared.post("/search/id", json={"id": str(picture)}, headers=page),
+    ]
+    assert [answer.status_code for answer in answers] == [204, 200, 200, 404, 401]
+    for answer in answers:
+        assert (answer.headers["Access-Control-Allow-Origin"], answer.headers["Vary"]) == (PAGES, "Origin")
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8081", "https://pages.example", "null", f"{PAGES}/"])
+def test_pages_of_other_origins_still_may_not(shared: TestClient, picture: Path, origin: str) -> None:
+    page = {"Origin": origin, "Sec-Fetch-Site": "cross-site", "X-API-Key": "secret"}
+    preflight = shared.options("/search/id", headers={**page, "Access-Control-Request-Method": "POST"})
+    refused(preflight, 403, "--allow-origin")
+    refused(shared.post("/search/image", files=upload(picture), headers=page), 403)
+    seen = shared.get(image_address(picture), headers=page)
+    for answer in (preflight, seen):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert seen.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "127.0.0.1:8080",
+        f"{PAGES}/",
+        f"{PAGES}/page",
+        "http://Pages",
+        "http://a:80",
+        "https://a:443",
+        "ftp://a",
+    ],
+)
+def test_what_is_no_origin_is_refused(run: Path, indexed: Path, origin: str) -> None:
+    with pytest.raises(SfscError, match=rf"origin {re.escape(origin)}: give scheme, host and port"):
+        create_app(run, indexed, origins=[origin])
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://a", "https://a.example:8443", "http://a:8080", "http://[::1]:8080"]
+)
+def test_what_is_an_origin_is_taken(origin: str) -> None:
+    check_origins([origin])
 
 
 # Too much at once

@@ -170,11 +170,15 @@ def serve(
     api_key: Annotated[
         str | None, typer.Option(envvar="SFSC_API_KEY", help="What every request must bring in X-API-Key.")
     ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="URL", help="Pages of this origin may use the service; repeatable."),
+    ] = None,
 ) -> None:
     """Search a gallery over HTTP, and on a page in the browser, until SIGTERM or Ctrl-C."""
     from sfsc.serving.running import serve as run_service
 
-    run_service(run, gallery, host, port, api_key)
+    run_service(run, gallery, host, port, api_key, allow_origin or ())
 
 
 @gallery_app.command("info")
