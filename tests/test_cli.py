@@ -336,7 +336,7 @@ class TestDimensions:
         succeed("index", nested, shapes, "--gallery", tmp_path / "g", "--width", 0.5, "--workers", 0)
         rows = table_rows(succeed("search", file, image, "--gallery", tmp_path / "g", "--top", 1))
         assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
-        assert "dimension 16 is not one of" in refusal(
+        assert "the file makes embeddings of 4, 8 dimensions, not of 16" in refusal(
             sfsc("search", file, image, "--gallery", tmp_path / "g", "--dim", 16)
         )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sfsc.dimensions import check_dimension, shorten
+from sfsc.dimensions import shorten
 from sfsc.errors import SfscError, first_line, missing_extra
 
 FORMAT = 2
@@ -134,7 +134,11 @@ class ExportedModel:
 
     def check_dimension(self, dimension: int) -> None:
         """See `Model`."""
-        check_dimension(dimension, [own for own in self.dimensions if own <= self.dimension])
+        own = [one for one in self.dimensions if one <= self.dimension]
+        if dimension not in own:
+            raise SfscError(
+                f"the file makes embeddings of {', '.join(map(str, own))} dimensions, not of {dimension}"
+            )
 
     def embed_pixels(
         self, images: np.ndarray, width: float | None = None, dimension: int | None = None
