@@ -1,4 +1,4 @@
-"""The mean of a loss over nested dimensions."""
+"""The weighted mean of a loss over nested dimensions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sfsc.losses.nested import nested_loss
+from sfsc.losses.nested import WEIGHT, nested_loss
 from sfsc.recipes import RECIPES, sub_model_loss
 
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -42,7 +42,7 @@ def test_without_nested_dimensions_it_is_the_loss_itself_bit_by_bit(name: str) -
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_it_is_the_mean_of_what_every_dimension_costs_alone(name: str) -> None:
+def test_it_is_the_weighted_mean_of_what_every_dimension_costs_alone(name: str) -> None:
     embeddings, target, classifiers = tensors()
     loss = partial(sub_model_loss, RECIPES[name], index=0, labels=LABELS, scale=10.0, progress=0.5)
     expected = [
@@ -50,7 +50,8 @@ def test_it_is_the_mean_of_what_every_dimension_costs_alone(name: str) -> None:
         for k in (8, 3, 5)
     ]
     found, uncertainty = nested_loss(loss, (3, 5), embeddings, target, classifiers)
-    assert found.item() == pytest.approx(sum(one.item() for one, _ in expected) / 3)
+    whole, *first = (one.item() for one, _ in expected)
+    assert found.item() == pytest.approx((whole + WEIGHT * sum(first)) / (1 + 2 * WEIGHT))
     assert uncertainty.item() == pytest.approx(expected[0][1].item(), nan_ok=True)
 
 
@@ -65,6 +66,6 @@ def test_first_components_learn_more_and_lengths_do_not_matter() -> None:
 
     total = nested_loss(first_cosine, (2,), embeddings, target, classifiers)[0]
     whole = (embeddings * target).sum()
-    [gradient] = torch.autograd.grad(total - whole / 2, embeddings)
+    [gradient] = torch.autograd.grad(total - whole / (1 + WEIGHT), embeddings)
     assert gradient[:, :2].abs().min() > 0
     assert gradient[:, 2:].abs().max() < 1e-7

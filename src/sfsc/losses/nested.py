@@ -10,6 +10,10 @@ from torch.nn import functional as F
 # From embeddings, a target for them or None, and classifiers, to a loss and an uncertainty.
 EmbeddingLoss = Callable[[Tensor, Tensor | None, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
+# Of the losses of first components, beside that of the whole embeddings: among 0.1, 0.3 and 1, the one that
+# cost the whole ones least on validation identities (docs/research.md).
+WEIGHT = 0.1
+
 
 def nested_loss(
     loss: EmbeddingLoss,
@@ -18,12 +22,12 @@ def nested_loss(
     target: Tensor | None,
     classifiers: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The mean of a loss over the whole embeddings and their first k components, for every nested k.
+    """The weighted mean of a loss of whole embeddings and of their first k components, for every nested k.
 
     First components are brought to length 1, those of the target too; of a classifier, whose rows the loss
     brings to length 1, the first k columns are taken. (Kusupati et al., Matryoshka Representation Learning,
-    NeurIPS 2022, equation 1, with shared classifiers and equal weights. A mean, and not their sum, so that
-    the loss keeps its scale.)
+    NeurIPS 2022, equation 1, with shared classifiers; the paper's weights are equal. A mean, and not a sum,
+    so that the loss keeps its scale.)
 
     Args:
         loss: of what follows.
@@ -33,14 +37,14 @@ def nested_loss(
         classifiers: (classes, dim) each.
 
     Returns:
-        The mean loss, and the uncertainty of the whole embeddings, both () float32.
+        The weighted mean, and the uncertainty of the whole embeddings, both () float32.
     """
     total, uncertainty = loss(embeddings, target, classifiers)
     for dim in nested_dims:
         first = None if target is None else _first(target, dim)
         columns = [classifier[:, :dim] for classifier in classifiers]
-        total = total + loss(_first(embeddings, dim), first, columns)[0]
-    return total / (1 + len(nested_dims)), uncertainty
+        total = total + WEIGHT * loss(_first(embeddings, dim), first, columns)[0]
+    return total / (1 + WEIGHT * len(nested_dims)), uncertainty
 
 
 def _first(embeddings: Tensor, dim: int) -> Tensor:
