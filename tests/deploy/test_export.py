@@ -229,6 +229,11 @@ def test_files_that_are_none_of_ours_are_named(files: Path, tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
+def test_the_page_in_the_browser_reads_what_is_exported() -> None:
+    page = Path(__file__).parents[2] / "examples" / "browser" / "model.js"
+    assert f"\nconst FORMAT = {FORMAT};\n" in page.read_text()
+
+
 def test_images_of_another_size_are_refused(files: Path) -> None:
     model = ExportedModel.load(files / "narrow.onnx")
     with pytest.raises(SfscError, match=r"of shape \(32, 32, 3\), got uint8 \(16, 16, 3\)"):
