@@ -108,7 +108,14 @@ def report(chosen: Namespace, folder: Path) -> str:
     introduction = {"backbone": family.spec.backbone, "run": chosen.run}
     introduction |= {"height": height, "width": width, "dataset": dataset.source}
     heading = ["family", "torch, full", "onnx, full", "onnx, smallest", "int8, smallest"]
-    heading += ["onnx / torch", "smallest / full", "int8 / float32", "of the full", "in all", "smaller"]
+    heading += [
+        "onnx / torch",
+        "smallest / full",
+        "int8 / float32, smallest",
+        "int8 / float32, full",
+        "in all",
+        "smaller",
+    ]
     return section(
         "The smallest against the full",
         INTRODUCTION.format(**introduction),
