@@ -22,30 +22,6 @@ from sfsc.model import open_model
 WIDTHS = (0.25, 1.0)
 
 
-@pytest.fixture(scope="module")
-def family() -> Family:
-    """Untrained, but with statistics that are not those of the start."""
-    family = Family.create("small", WIDTHS, 16, (32, 32)).train()
-    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for width in WIDTHS:
-            family.at(width)(images)
-    return family.eval()
-
-
-@pytest.fixture(scope="module")
-def images(shapes: str) -> list[str]:
-    return list(open_dataset(shapes).train.paths)
-
-
-@pytest.fixture(scope="module")
-def files(family: Family, images: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    export(family, 0.25, folder / "narrow.onnx", images)
-    export(family, 0.25, folder / "narrow-int8.onnx", images, int8=True)
-    return folder
-
-
 def pixels(images: list[str], count: int) -> np.ndarray:
     return np.stack([decode(path, (32, 32)) for path in images[:count]])
 
@@ -61,7 +37,8 @@ def test_an_exported_sub_model_embeds_as_the_family_does(
     rounded = ExportedModel.load(files / "narrow-int8.onnx").embed_pixels(shown)
     np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-4)
     cosines = (rounded * expected).sum(1)
-    assert 0.9 < cosines.min() < 0.999999
+    assert cosines.min() > 0.9
+    assert not np.array_equal(rounded, model.embed_pixels(shown))
 
 
 def test_a_file_says_what_it_is(family: Family, files: Path) -> None:
@@ -72,7 +49,7 @@ def test_a_file_says_what_it_is(family: Family, files: Path) -> None:
         assert (said.fingerprint, said.width, said.form) == (family.fingerprint, 0.25, form)
         assert (model.dimension, model.image_size, model.widest) == (16, (32, 32), 0.25)
     sizes = [(files / name).stat().st_size for name in ("narrow.onnx", "narrow-int8.onnx")]
-    assert sizes[1] < 0.7 * sizes[0]
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 def test_torch_export_embeds_alike(family: Family, images: list[str], tmp_path: Path) -> None:
@@ -120,7 +97,7 @@ def test_torch_is_not_needed_to_run_a_file(files: Path, shapes: str, tmp_path: P
         ("a.tflite", {}, r"a\.tflite must end in \.onnx or \.pt2"),
         ("a.pt2", {"int8": True}, "int8 is for ONNX files"),
         ("a.onnx", {"width": 0.3}, r"width 0\.3 is not one of this family's"),
-        ("a.onnx", {"few": True}, "2 images are too few to check an export on"),
+        ("a.onnx", {"few": True}, "2 images are too few to make and check"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(

@@ -40,5 +40,6 @@ def export(
         raise SfscError("--out names one file: give one --width, or leave --out away")
     for one in widths:
         file = out or run / "export" / f"{one:g}{'-int8' if int8 else ''}.{format}"
-        run_export(family, one, file, paths, int8)
-        print(f"exported: {file}, {file.stat().st_size:,} bytes")
+        exported = run_export(family, one, file, paths, int8)
+        kept = f", {exported.float_layers} layers in float32" if int8 else ""
+        print(f"exported: {file}, {file.stat().st_size:,} bytes{kept}")

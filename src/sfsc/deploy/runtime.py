@@ -22,7 +22,7 @@ class Exported:
 
     Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
     Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
-    `form` is float32 or int8.
+    `form` is float32 or int8; of the latter, `float_layers` are computed in float32 all the same.
     """
 
     fingerprint: str
@@ -32,6 +32,7 @@ class Exported:
     form: str
     version: str
     format: int = FORMAT
+    float_layers: int = 0
 
     def to_text(self) -> str:
         """As it is stored in the file."""
