@@ -39,7 +39,7 @@ class File(NamedTuple):
     """An exported file, and how it embeds (batch, height, width, 3) uint8 images."""
 
     size: int
-    float_layers: int
+    float_layers: int | str
     embed: Callable[[np.ndarray], np.ndarray]
 
 
@@ -83,9 +83,9 @@ def export_file(family: Family, dataset: Dataset, folder: Path, width: float, fo
     exported = export(family, width, path, dataset.train.paths, int8)
     size = path.stat().st_size
     if suffix == ".onnx":
-        return File(size, exported.float_layers, ExportedModel.load(path, threads=1).embed_pixels)
+        return File(size, exported.float_layers if int8 else "all", ExportedModel.load(path, threads=1).embed_pixels)
     module = torch.export.load(path).module()
-    return File(size, 0, lambda images: module(torch.from_numpy(images)).detach().numpy())
+    return File(size, "all", lambda images: module(torch.from_numpy(images)).detach().numpy())
 
 
 def embed(family: Family, files: dict[tuple[float, str], File], dataset: Dataset, workers: int) -> ImageSet:
@@ -116,7 +116,7 @@ def cells(file: File, cosines: np.ndarray, found: float, own: float) -> list[str
     """What the table says of one file."""
     return [
         *(f"{file.size:,}", f"{file.float_layers}", f"{cosines.mean():.5f}", f"{cosines.min():.5f}"),
-        *(f"{100 * found:.2f}", f"{100 * (found - own):+.2f}"),
+        *(f"{100 * found:.2f}", f"{100 * (found - own):+z.2f}"),
     ]
 
 

@@ -82,8 +82,7 @@ def test_where_nothing_hurts_nothing_is_kept(pixels: np.ndarray, monkeypatch: py
 
 
 def test_a_layer_is_a_node_with_weights_and_what_follows(pixels: np.ndarray) -> None:
-    with Quantiser(to_onnx(1.0), pixels) as quantiser:
-        layers = quantiser.layers()
+    layers = Quantiser(to_onnx(1.0), pixels).layers
     assert len(layers) == 12
     assert all("conv" in layer[0].lower() for layer in layers)
 

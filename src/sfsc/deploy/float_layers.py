@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from sfsc.deploy.quantising import BATCH, Quantiser
 from sfsc.deploy.runtime import ExportedModel
 from sfsc.progress import track
 
-ENOUGH = 0.998  # agreement above which no layer is kept: docs/deploy.md says what less of it costs
+ENOUGH = 0.998  # agreement above which no more layers are kept: docs/benchmarks.md shows what int8 costs then
 MOST_KEPT = 1 / 4  # of the layers: with more of them in float32, the file is not worth its name
 MOST_PAIRS, MOST_TRIES = 32, 16  # so that the search ends in a time that one can wait for
 
@@ -35,31 +34,27 @@ def quantise(data: bytes, pixels: np.ndarray, path: Path) -> tuple[bytes, int]:
     held = pixels[1::2]
     expected = _embed(data, held, path)
     with Quantiser(data, pixels[::2]) as quantiser:
-        layers = quantiser.layers()
 
-        def count(kept: set[str]) -> int:
-            return sum(layer[0] in kept for layer in layers)
-
-        def attempt(kept: set[str]) -> tuple[float, bytes]:
+        def attempt(kept: set[int]) -> tuple[float, bytes]:
             model = quantiser.quantise(kept)
             return agreement(expected, _embed(model, held, path)), model
 
-        kept = set[str]()
+        kept = set[int]()
         reached, best = attempt(kept)
         if reached >= ENOUGH:
             return best, 0
-        pairs = [{*first, *second} for first, second in pairwise(layers)]
-        pairs = pairs[:: -(-len(pairs) // MOST_PAIRS)]
+        layers = len(quantiser.layers)
+        pairs = [{place, place + 1} for place in range(0, layers - 1, -(-layers // MOST_PAIRS))]
         alone = [attempt(pair)[0] for pair in track(pairs, "int8: layers to keep")]
         for place in np.argsort(alone)[::-1][:MOST_TRIES]:
             more = kept | pairs[place]
-            if count(more) <= max(2, len(layers) * MOST_KEPT):
+            if len(more) <= max(2, layers * MOST_KEPT):
                 found, model = attempt(more)
                 if found > reached:
                     reached, best, kept = found, model, more
             if reached >= ENOUGH:
                 break
-        return best, count(kept)
+        return best, len(kept)
 
 
 def agreement(expected: np.ndarray, found: np.ndarray) -> float:

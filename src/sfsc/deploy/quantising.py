@@ -21,13 +21,20 @@ class Quantiser:
     """Makes int8 models of one float32 model, with some of its layers left in float32; a context manager.
 
     Weights become int8, activations uint8. The range of an activation is that of the images, and is taken
-    once, for the first model.
+    once, for the first model. `layers` are the names of nodes: of each that has weights, and of those after
+    it, up to the next.
     """
 
     def __init__(self, data: bytes, pixels: np.ndarray) -> None:
         """`data` is an ONNX model, `pixels` (n, height, width, 3) uint8."""
         self._model = onnx.load_from_string(data)
         self._pixels = pixels
+        self.layers: list[list[str]] = []
+        for node in self._model.graph.node:
+            if node.op_type in LAYERS:
+                self.layers.append([])
+            if self.layers:
+                self.layers[-1].append(node.name)
         del self._model.graph.value_info[:]  # shapes that the exporter has noted stop the inference of others
 
     def __enter__(self) -> Quantiser:
@@ -41,17 +48,8 @@ class Quantiser:
     ) -> None:
         self._folder.cleanup()
 
-    def layers(self) -> list[list[str]]:
-        """Names of nodes: each layer with weights, and what follows it up to the next."""
-        layers: list[list[str]] = [[]]
-        for node in self._model.graph.node:
-            if node.op_type in LAYERS:
-                layers.append([])
-            layers[-1].append(node.name)
-        return layers[1:]
-
-    def quantise(self, kept: Iterable[str] = ()) -> bytes:
-        """The model with integers in all nodes but those `kept`.
+    def quantise(self, kept: Iterable[int] = ()) -> bytes:
+        """The model with integers in all `layers` but those `kept`, which are places in that list.
 
         Every other operator is quantised that onnxruntime has a kernel for. Leaving out those between
         convolutions (additions, clipped activations) looks more careful, but takes the range of a
@@ -64,7 +62,7 @@ class Quantiser:
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
-            nodes_to_exclude=list(kept),
+            nodes_to_exclude=[name for place in kept for name in self.layers[place]],
             calibration_cache_path=ranges,
         )
         return target.read_bytes()
