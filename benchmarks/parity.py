@@ -83,7 +83,8 @@ def export_file(family: Family, dataset: Dataset, folder: Path, width: float, fo
     exported = export(family, width, path, dataset.train.paths, int8)
     size = path.stat().st_size
     if suffix == ".onnx":
-        return File(size, exported.float_layers if int8 else "all", ExportedModel.load(path, threads=1).embed_pixels)
+        kept = exported.float_layers if int8 else "all"
+        return File(size, kept, ExportedModel.load(path, threads=1).embed_pixels)
     module = torch.export.load(path).module()
     return File(size, "all", lambda images: module(torch.from_numpy(images)).detach().numpy())
 
