@@ -11,12 +11,13 @@ from sfsc import Family, open_dataset
 from sfsc.deploy.exporting import export
 
 WIDTHS = (0.25, 1.0)
+NESTED = (4, 8)
 
 
 @pytest.fixture(scope="package")
 def family() -> Family:
     """Untrained, but with statistics that are not those of the start."""
-    family = Family.create("small", WIDTHS, 16, (32, 32)).train()
+    family = Family.create("small", WIDTHS, 16, (32, 32), nested_dims=NESTED).train()
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for width in WIDTHS:
@@ -34,4 +35,6 @@ def files(family: Family, images: list[str], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("exported")
     export(family, 0.25, folder / "narrow.onnx", images)
     export(family, 0.25, folder / "narrow-int8.onnx", images, int8=True)
+    export(family, 0.25, folder / "short.onnx", images, dimension=8)
+    export(family, 0.25, folder / "short-int8.onnx", images, int8=True, dimension=8)
     return folder

@@ -33,8 +33,8 @@ def test_labels_are_width_and_form_or_the_file_name(family: Family, files: Path,
     ("changes", "message"),
     [
         ({"fingerprint": "0123"}, r"narrow\.onnx is of the family .*, not of 0123: export it"),
-        ({"image_size": (32, 48)}, r"the image size \(32, 32\), the family \(32, 48\)"),
-        ({"dimension": 8}, "the dimension 16, the family 8"),
+        ({"image_size": (32, 48)}, r"embeds images of \(32, 32\), the family of \(32, 48\)"),
+        ({"dimension": 8}, "has 16 dimensions, the family 8: export it without --dim"),
     ],
 )
 def test_files_of_another_family_are_refused(

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -19,12 +20,14 @@ from sfsc.serving import create_app
 from sfsc.switchable.family import Family
 
 WIDTHS = (0.25, 0.5, 1.0)
+CHROMIUM = shutil.which("chromium")
+in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium on this machine")
 
 
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    Family.create("small", WIDTHS, 16, (32, 32)).save(folder)
+    Family.create("small", WIDTHS, 16, (32, 32), nested_dims=(4, 8)).save(folder)
     return folder
 
 
@@ -61,6 +64,17 @@ def writer(run: Path, stored: Path) -> Iterator[TestClient]:
 def picture(shapes: str) -> Path:
     """An image of the gallery."""
     return Path(shapes.partition(":")[2]).parent / "08_c0_0.png"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Chromium without a window, for tests `in_browser`."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
 
 
 @contextmanager

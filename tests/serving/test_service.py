@@ -26,14 +26,16 @@ from fastapi.testclient import TestClient
 import sfsc.serving.service as service_module
 from conftest import draw
 from serving.conftest import WIDTHS, serving
-from sfsc.data.images import write_png
+from sfsc.data.images import decode, write_png
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
+from sfsc.indexing import index
 from sfsc.searching import search
 from sfsc.serving import create_app
-from sfsc.serving.guard import MAX_BODY
+from sfsc.serving.guard import MAX_BODY, check_origins
 from sfsc.switchable.family import Family
 
+PAGES = "http://pages.example:8080"
 HIT_KEYS = {"id", "path", "identity", "camera", "width", "form", "score", "attributes"}
 
 
@@ -109,6 +111,35 @@ def test_an_embedding_finds_its_row_at_any_length(client: TestClient, indexed: P
         body = {"embedding": (row["embedding"].astype(float) * scale).tolist(), "top": 1, "exact": True}
         [hit] = client.post("/search/embedding", json=body).json()["hits"]
         assert (hit["id"], hit["score"]) == (row["id"], pytest.approx(1))
+
+
+@pytest.mark.parametrize("dimension", [4, 8])
+def test_an_embedding_may_have_any_nested_dimension(
+    client: TestClient, indexed: Path, dimension: int
+) -> None:
+    with Gallery.open(indexed) as gallery:
+        row = next(gallery.rows(embeddings=True))
+    body = {"embedding": row["embedding"][:dimension].astype(float).tolist(), "top": 1}
+    [hit] = client.post("/search/embedding", json=body).json()["hits"]
+    assert (hit["id"], hit["score"]) == (row["id"], pytest.approx(1))
+
+
+def test_a_small_gallery_is_searched_with_images_and_embeddings(
+    run: Path, shapes: str, picture: Path, tmp_path: Path
+) -> None:
+    family = Family.load(run)
+    with Gallery.open(tmp_path / "small", create=True) as gallery:
+        index(family, shapes, gallery, 1.0, workers=0, dimension=8)
+    with TestClient(create_app(run, tmp_path / "small")) as client:
+        [hit] = client.post("/search/image", files=upload(picture), data={"top": 1}).json()["hits"]
+        assert (hit["id"], hit["score"]) == (str(picture), pytest.approx(1))
+        added = {"path": "s3://new.png", "id": "new", "width": 1.0}
+        assert client.post("/rows", files=upload(picture), data=added).status_code == 200
+        assert client.get("/gallery").json()["dimension"] == 8
+        for numbers in (4, 8, 16):
+            embedding = family.embed_pixels(decode(str(picture), (32, 32))[None], 1.0)[0, :numbers].tolist()
+            answer = client.post("/search/embedding", json={"embedding": embedding, "top": 2}).json()
+            assert {hit["id"] for hit in answer["hits"]} == {str(picture), "new"}
 
 
 def test_all_submodels_side_by_side(client: TestClient, picture: Path) -> None:
@@ -230,6 +261,7 @@ def test_the_family_is_described(client: TestClient, run: Path) -> None:
         16,
         None,
     )
+    assert answer["dimensions"] == [4, 8, 16]
 
 
 def test_the_matrix_of_the_run_is_shown_if_it_is_this_familys(
@@ -394,6 +426,74 @@ def test_pages_of_other_sites_change_nothing(client: TestClient, picture: Path) 
     headers = {"Sec-Fetch-Site": "cross-site"}
     refused(client.post("/rows", files=upload(picture), data={"path": "s3://x"}, headers=headers), 403)
     assert client.get("/health").json()["rows"] == 24
+
+
+@pytest.fixture
+def shared(run: Path, indexed: Path) -> Iterator[TestClient]:
+    """A service that pages of one other origin may use, with the key."""
+    with TestClient(create_app(run, indexed, api_key="secret", origins=[PAGES])) as client:
+        yield client
+
+
+def test_pages_of_an_allowed_origin_may_ask(shared: TestClient, picture: Path) -> None:
+    page = {"Origin": PAGES, "Sec-Fetch-Site": "cross-site"}
+    asks = {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "content-type,x-api-key",
+    }
+    preflight = shared.options("/search/id", headers={**page, **asks})  # which browsers send without the key
+    assert (preflight.status_code, preflight.content) == (204, b"")
+    assert preflight.headers["Access-Control-Allow-Headers"] == "Content-Type, X-API-Key"
+    assert preflight.headers["Access-Control-Allow-Methods"] == "GET, POST, DELETE"
+    with_key = {**page, "X-API-Key": "secret"}
+    answers = [
+        preflight,
+        shared.post("/search/id", json={"id": str(picture)}, headers=with_key),
+        shared.get(image_address(picture), headers=with_key),
+        shared.post("/search/id", json={"id": "nothing"}, headers=with_key),  # errors, too, can be read
+        shared.post("/search/id", json={"id": str(picture)}, headers=page),
+    ]
+    assert [answer.status_code for answer in answers] == [204, 200, 200, 404, 401]
+    for answer in answers:
+        assert (answer.headers["Access-Control-Allow-Origin"], answer.headers["Vary"]) == (PAGES, "Origin")
+
+
+@pytest.mark.parametrize("origin", ["http://127.0.0.1:8081", "https://pages.example", "null", f"{PAGES}/"])
+def test_pages_of_other_origins_still_may_not(shared: TestClient, picture: Path, origin: str) -> None:
+    page = {"Origin": origin, "Sec-Fetch-Site": "cross-site", "X-API-Key": "secret"}
+    preflight = shared.options("/search/id", headers={**page, "Access-Control-Request-Method": "POST"})
+    refused(preflight, 403, "--allow-origin")
+    refused(shared.post("/search/image", files=upload(picture), headers=page), 403)
+    seen = shared.get(image_address(picture), headers=page)
+    for answer in (preflight, seen):
+        assert not [name for name in answer.headers if name.startswith("access-control")]
+    assert seen.headers["Vary"] == "Origin"
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "127.0.0.1:8080",
+        f"{PAGES}/",
+        f"{PAGES}/page",
+        "http://Pages",
+        "http://a:80",
+        "https://a:443",
+        "ftp://a",
+    ],
+)
+def test_what_is_no_origin_is_refused(run: Path, indexed: Path, origin: str) -> None:
+    with pytest.raises(SfscError, match=rf"origin {re.escape(origin)}: give scheme, host and port"):
+        create_app(run, indexed, origins=[origin])
+
+
+@pytest.mark.parametrize(
+    "origin", ["http://a", "https://a.example:8443", "http://a:8080", "http://[::1]:8080"]
+)
+def test_what_is_an_origin_is_taken(origin: str) -> None:
+    check_origins([origin])
 
 
 # Too much at once

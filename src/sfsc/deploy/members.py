@@ -36,10 +36,13 @@ def _check(path: Path, model: ExportedModel, family: Model) -> None:
             f"{path} is of the family {model.fingerprint}, not of {family.fingerprint}: "
             "export it from this run, or evaluate the run that it was made from"
         )
-    for what, own, wanted in (
-        ("image size", model.image_size, family.image_size),
-        ("dimension", model.dimension, family.dimension),
-    ):
-        if own != wanted:
-            raise SfscError(f"{path} has the {what} {own}, the family {wanted}: export it from this run")
+    if model.image_size != family.image_size:
+        raise SfscError(
+            f"{path} embeds images of {model.image_size}, the family of {family.image_size}: "
+            "export it from this run"
+        )
+    if model.dimension != family.dimension:
+        raise SfscError(
+            f"{path} has {model.dimension} dimensions, the family {family.dimension}: export it without --dim"
+        )
     family.check_width(model.widest)

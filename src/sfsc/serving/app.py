@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ try:
     from fastapi.security import APIKeyHeader
     from starlette.exceptions import HTTPException
 
-    from sfsc.serving.guard import KEY_HEADER, Guard, error_response
+    from sfsc.serving.guard import KEY_HEADER, Guard, check_origins, error_response
     from sfsc.serving.routes import page_router, router
     from sfsc.serving.service import Service, UnknownId
     from sfsc.serving.worker import Busy
@@ -25,19 +25,24 @@ except ModuleNotFoundError as error:
 RETRY_SECONDS = "1"
 
 
-def create_app(run: str | Path, gallery: str | Path, api_key: str | None = None) -> FastAPI:
+def create_app(
+    run: str | Path, gallery: str | Path, api_key: str | None = None, origins: Collection[str] = ()
+) -> FastAPI:
     """An ASGI app that serves one trained family with one gallery.
 
     Args:
         run: the run folder of the family, with its evaluation.json if there is one.
         gallery: the directory or URL of a gallery of this family.
         api_key: what requests must bring in the header X-API-Key; without it, none is asked for.
+        origins: of other pages that may use the service, such as http://127.0.0.1:8080.
 
     Raises:
-        SfscError: there is no family or no gallery, the gallery is of another family, or the key is empty.
+        SfscError: there is no family or no gallery, the gallery is of another family, the key is empty, or
+            an origin is none.
     """
     if api_key is not None and not api_key.strip():
         raise SfscError("the API key is empty: give one, or none at all")
+    check_origins(origins)
     service = Service(Path(run), gallery)
 
     @asynccontextmanager
@@ -51,7 +56,7 @@ def create_app(run: str | Path, gallery: str | Path, api_key: str | None = None)
     key = [Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))] if api_key else []
     app.include_router(router, dependencies=key)
     app.include_router(page_router)
-    app.add_middleware(Guard, metrics=service.metrics, api_key=api_key)
+    app.add_middleware(Guard, metrics=service.metrics, api_key=api_key, origins=origins)
     _answer_errors(app, service)
     return app
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hmac
+import re
+from collections.abc import Collection
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
-from starlette.responses import JSONResponse
+from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from sfsc.errors import SfscError
 from sfsc.serving.metrics import Metrics
 
 MAX_BODY = 10 * 1024 * 1024
@@ -25,7 +28,10 @@ SECURITY = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Vary": "Origin",  # what the browser keeps of an answer to our own page does for no other
 }
+# As browsers write them: with a path, capitals or the port that goes without saying, it would match none.
+ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d+)?")
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -34,17 +40,27 @@ def error_response(status: int, message: str, headers: dict[str, str] | None = N
     return JSONResponse({"error": readable}, status, headers)
 
 
+def check_origins(origins: Collection[str]) -> None:
+    """Raise `SfscError` for what is no origin of pages, such as http://127.0.0.1:8080."""
+    for origin in origins:
+        if not ORIGIN.fullmatch(origin):
+            raise SfscError(f"origin {origin}: give scheme, host and port alone, as in http://127.0.0.1:8080")
+
+
 class Guard:
     """Refuses requests without the key, from pages of other sites, or with too large a body; counts all.
+
+    Pages of `origins` may do whatever the service's own page may; browsers learn of it by CORS.
 
     It stands before the app as ASGI middleware. The size is checked while the body arrives: whatever the
     client announced, no more than `MAX_BODY` is read.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None) -> None:
+    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, origins: Collection[str]) -> None:
         self._app = app
         self._metrics = metrics
         self._key = None if api_key is None else api_key.encode()
+        self._origins = frozenset(origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -52,27 +68,45 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 500  # of an exception that nobody answered
+        shared = self._shared(scope)
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(SECURITY)
+                MutableHeaders(scope=message).update({**SECURITY, **shared})
             await send(message)
 
         try:
-            await (self._refusal(scope) or self._app)(scope, _limited(receive), sending)
+            await (self._answer(scope, bool(shared)) or self._app)(scope, _limited(receive), sending)
         finally:
             route = getattr(scope.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
 
-    def _refusal(self, scope: Scope) -> JSONResponse | None:
+    def _shared(self, scope: Scope) -> dict[str, str]:
+        """The headers by which the browser hands an answer to a page of an allowed origin; {} for others."""
+        origin = Headers(scope=scope).get("Origin")
+        if origin not in self._origins:
+            return {}
+        return {
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
+            "Access-Control-Allow-Headers": f"Content-Type, {KEY_HEADER}",
+        }
+
+    def _answer(self, scope: Scope, shared: bool) -> Response | None:
+        """What the guard answers by itself: a browser's question whether a page may ask, or a refusal."""
         headers = Headers(scope=scope)
+        if shared and scope["method"] == "OPTIONS":
+            return Response(status_code=204)
         given = headers.get(KEY_HEADER, "").encode("latin-1")
         if self._key and scope["path"] not in OPEN and not hmac.compare_digest(given, self._key):
             return error_response(401, f"this service wants its API key in the header {KEY_HEADER}")
-        if scope["method"] not in ("GET", "HEAD") and headers.get("Sec-Fetch-Site") == "cross-site":
-            return error_response(403, "a page of another site cannot use this service")
+        foreign = headers.get("Sec-Fetch-Site") == "cross-site" and not shared
+        if foreign and scope["method"] not in ("GET", "HEAD"):
+            return error_response(
+                403, "a page of another site cannot use this service: start it with --allow-origin for that"
+            )
         length = headers.get("Content-Length", "")
         if length.isdecimal() and int(length) > MAX_BODY:
             return error_response(413, _too_large())

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Collection
 from pathlib import Path
 from types import FrameType
 
@@ -21,7 +22,9 @@ except ModuleNotFoundError as error:
 GRACE_SECONDS = 30  # for requests in flight when the end is asked for
 
 
-def serve(run: Path, gallery: str, host: str, port: int, api_key: str | None) -> None:
+def serve(
+    run: Path, gallery: str, host: str, port: int, api_key: str | None, origins: Collection[str]
+) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is finished.
 
     Raises:
@@ -31,7 +34,7 @@ def serve(run: Path, gallery: str, host: str, port: int, api_key: str | None) ->
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     with _listening(host, port) as listener:
-        app = create_app(run, gallery, api_key)
+        app = create_app(run, gallery, api_key, origins)
         terminal.print_address(host, listener.getsockname()[1])
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
