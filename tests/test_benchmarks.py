@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from sfsc import Family, compare
+from sfsc.files import write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {
@@ -86,6 +87,18 @@ def test_exported_files_beside_their_sub_models(tmp_path: Path, shapes: str) -> 
     assert all(float(row[5]) > 0.99999 for row in rows if row[1] != "onnx, int8")
     assert all(float(row[7]) == 0 for row in rows if row[1] != "onnx, int8")
     assert [row[8] for row in rows if row[1] == "onnx"] == ["1.00", "1.00"]
+
+
+@pytest.mark.slow
+def test_the_smallest_is_measured_against_the_full(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", embedding_dim=16, image_size=(32, 32)).save(tmp_path)
+    write_json(tmp_path / "config.json", {"dataset": shapes, "backbone": "small"})
+    printed = section_of("deploy", f"--run={tmp_path}", "--backbones=small", "--size=32", "--seconds=0")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:6]] == [
+        *("times faster", "times smaller", "M(smallest int8, full)", "M(full, full)"),
+    ]
+    assert [row[0] for row in rows[8:]] == [str(tmp_path), "small"]
 
 
 @pytest.mark.slow

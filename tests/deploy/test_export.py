@@ -163,7 +163,7 @@ def test_a_file_that_embeds_otherwise_is_not_written(
 ) -> None:
     right = sfsc.deploy.exporting._to_onnx
     wrong = Family.create("small", WIDTHS, 16, (32, 32), seed=1).eval()
-    other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25)).eval()
+    other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25), 32).eval()
     monkeypatch.setattr(sfsc.deploy.exporting, "_to_onnx", lambda _, exported: right(other, exported))
     with pytest.raises(SfscError, match=r"a\.onnx is not written: with 1 images, its embeddings differ"):
         export(family, 0.25, tmp_path / "a.onnx", images)
@@ -215,6 +215,11 @@ def test_files_that_are_none_of_ours_are_named(files: Path, tmp_path: Path) -> N
         with pytest.raises(SfscError, match=message) as caught:
             open_model(path)
         assert "\n" not in str(caught.value)
+
+
+def test_the_page_in_the_browser_reads_what_is_exported() -> None:
+    page = Path(__file__).parents[2] / "examples" / "browser" / "model.js"
+    assert f"\nconst FORMAT = {FORMAT};\n" in page.read_text()
 
 
 def test_images_of_another_size_are_refused(files: Path) -> None:

@@ -24,6 +24,7 @@ class Network(nn.Module):
 
     def __init__(self, spread: float) -> None:
         super().__init__()
+        self.mean, self.std = torch.zeros(3), torch.ones(3)
         torch.manual_seed(0)
         self.layers = nn.ModuleList(nn.Conv2d(3 if n == 0 else 8, 8, 3, padding=1) for n in range(12))
         with torch.no_grad():
@@ -33,7 +34,7 @@ class Network(nn.Module):
             self.layers[5].bias[0] *= spread
             self.layers[6].weight[:, 0] /= spread
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def embed_normalised(self, images: torch.Tensor) -> torch.Tensor:
         for layer in self.layers:
             images = torch.relu(layer(images))
         features = images.flatten(1)
@@ -47,7 +48,7 @@ def pixels() -> np.ndarray:
 
 def to_onnx(spread: float) -> bytes:
     exported = Exported("f", 1.0, 512, SIZE, "int8", "0")
-    return _to_onnx(Graph(Network(spread)).eval(), exported)
+    return _to_onnx(Graph(Network(spread), SIZE[1]).eval(), exported)
 
 
 def test_the_pair_that_hurts_stays_in_float(pixels: np.ndarray) -> None:
