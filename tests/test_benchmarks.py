@@ -76,6 +76,20 @@ def test_the_change_that_numeric_forms_make(tmp_path: Path, shapes: str) -> None
 
 
 @pytest.mark.slow
+def test_exported_files_beside_their_sub_models(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", (0.5, 1.0), 16, (32, 32)).save(tmp_path)
+    printed = section_of(
+        "parity", f"--run={tmp_path}", f"--dataset={shapes}", "--workers=0", "--seconds=0", "--images=5"
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    forms = ["onnx", "pt2", "onnx, int8"]
+    assert [row[:2] for row in rows] == [[width, form] for width in ("0.5", "1") for form in forms]
+    assert all(float(row[5]) > 0.99999 for row in rows if row[1] != "onnx, int8")
+    assert all(float(row[7]) == 0 for row in rows if row[1] != "onnx, int8")
+    assert [row[8] for row in rows if row[1] == "onnx"] == ["1.00", "1.00"]
+
+
+@pytest.mark.slow
 def test_the_smallest_is_measured_against_the_full(tmp_path: Path, shapes: str) -> None:
     Family.create("small", embedding_dim=16, image_size=(32, 32)).save(tmp_path)
     write_json(tmp_path / "config.json", {"dataset": shapes, "backbone": "small"})

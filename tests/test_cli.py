@@ -40,7 +40,7 @@ OPTIONS = {
         *("--out", "--config", "--resume", "--recipe", "--backbone"),
         *("--widths", "--epochs", "--seed", "--device", "--compile", "--set"),
     },
-    "evaluate": {"--dataset", "--workers"},
+    "evaluate": {"--dataset", "--with", "--workers"},
     "calibrate": {"--images", "--out", "--workers"},
     "compare": {
         *("--out", "--config", "--recipes", "--backbone", "--seeds"),
@@ -202,6 +202,25 @@ class TestEvaluate:
         for name in ("matrix.png", "accuracy.png"):
             assert str(run / name) in evaluated
             assert decode(str(run / name), None).std() > 0
+
+    def test_exported_files_join_the_matrix(self, run: Path, evaluated: str, tmp_path: Path) -> None:
+        copy = shutil.copytree(run, tmp_path / "run")
+        said = succeed("export", copy, "--width", 0.25, "--width", 1.0, "--int8")
+        assert re.search(r"0\.25-int8\.onnx, [\d,]+ bytes, \d+ layers in float32\n", said)
+        files = [copy / "export" / f"{width}-int8.onnx" for width in ("0.25", "1")]
+        out = succeed("evaluate", copy, "--workers", 0, "--with", files[0], "--with", files[1])
+        content = json.loads((copy / "evaluation.json").read_text())
+        matrix, rows = np.array(content["metrics"]["mAP"]), table_rows(out)
+        assert [row[0] for row in rows[:6]] == ["0.25", "0.5", "0.75", "1", "0.25 int8", "1 int8"]
+        for row, label in zip(rows[-2:], ("0.25 int8", "1 int8"), strict=True):
+            place = 4 + list(content["exported"]).index(label)
+            own = matrix[0 if label.startswith("0.25") else 3, 3]
+            cost = f"{100 * (own - matrix[place, 3]):.2f}".replace("-0.00", "0.00")
+            assert row == [label, f"{100 * matrix[place, 3]:.2f}", cost]
+        assert rows[4][1:] == [f"{100 * value:.1f}" for value in matrix[4]]
+        without = [line for line in evaluated.splitlines() if line.startswith(("criterion", "24 queries"))]
+        assert [line for line in out.splitlines() if line in without] == without
+        assert "0.25 int8" in succeed("report", copy)
 
     def test_another_data_set_may_be_named(self, run: Path, shapes: str, tmp_path: Path) -> None:
         """Only one of the test identities' cameras searches: half of the queries."""
@@ -417,6 +436,11 @@ def places(
     (folder / "number.yaml").write_text("1: 2\n")
     (folder / "file").write_text("no folder")
     (folder / "empty").mkdir()
+    (folder / "away").mkdir()
+    for name in ("family.json", "family.safetensors"):
+        shutil.copy(run / name, folder / "away")
+    config = json.loads((run / "config.json").read_text()) | {"dataset": f"csv:{folder}/gone.csv"}
+    (folder / "away" / "config.json").write_text(json.dumps(config))
     return {"run": run, "shapes": shapes, "gallery": gallery, "image": image, "bad": folder}
 
 
@@ -488,6 +512,11 @@ def places(
         ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
         ("export {run} --out {new}", "--out names one file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
+        ("export {run} --int8 --images {bad}/empty", "holds no images"),
+        ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file with"),
+        ("export {bad}/away --int8 --width 1", "{bad}/gone"),
+        ("evaluate {run} --with {bad}/none.onnx", "cannot read {bad}/none.onnx: No such file"),
+        ("evaluate {run} --with {bad}/corrupt.png", "{bad}/corrupt.png cannot be run by onnxruntime"),
         ("profile {bad}/empty", "{bad}/empty holds no trained family: it lacks family.json"),
         ("profile {run} --dataset magic:x", "'magic:x' is no dataset"),
         ("choose {bad}/empty", "{bad}/empty has no profile.json: run `sfsc profile {bad}/empty`"),

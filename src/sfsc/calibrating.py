@@ -14,7 +14,7 @@ from sfsc.data.dataset import names_dataset, open_dataset
 from sfsc.data.images import find_images
 from sfsc.errors import SfscError
 from sfsc.files import write_json
-from sfsc.image_set import embed_all
+from sfsc.image_set import Embedder, embed_all
 from sfsc.switchable.family import Family
 from sfsc.training.config import CONFIG_FILE, read_config
 
@@ -68,7 +68,7 @@ def image_paths(images: str) -> list[str]:
 
 
 def fit_calibration(
-    family: Family, embedded: Mapping[float | None, np.ndarray]
+    family: Family, embedded: Mapping[Embedder, np.ndarray]
 ) -> tuple[Family, CalibrationReport]:
     """A calibrated copy of a family in evaluation mode, and what became of the cosines.
 

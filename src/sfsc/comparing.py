@@ -237,7 +237,7 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
 
 
 def _matrix(run: Path) -> CompatibilityMatrix:
-    return CompatibilityMatrix.from_json(read_json(run / EVALUATION_FILE))
+    return CompatibilityMatrix.from_json(read_json(run / EVALUATION_FILE)).family()
 
 
 def _training_cost(config: Config, family: Family, run: Path) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfsc.data.records import Dataset, Split
+from sfsc.deploy.members import open_members
 from sfsc.dimensions import shorten
 from sfsc.files import write_json
 from sfsc.image_set import ImageSet, embed_all
@@ -58,6 +59,7 @@ class Evaluation:
             "criterion": self.matrix.criterion().tolist(),
             "cells_met": self.matrix.cells_met(),
             "cells": self.matrix.cells,
+            "costs": self.matrix.costs(),
             "baseline": {"name": "raw 16x16 colour pixels", **self.baseline.metrics},
             "cosines": self.cosines.tolist(),
             "projection": self.projection,
@@ -69,25 +71,30 @@ class Evaluation:
         content = self.to_json()
         write_json(run / EVALUATION_FILE, content)
         write_json(run / RANKINGS_FILE, self.rankings)
-        save(
-            heat_map(self.matrix.metrics["mAP"], self.matrix.widths, self.matrix.criterion(), "mAP"),
-            run / "matrix.png",
-        )
+        accuracy, criterion = self.matrix.metrics["mAP"], self.matrix.criterion()
+        figure = heat_map(accuracy, self.matrix.widths, criterion, "mAP", exported=[*self.matrix.exported])
+        save(figure, run / "matrix.png")
         save(accuracy_against_size(content), run / "accuracy.png")
 
 
-def evaluate(family: Family, dataset: Dataset, workers: int = 2) -> Evaluation:
+def evaluate(
+    family: Family, dataset: Dataset, workers: int = 2, exported: Sequence[str | Path] = ()
+) -> Evaluation:
     """Test every sub-model's queries against every sub-model's gallery (method: Market-1501's rule).
 
     Args:
         family: in any mode; it is left as it was.
         dataset: its query and gallery splits are used.
         workers: threads that decode images.
+        exported: ONNX files of this family, which are tested beside its sub-models.
 
     Raises:
-        SfscError: a split is empty, an image cannot be read, or no query has a positive.
+        SfscError: a split is empty, an image cannot be read, no query has a positive, or a file is not one of
+            this family.
     """
-    return evaluate_images(family, dataset, embed_all(family, tested_paths(dataset), workers))
+    models = open_members(exported, family)
+    images = embed_all(family, tested_paths(dataset), workers, exported=models)
+    return evaluate_images(family, dataset, images, {label: file.widest for label, file in models.items()})
 
 
 def tested_paths(dataset: Dataset) -> list[str]:
@@ -95,14 +102,21 @@ def tested_paths(dataset: Dataset) -> list[str]:
     return [*dataset.query.paths, *dataset.gallery.paths]
 
 
-def evaluate_images(family: Family, dataset: Dataset, images: ImageSet) -> Evaluation:
-    """As `evaluate`, of images that the family has embedded already."""
+def evaluate_images(
+    family: Family, dataset: Dataset, images: ImageSet, exported: Mapping[str, float] | None = None
+) -> Evaluation:
+    """As `evaluate`, of images that the family has embedded already, and files of these labels and widths."""
     query, gallery = dataset.query, dataset.gallery
     embedded, found = images.of(query.paths), images.of(gallery.paths)
     queries = {width: embedded[width] for width in family.widths}
     galleries = {width: found[width] for width in family.widths}
-    matrix = compatibility_matrix(queries, galleries, query, gallery)
-    whole = matrix.metrics["mAP"]
+    tested: list[float | str] = [*family.widths, *(exported or {})]
+    matrix = compatibility_matrix(
+        {key: embedded[key] for key in tested},
+        {key: found[key] for key in tested},
+        *(query, gallery, exported),
+    )
+    whole = matrix.family().metrics["mAP"]
     return Evaluation(
         dataset=dataset.source,
         fingerprint=family.fingerprint,

@@ -24,32 +24,6 @@ WIDTHS = (0.25, 1.0)
 NESTED = (4, 8)
 
 
-@pytest.fixture(scope="module")
-def family() -> Family:
-    """Untrained, but with statistics that are not those of the start."""
-    family = Family.create("small", WIDTHS, 16, (32, 32), nested_dims=NESTED).train()
-    images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for width in WIDTHS:
-            family.at(width)(images)
-    return family.eval()
-
-
-@pytest.fixture(scope="module")
-def images(shapes: str) -> list[str]:
-    return list(open_dataset(shapes).train.paths)
-
-
-@pytest.fixture(scope="module")
-def files(family: Family, images: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
-    export(family, 0.25, folder / "narrow.onnx", images)
-    export(family, 0.25, folder / "narrow-int8.onnx", images, int8=True)
-    export(family, 0.25, folder / "short.onnx", images, dimension=8)
-    export(family, 0.25, folder / "short-int8.onnx", images, int8=True, dimension=8)
-    return folder
-
-
 def pixels(images: list[str], count: int) -> np.ndarray:
     return np.stack([decode(path, (32, 32)) for path in images[:count]])
 
@@ -65,7 +39,8 @@ def test_an_exported_sub_model_embeds_as_the_family_does(
     rounded = ExportedModel.load(files / "narrow-int8.onnx").embed_pixels(shown)
     np.testing.assert_allclose(np.linalg.norm(rounded, axis=1), 1, atol=1e-4)
     cosines = (rounded * expected).sum(1)
-    assert 0.9 < cosines.min() < 0.999999
+    assert cosines.min() > 0.9
+    assert not np.array_equal(rounded, model.embed_pixels(shown))
 
 
 def test_a_file_says_what_it_is(family: Family, files: Path) -> None:
@@ -76,7 +51,7 @@ def test_a_file_says_what_it_is(family: Family, files: Path) -> None:
         assert (said.fingerprint, said.width, said.form) == (family.fingerprint, 0.25, form)
         assert (model.dimension, model.image_size, model.widest) == (16, (32, 32), 0.25)
     sizes = [(files / name).stat().st_size for name in ("narrow.onnx", "narrow-int8.onnx")]
-    assert sizes[1] < 0.7 * sizes[0]
+    assert sizes[1] < 0.8 * sizes[0]
 
 
 def test_a_file_of_fewer_dimensions_holds_first_components(
@@ -91,7 +66,7 @@ def test_a_file_of_fewer_dimensions_holds_first_components(
         with pytest.raises(SfscError, match=f"the file makes embeddings of 4, 8 dimensions, not of {wrong}"):
             model.embed_pixels(shown, dimension=wrong)
     rounded = ExportedModel.load(files / "short-int8.onnx").embed_pixels(shown)
-    assert 0.9 < (rounded * family.embed_pixels(shown, 0.25, 8)).sum(1).min() < 0.999999
+    assert (rounded * family.embed_pixels(shown, 0.25, 8)).sum(1).min() > 0.9
     export(family, 0.25, tmp_path / "short.pt2", images, dimension=8)
     module = torch.export.load(tmp_path / "short.pt2").module()
     found = module(torch.from_numpy(shown)).detach().numpy()
@@ -171,7 +146,7 @@ def test_torch_is_not_needed_to_run_a_file(files: Path, shapes: str, tmp_path: P
         ("a.pt2", {"int8": True}, "int8 is for ONNX files"),
         ("a.onnx", {"width": 0.3}, r"width 0\.3 is not one of this family's"),
         ("a.onnx", {"dimension": 5}, r"dimension 5 is not one of this family's dimensions: 4, 8, 16"),
-        ("a.onnx", {"few": True}, "2 images are too few to check an export on"),
+        ("a.onnx", {"few": True}, "2 images are too few to make and check"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(
@@ -202,6 +177,19 @@ def changed(source: Path, target: Path, **changes: object) -> Path:
     model.metadata_props[0].value = json.dumps(values)
     onnx.save(model, target)
     return target
+
+
+def test_a_gallery_knows_its_family(
+    family: Family, shapes: str, files: Path, images: list[str], tmp_path: Path
+) -> None:
+    other = open_model(changed(files / "narrow-int8.onnx", tmp_path / "other.onnx", fingerprint="0123"))
+    gallery = Gallery.open(tmp_path / "gallery", create=True)
+    index(family, shapes, gallery, 1.0, 0)
+    refused = f"belongs to the family {family.fingerprint}, these embeddings to 0123"
+    with pytest.raises(SfscError, match=refused):
+        search(other, images[0], gallery, 0.25)
+    with pytest.raises(SfscError, match=refused):
+        index(other, shapes, gallery, 0.25, 0)
 
 
 def test_files_that_are_none_of_ours_are_named(files: Path, tmp_path: Path) -> None:

@@ -41,6 +41,17 @@ def evaluation() -> dict[str, Any]:
     }
 
 
+def with_exported() -> dict[str, Any]:
+    """An evaluation with two exported files beside the sub-models."""
+    content = evaluation()
+    wider = np.full((6, 6), 0.333)
+    for name, values in content["metrics"].items():
+        wider[:4, :4] = values
+        content["metrics"][name] = wider.tolist()
+    labels = {"0.25 int8": 0.25, "a<b>.onnx": 1.0}
+    return content | {"exported": labels, "costs": {"0.25 int8": 0.276, "a<b>.onnx": 0.402}}
+
+
 def log() -> list[dict[str, Any]]:
     return [
         {

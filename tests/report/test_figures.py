@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from synthetic_run import MAP, WIDTHS, evaluation, log
+from synthetic_run import MAP, WIDTHS, evaluation, log, with_exported
 
 from sfsc.errors import SfscError
 from sfsc.report.figures import (
@@ -103,6 +103,25 @@ def test_heat_map_writes_rows_as_queries_in_percent() -> None:
     assert found[3, 0] == "60.9"
     assert found[0, 3] == "66.1"
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("gallery width", "query width")
+
+
+def test_exported_files_have_rows_without_marks() -> None:
+    content = with_exported()
+    figure = heat_map(
+        *(content["metrics"]["mAP"], WIDTHS, content["criterion"], "mAP"), exported=list(content["exported"])
+    )
+    axes, written = figure.axes[0], texts(figure)
+    labels = ["0.25", "0.5", "0.75", "1", "0.25 int8", "a<b>.onnx"]
+    assert [label.get_text() for label in axes.get_xticklabels()] == labels
+    assert [label.get_text() for label in axes.get_yticklabels()] == labels
+    assert (written.count("✓"), written.count("✗"), written.count("self-test")) == (10, 2, 6)
+    assert figure.get_size_inches()[0] > matrix_figure().get_size_inches()[0]
+
+
+def test_exported_files_leave_the_curves_alone() -> None:
+    one, other = (accuracy_against_size(content).axes[0] for content in (evaluation(), with_exported()))
+    for line, same in zip(one.lines, other.lines, strict=True):
+        np.testing.assert_array_equal(line.get_ydata(), same.get_ydata())
 
 
 def test_limits_put_two_heat_maps_on_one_scale() -> None:

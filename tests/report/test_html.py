@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -9,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from synthetic_run import COLOUR, write_evaluated, write_trained
+from synthetic_run import COLOUR, with_exported, write_evaluated, write_trained
 
 from sfsc.errors import SfscError
 from sfsc.report.html import write_report
@@ -105,6 +106,16 @@ def test_every_metric_has_its_table(page: Page) -> None:
     assert len(page.all("td", class_="self")) == 3 * 4
     assert "rank-1 in percent (baseline 31.4)" in page.text
     assert "76.3 78.5 77.4 73.2" in page.text
+
+
+def test_exported_files_stand_beside_the_sub_models(evaluated: Path, page: Page) -> None:
+    (evaluated / "evaluation.json").write_text(json.dumps(with_exported()))
+    wider = Page(write_report(evaluated))
+    for words in ("73.5 % mAP", "60.9 % mAP", "a<b>.onnx", "0.25 int8 33.30 27.60", "a<b>.onnx 33.30 40.20"):
+        assert words in wider.text
+    assert len(wider.all("td", class_="self")) == 3 * 6
+    assert len(wider.all("table", class_="numbers")) == 4
+    assert "exported" not in page.text
 
 
 def test_hits_are_marked_right_and_wrong(page: Page) -> None:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,6 +64,20 @@ def test_json_and_back() -> None:
     again = CompatibilityMatrix.from_json(json.loads(json.dumps(matrix.to_json())))
     assert again.to_json() == matrix.to_json()
     assert again.metrics["mAP"].dtype == np.float64
+
+
+def test_exported_files_are_beside_the_family() -> None:
+    own = example([[0.5, 0.4], [0.6, 0.7]])
+    values = np.array([[0.5, 0.4, 0.9], [0.6, 0.7, 0.9], [0.9, 0.38, 0.9]])
+    joined = replace(own, metrics=dict.fromkeys(METRICS, values), exported={"0.5 int8": own.widths[0]})
+    assert (joined.cells, joined.cells_met()) == (own.cells, own.cells_met())
+    assert (joined.self_tests(), joined.cross_tests()) == (own.self_tests(), own.cross_tests())
+    assert joined.family().to_json() == own.to_json()
+    assert joined.costs() == {"0.5 int8": pytest.approx(0.02)}
+    again = CompatibilityMatrix.from_json(json.loads(json.dumps(joined.to_json())))
+    assert again.to_json() == joined.to_json()
+    earlier = {key: value for key, value in own.to_json().items() if key != "exported"}
+    assert CompatibilityMatrix.from_json(earlier).to_json() == own.to_json()
 
 
 @pytest.mark.parametrize("damage", ["widths", "metrics", "gallery"])

@@ -277,6 +277,13 @@ def test_the_matrix_of_the_run_is_shown_if_it_is_this_familys(
     file.write_text(json.dumps(evaluation))
     with TestClient(create_app(tmp_path / "run", stored)) as client:
         assert client.get("/family").json()["evaluation"]["matrix"] == matrix
+    wider = {
+        "metrics": {"mAP": [[*row, 0.9] for row in [*matrix, matrix[0]]]},
+        "exported": {"0.25 int8": 0.25},
+    }
+    file.write_text(json.dumps({**evaluation, **wider}))
+    with TestClient(create_app(tmp_path / "run", stored)) as client:
+        assert client.get("/family").json()["evaluation"]["matrix"] == matrix, "the sub-models alone"
     file.write_text(json.dumps({**evaluation, "fingerprint": "other"}))
     with pytest.raises(SfscError, match="another family"):
         create_app(tmp_path / "run", stored)

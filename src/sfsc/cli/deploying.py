@@ -44,8 +44,9 @@ def export(
     for one in widths:
         name = "-".join([f"{one:g}", *([f"dim{dim}"] if dim else []), *(["int8"] if int8 else [])])
         file = out or run / "export" / f"{name}.{format}"
-        run_export(family, one, file, paths, int8, dim)
-        print(f"exported: {file}, {file.stat().st_size:,} bytes")
+        exported = run_export(family, one, file, paths, int8, dim)
+        kept = f", {exported.float_layers} layers in float32" if int8 else ""
+        print(f"exported: {file}, {file.stat().st_size:,} bytes{kept}")
 
 
 @app.command()

@@ -20,6 +20,10 @@ def evaluate(
         str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
     ] = None,
     workers: WorkersOption = 2,
+    with_: Annotated[
+        list[Path] | None,
+        typer.Option("--with", metavar="FILE", help="Exported sub-model to test with them; repeatable."),
+    ] = None,
 ) -> None:
     """Test every sub-model's queries against every sub-model's gallery: the compatibility matrix."""
     from sfsc.data import open_dataset
@@ -28,7 +32,7 @@ def evaluate(
     from sfsc.training.config import read_config
 
     opened = open_dataset(dataset or read_config(run).dataset)
-    evaluation = run_evaluation(Family.load(run), opened, workers)
+    evaluation = run_evaluation(Family.load(run), opened, workers, with_ or ())
     evaluation.write(run)
     terminal.print_evaluation(evaluation.to_json())
     print(f"written: {run / 'evaluation.json'}, {run / 'matrix.png'}, {run / 'accuracy.png'}")

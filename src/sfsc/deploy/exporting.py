@@ -7,6 +7,7 @@ import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import cast
@@ -28,7 +29,7 @@ SUFFIXES = (".onnx", ".pt2")
 OUTPUT = "embeddings"
 LEAST_COSINE = 0.9999  # of a file's embedding with that of the sub-model that it was made from
 BATCHES = (1, 7)  # in which they are compared
-IMAGES = 256  # that ranges of activations are taken from
+CALIBRATING, FEWEST_CALIBRATING = 512, 32  # images that int8 is made with
 
 
 class Graph(nn.Module):
@@ -76,8 +77,9 @@ def export(
         width: of the sub-model.
         out: FILE.onnx, or FILE.pt2 for torch.export.
         images: paths of images that it is compared on; with `int8`, of the training split, from which the
-            ranges of activations are taken. Some 256 of them are used.
-        int8: compute with integers of 8 bits, weights per channel; of ONNX files only.
+            ranges of activations are taken. Some 512 of them are used, 32 are needed.
+        int8: compute with integers of 8 bits, weights per channel, but for layers that this would cost too
+            much (see `sfsc.deploy.float_layers`); of ONNX files only.
         dimension: how many of the embeddings' first components it returns; by default all.
 
     Returns:
@@ -92,8 +94,9 @@ def export(
         raise SfscError(f"{out} must end in {' or '.join(SUFFIXES)}")
     if int8 and out.suffix != ".onnx":
         raise SfscError(f"int8 is for ONNX files: {out} must end in .onnx")
-    if len(images) < max(BATCHES):
-        raise SfscError(f"{len(images)} images are too few to check an export on: give {IMAGES}")
+    needed, used = (FEWEST_CALIBRATING, CALIBRATING) if int8 else (max(BATCHES), max(BATCHES))
+    if len(images) < needed:
+        raise SfscError(f"{len(images)} images are too few to make and check this file with: give {used}")
     family.check_width(width)
     if dimension is not None:
         family.check_dimension(dimension)
@@ -106,16 +109,18 @@ def export(
         multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
     )
     graph = Graph(submodel, family.image_size[1], dimension).eval()
-    pixels = _spread(images, family.image_size)
+    pixels = _spread(images, family.image_size, used)
     if out.suffix == ".pt2":
         data = _to_pt2(graph, exported, pixels, out)
     else:
         data = _to_onnx(graph, exported)
         if int8:
-            from sfsc.deploy.quantising import quantise
+            from sfsc.deploy.float_layers import quantise
 
             with _quiet():
-                data = quantise(data, pixels)
+                data, kept = quantise(data, pixels, out)
+            exported = replace(exported, float_layers=kept)
+            data = _described(data, exported)
         from sfsc.deploy.slimming import slim
 
         data = slim(data)
@@ -126,9 +131,9 @@ def export(
     return exported
 
 
-def _spread(images: Sequence[str], size: tuple[int, int]) -> np.ndarray:
+def _spread(images: Sequence[str], size: tuple[int, int], count: int) -> np.ndarray:
     """(n, height, width, 3) uint8, of images from all over the list."""
-    chosen = np.unique(np.linspace(0, len(images) - 1, IMAGES).astype(int))
+    chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
     return np.stack([decode(images[place], size) for place in chosen])
 
 
@@ -152,9 +157,17 @@ def _to_onnx(graph: Graph, exported: Exported) -> bytes:
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    property_ = model.metadata_props.add()
-    property_.key, property_.value = PROPERTY, exported.to_text()
-    return model.SerializeToString()
+    return _described(model.SerializeToString(), exported)
+
+
+def _described(data: bytes, exported: Exported) -> bytes:
+    """The ONNX model with what it says of itself, and nothing else."""
+    import onnx
+
+    model = onnx.load_from_string(data)
+    onnx.helper.set_model_props(model, {PROPERTY: exported.to_text()})
+    described: bytes = model.SerializeToString()
+    return described
 
 
 def _to_pt2(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> bytes:

@@ -23,9 +23,10 @@ class Exported:
 
     Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
     Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
-    `form` is float32 or int8. `dimensions` are all in which the family's embeddings stand alone, ascending;
-    files of the first format do not say them. `parameters` and `multiply_adds`, for one image, are those of
-    the sub-model that the file was made from; None in files of earlier versions.
+    `form` is float32 or int8; of the latter, `float_layers` are computed in float32 all the same.
+    `dimensions` are all in which the family's embeddings stand alone, ascending; files of the first format do
+    not say them. `parameters` and `multiply_adds`, for one image, are those of the sub-model that the file
+    was made from; None in files of earlier versions.
     """
 
     fingerprint: str
@@ -38,6 +39,7 @@ class Exported:
     dimensions: tuple[int, ...] = ()
     parameters: int | None = None
     multiply_adds: int | None = None
+    float_layers: int = 0
 
     def to_text(self) -> str:
         """As it is stored in the file."""

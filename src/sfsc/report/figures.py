@@ -53,23 +53,30 @@ def heat_map(
     criterion: ArrayLike | None,
     title: str,
     limits: tuple[float, float] | None = None,
+    exported: Sequence[str] = (),
 ) -> Figure:
     """The compatibility matrix, in percent: rows are query widths, columns are gallery widths.
 
-    values: (m, m) floats, fractions in 0..1. criterion: (m, m) bools, whether a cross-test meets the
-    criterion (the diagonal is not looked at), or None where the question does not arise. limits: the
-    fractions at the ends of the colour scale, to compare several matrices; the extremes of `values` if None.
+    values: (n, n) floats, fractions in 0..1, for m widths and then for n - m exported files. criterion:
+    (m, m) bools, whether a cross-test meets the criterion (the diagonal is not looked at), or None where the
+    question does not arise. limits: the fractions at the ends of the colour scale, to compare several
+    matrices; the extremes of `values` if None. exported: the files' labels.
     """
     matrix = np.asarray(values, dtype=float)
     met = None if criterion is None else np.asarray(criterion, dtype=bool)
     lowest, highest = limits or (matrix.min(), matrix.max())
     colours = CELL_SCALE(Normalize(lowest, highest, clip=True)(matrix))
-    figure, axes = _figure((4.8, 4.9))
+    side = max(4.8, 1.2 + 0.9 * len(matrix))
+    figure, axes = _figure((side, side + 0.1))
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
     for query, gallery in np.ndindex(matrix.shape):
-        mark = "self-test" if query == gallery else "" if met is None else "✓" if met[query, gallery] else "✗"
+        mark = ""
+        if query == gallery:
+            mark = "self-test"
+        elif met is not None and max(query, gallery) < len(met):
+            mark = "✓" if met[query, gallery] else "✗"
         _cell(axes, (gallery, query), float(matrix[query, gallery]), colours[query, gallery], mark)
-    _square(axes, widths, "gallery width", "query width")
+    _square(axes, [*_names(widths), *exported], "gallery width", "query width")
     if met is not None:
         key = "✓ meets the criterion  ·  ✗ falls short of it"
         below: dict[str, Any] = {"xycoords": axes.xaxis.label, "ha": "center", "va": "top"}
@@ -106,11 +113,12 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     """What a sub-model's parameters buy: its self-test, and its cross-test against the full gallery.
 
     evaluation: the content of evaluation.json; read are "widths" and "parameters" (m each, ascending),
-    "metrics" with "mAP" (m, m) in fractions, and "baseline" with its "name" and "mAP".
+    "metrics" with "mAP" (m, m) or more in fractions, and "baseline" with its "name" and "mAP".
     """
     millions = np.array(evaluation["parameters"], dtype=float) / 1e6
-    matrix = np.array(evaluation["metrics"]["mAP"], dtype=float)
-    colours = _colours(len(millions))
+    own = len(millions)  # what was exported follows the sub-models
+    matrix = np.array(evaluation["metrics"]["mAP"], dtype=float)[:own, :own]
+    colours = _colours(own)
     figure, axes = _figure((5.0, 3.4))
     self_tests, against_largest = matrix.diagonal(), matrix[:, -1]
     axes.plot(millions, self_tests, "-o", color=INK, linewidth=1, markersize=6, label="self-test")
@@ -197,7 +205,7 @@ def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
     figure, axes = _figure((4.8, 4.6))
     for row, column in np.ndindex(matrix.shape):
         _cell(axes, (column, row), float(matrix[row, column]), colours[row, column], "")
-    _square(axes, widths, "width", "width")
+    _square(axes, _names(widths), "width", "width")
     return figure
 
 
@@ -266,14 +274,17 @@ def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _square(axes: Axes, widths: Sequence[float], along: str, down: str) -> None:
-    """Axes of a heat map: a cell for each pair of widths, the first at the top left."""
-    labels = [f"{width:g}" for width in widths]
-    axes.set_xticks(range(len(widths)), labels)
-    axes.set_yticks(range(len(widths)), labels)
+def _names(widths: Sequence[float]) -> list[str]:
+    return [f"{width:g}" for width in widths]
+
+
+def _square(axes: Axes, labels: Sequence[str], along: str, down: str) -> None:
+    """Axes of a heat map: a cell for each pair of labels, the first at the top left."""
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel(along)
     axes.set_ylabel(down)
-    axes.set(xlim=(-0.5, len(widths) - 0.5), ylim=(len(widths) - 0.5, -0.5), aspect="equal")
+    axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
 

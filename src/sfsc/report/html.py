@@ -73,6 +73,7 @@ def _render(run: Path) -> str:
     environment = _read_if_there(run / "environment.json")
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": _data_uri}
+    jinja.filters |= {"width": "{:g}".format, "points": _points}
     files = resources.files("sfsc.report")
     return jinja.from_string(files.joinpath("page.html").read_text("utf-8")).render(
         style=files.joinpath("style.css").read_text("utf-8"),
@@ -88,7 +89,10 @@ def _render(run: Path) -> str:
 
 def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     accuracy = evaluation["metrics"]["mAP"]
-    matrix = heat_map(accuracy, evaluation["widths"], evaluation["criterion"], "mAP in percent")
+    matrix = heat_map(
+        *(accuracy, evaluation["widths"], evaluation["criterion"], "mAP in percent"),
+        exported=list(evaluation.get("exported", {})),  # earlier evaluations lack it
+    )
     figures = {"matrix": matrix, "size": accuracy_against_size(evaluation)}
     if "cosines" in evaluation:  # earlier evaluations lack them
         figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
@@ -149,6 +153,10 @@ def _parse(place: str, text: str) -> dict[str, Any]:
 
 def _percent(fraction: float) -> str:
     return f"{100 * fraction:.1f}"
+
+
+def _points(fraction: float) -> str:
+    return f"{100 * fraction:z.2f}"
 
 
 def _count(parameters: int) -> str:

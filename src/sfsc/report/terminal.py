@@ -39,24 +39,36 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
     """The matrix and the tests at its corners, from the content of evaluation.json."""
+    accuracy, criterion = evaluation["metrics"]["mAP"], evaluation["criterion"]
+    full = len(criterion) - 1  # what was exported follows the sub-models
+    exported = evaluation.get("exported", {})  # earlier evaluations lack it
     widths = [f"{width:g}" for width in evaluation["widths"]]
-    matrix = Table("query \\ gallery", *widths, title="mAP %")
-    for row, (width, values, met) in enumerate(
-        zip(widths, evaluation["metrics"]["mAP"], evaluation["criterion"], strict=True)
-    ):
-        cells = [f"{100 * v:.1f}{' ✓' if met[c] else '  '}" for c, v in enumerate(values)]
+    names = [*widths, *map(escape, exported)]
+    matrix = Table("query \\ gallery", *names, title="mAP %")
+    for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
+        met = [max(row, c) <= full and criterion[row][c] for c in range(len(values))]
+        cells = [f"{100 * v:.1f}{' ✓' if ok else '  '}" for v, ok in zip(values, met, strict=True)]
         cells[row] = f"[bold]{cells[row]}[/bold]"
-        matrix.add_row(width, *cells)
+        matrix.add_row(name, *cells)
     baseline = evaluation["baseline"]
-    names = list(baseline)[1:]
-    tests = Table("test", *names, title="%")
-    pairs = [("smallest -> smallest", 0, 0), ("smallest -> full", 0, -1), ("full -> full", -1, -1)]
+    metrics = list(baseline)[1:]
+    tests = Table("test", *metrics, title="%")
+    pairs = [("smallest -> smallest", 0, 0), ("smallest -> full", 0, full), ("full -> full", full, full)]
     for name, q, g in pairs:
-        tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in names))
-    tests.add_row(baseline["name"], *(f"{100 * baseline[key]:.1f}" for key in names))
+        tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in metrics))
+    tests.add_row(baseline["name"], *(f"{100 * baseline[key]:.1f}" for key in metrics))
     console = Console()
     console.print(matrix)
     console.print(tests)
+    if exported:
+        costs = Table("exported -> full", "mAP %", "cost in points")
+        for row, label in enumerate(exported, full + 1):
+            costs.add_row(
+                escape(label),
+                f"{100 * accuracy[row][full]:.2f}",
+                f"{100 * evaluation['costs'][label]:z.2f}",
+            )
+        console.print(costs)
     if len(evaluation.get("dimensions", [])) > 1:
         console.print(_dimensions(widths, evaluation["dimensions"]))
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""

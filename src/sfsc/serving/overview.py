@@ -107,6 +107,8 @@ def _evaluation(path: Path, family: Family) -> Evaluation | None:
     try:
         if stored["fingerprint"] != family.fingerprint:
             raise SfscError(f"{path} is of another family: run `sfsc evaluate {path.parent}` again")
-        return Evaluation(**{**stored, "matrix": stored["metrics"]["mAP"]})
+        own = len(stored["widths"])  # what was exported follows the sub-models
+        matrix = [row[:own] for row in stored["metrics"]["mAP"][:own]]
+        return Evaluation(**{**stored, "matrix": matrix})
     except (KeyError, TypeError, ValueError):
         raise SfscError(f"{path} is damaged: run `sfsc evaluate {path.parent}` again") from None
