@@ -16,6 +16,7 @@ from itertools import cycle
 from pathlib import Path
 from statistics import median
 
+import faiss
 import numpy as np
 from neighbours import CENTRES, NOISE, by_numpy, clustered, flat_index, recall, refined_lists
 from page import parser, section, table
@@ -45,7 +46,7 @@ loaded; seconds of the first approximate search, for which its index is made; an
 resident set grow."""
 SEARCHING = """
 *FAISS* is `IndexFlatIP`, and for the approximate search the kind of index that the gallery makes: of {lists}
-lists with a byte for each component {probes} are probed, and {candidates} times as many rows as are wanted
+lists with six bits for each component {probes} are probed, and {candidates} times as many rows as are wanted
 compared exactly (`IndexRefineFlat`). *numpy* is a matrix product and `argpartition`. Times are medians, for
 one query with the 95th percentile; ratios are the medians of those of the rounds, in which all took turns.
 Recall is the share of the best {top} that are found. The gallery answers with all columns of the rows; FAISS
@@ -78,8 +79,7 @@ def report(chosen: Namespace, folder: Path) -> str:
     with Gallery.open(folder / "float32") as gallery:
         searches = list(compare(gallery, rows, queries, chosen.seconds))
         filters = [row for size in (1, len(queries)) for row in filtered(gallery, queries[:size], chosen)]
-        # What the gallery chose, no user needs to know.
-        lists, probes = gallery._store._memory._lists.nlist, gallery._store._memory._lists.nprobe
+        lists, probes = chosen_lists(gallery)
     introduction = {"rows": len(rows), "queries": len(queries), "centres": CENTRES, "top": TOP}
     introduction |= {"dim": chosen.dim, "cosine": 1 / (1 + NOISE**2), "threads": chosen.threads}
     return section(
@@ -203,8 +203,7 @@ def compare(gallery: Gallery, rows: np.ndarray, queries: np.ndarray, budget: flo
 def kinds(gallery: Gallery, rows: np.ndarray, queries: np.ndarray) -> dict[str, dict[str, Search]]:
     """The searches that are compared."""
     gallery.search(queries[:1], "f", TOP, exact=False)
-    chosen = gallery._store._memory._lists
-    refined = refined_lists(rows, chosen.nlist, chosen.nprobe)
+    refined = refined_lists(rows, *chosen_lists(gallery))
     flat = flat_index(rows)
     return {
         "exact": {
@@ -217,6 +216,12 @@ def kinds(gallery: Gallery, rows: np.ndarray, queries: np.ndarray) -> dict[str, 
             "gallery": lambda some: gallery.search(some, "f", TOP, exact=False),
         },
     }
+
+
+def chosen_lists(gallery: Gallery) -> tuple[int, int]:
+    """How many lists the gallery made, and how many it probes: no user needs to know."""
+    coded = faiss.downcast_index(gallery._store._memory._lists.base_index)
+    return coded.nlist, coded.nprobe
 
 
 def calls(searches: Mapping[str, Search], queries: np.ndarray, size: int) -> dict[str, Call]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import faiss
 import numpy as np
 
-from sfsc.gallery.memory import CANDIDATES
+from sfsc.gallery.memory import CANDIDATES, CODES
 
 CENTRES, NOISE = 2000, 0.7
 SCORED = 100  # queries at once: 400 MB for a million rows
@@ -39,11 +39,11 @@ def flat_index(rows: np.ndarray) -> faiss.Index:
 
 
 def refined_lists(rows: np.ndarray, lists: int, probes: int) -> faiss.Index:
-    """FAISS's approximate search by lists with a byte for each component; candidates compared exactly."""
+    """FAISS's approximate search: candidates by lists of codes, which are then compared exactly."""
     dimension = rows.shape[1]
     index = faiss.IndexIVFScalarQuantizer(
         *(faiss.IndexFlatIP(dimension), dimension, lists),
-        *(faiss.ScalarQuantizer.QT_8bit, faiss.METRIC_INNER_PRODUCT),
+        *(CODES, faiss.METRIC_INNER_PRODUCT),
     )
     index.train(rows[: 40 * lists])
     index.nprobe = probes

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfsc import Family
+from sfsc import Family, compare
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {
@@ -108,6 +108,23 @@ def test_another_runtime_computes_the_same(tmp_path: Path, shapes: str) -> None:
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
     assert [(row[0], row[2]) for row in rows] == [("OpenVINO", ".onnx, float32"), ("OpenVINO", ".onnx, int8")]
     assert float(rows[0][3]) > 0.9999
+
+
+@pytest.mark.slow
+def test_what_shorter_embeddings_cost(tmp_path: Path, shapes: str) -> None:
+    settings = {
+        **{"dataset": shapes, "backbone": "small", "widths": (0.5, 1.0), "embedding_dim": 16, "epochs": 1},
+        **{"image_size": (32, 32), "identities_per_batch": 4, "images_per_identity": 3, "workers": 0},
+    }
+    recipes = {"sfsc": None, "sfsc-nested": {"recipe": "sfsc", "nested_dims": (4,)}}
+    matrices = [one.matrices[0] for one in compare(settings, recipes, 1, tmp_path, False).contestants]
+    printed = section_of("dimensions", f"--comparison={tmp_path}", "--workers=0")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    forms = [("float32", 4), ("float16", 2), ("int8", 1)]
+    assert [row[:3] for row in rows] == [[str(d), form, str(d * b)] for d in (16, 4) for form, b in forms]
+    plain, nested = (100 * matrix.metrics["mAP"][:, 1] for matrix in matrices)
+    assert [float(cell) for cell in rows[0][3:]] == pytest.approx([*nested, *plain], abs=0.5)
+    assert f"{100 * matrices[1].self_tests():.1f} with it and {100 * matrices[0].self_tests():.1f}" in printed
 
 
 @pytest.mark.slow

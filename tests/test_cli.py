@@ -47,13 +47,13 @@ OPTIONS = {
         *("--calibrations", "--no-calibrations", "--set"),
     },
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
-    "export": {"--out", "--width", "--format", "--int8", "--images"},
+    "export": {"--out", "--width", "--format", "--dim", "--int8", "--images"},
     "index": {
-        *("--gallery", "--width", "--form", "--attributes", "--resume", "--upgrade"),
+        *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
         *("--engine", "--workers"),
     },
-    "embed": {"--out", "--gallery", "--width", "--engine", "--workers"},
-    "search": {"--gallery", "--width", "--top", "--where", "--approximate", "--picture"},
+    "embed": {"--out", "--gallery", "--width", "--dim", "--engine", "--workers"},
+    "search": {"--gallery", "--width", "--dim", "--top", "--where", "--approximate", "--picture"},
     "gallery": set(),
     "gallery info": set(),
     "gallery delete": {"--where"},
@@ -277,6 +277,68 @@ class TestIndexAndSearch:
         assert "c.png: the file is empty" in result.err
 
 
+class TestDimensions:
+    """A family whose first 4 and 8 of 16 components stand alone."""
+
+    @pytest.fixture(scope="class")
+    def nested(self, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        run = tmp_path_factory.mktemp("nested") / "run"
+        succeed("train", shapes, "--out", run, *settings(epochs=1, widths=[0.5, 1.0], nested_dims=[4, 8]))
+        return run
+
+    def test_evaluate_and_report_show_every_dimension(self, nested: Path) -> None:
+        printed = succeed("evaluate", nested, "--workers", 0)
+        tests = json.loads((nested / "evaluation.json").read_text())["dimensions"]
+        assert [test["dimension"] for test in tests] == [4, 8, 16]
+        expected = [
+            [
+                str(test["dimension"]),
+                *(f"{100 * v:.1f}" for v in [*test["self_tests"], test["smallest_to_full"]]),
+            ]
+            for test in tests
+        ]
+        assert table_rows(printed)[-3:] == expected
+        assert table_rows(succeed("report", nested))[-3:] == expected
+        page = (nested / "report.html").read_text()
+        for row in expected:
+            cells = "".join(f"<td>{cell}</td>" for cell in row[1:])
+            assert f'<tr><th scope="row">{row[0]}</th>{cells}</tr>' in page
+
+    def test_galleries_of_every_dimension_are_written_and_searched(
+        self, nested: Path, shapes: str, image: Path, tmp_path: Path
+    ) -> None:
+        small, large = tmp_path / "small", tmp_path / "large"
+        out = succeed("index", nested, shapes, "--gallery", small, "--dim", 8, "--workers", 0)
+        assert f"{TEST_IMAGES} images, 8 dimensions" in out
+        succeed("index", nested, shapes, "--gallery", small, "--workers", 0)
+        assert "8 dimensions" in succeed("gallery", "info", small), "whole embeddings were shortened"
+        assert "stand alone in 4, 8, 16 dimensions" in succeed("gallery", "info", small)
+        succeed("index", nested, shapes, "--gallery", large, "--workers", 0)
+        for gallery, dim in [(small, 16), (small, 8), (small, 4), (large, 16), (large, 8), (large, 4)]:
+            rows = table_rows(
+                succeed("search", nested, image, "--gallery", gallery, "--dim", dim, "--top", 1)
+            )
+            assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
+        message = refusal(sfsc("index", nested, shapes, "--gallery", large, "--dim", 8, "--workers", 0))
+        assert f"gallery {large} has rows of 16 dimensions, these embeddings 8" in message
+        succeed("embed", nested, shapes, "--out", tmp_path / "v.npy", "--dim", 4, "--workers", 0)
+        assert np.load(tmp_path / "v.npy").shape == (TEST_IMAGES, 4)
+        succeed("embed", nested, shapes, "--gallery", tmp_path / "tiny", "--dim", 4, "--workers", 0)
+        assert Gallery.open(tmp_path / "tiny").info().dimension == 4
+
+    def test_exports_of_fewer_dimensions_say_so_in_their_names(
+        self, nested: Path, shapes: str, image: Path, tmp_path: Path
+    ) -> None:
+        succeed("export", nested, "--width", 0.5, "--dim", 8, "--images", shapes)
+        file = nested / "export" / "0.5-dim8.onnx"
+        succeed("index", nested, shapes, "--gallery", tmp_path / "g", "--width", 0.5, "--workers", 0)
+        rows = table_rows(succeed("search", file, image, "--gallery", tmp_path / "g", "--top", 1))
+        assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
+        assert "dimension 16 is not one of" in refusal(
+            sfsc("search", file, image, "--gallery", tmp_path / "g", "--dim", 16)
+        )
+
+
 class TestCompareAndCalibrate:
     def test_a_file_says_which_recipes(self, shapes: str, tmp_path: Path) -> None:
         file, out = tmp_path / "compare.yaml", tmp_path / "out"
@@ -366,6 +428,9 @@ def places(
         ("train {shapes} --device magic", "magic"),
         ("train {shapes} --set epochs", "a setting is NAME=VALUE, got 'epochs'"),
         ("train {shapes} --set lr=[1", "lr"),
+        ("train {shapes} --set nested_dims=[8,4]", "stay below the embeddings' 16, got 8, 4"),
+        ("train {shapes} --set nested_dims=[16]", "stay below the embeddings' 16, got 16"),
+        ("train {shapes} --set nested_dims=4", "setting nested_dims: "),
         ("train {shapes} --set colour=1", "unknown setting 'colour'; there are dataset, recipe"),
         ("train {shapes} --set epochs=0", "setting epochs: "),
         ("train {shapes} --set image_size=[0,0]", "image_size"),
@@ -408,6 +473,13 @@ def places(
         ("index {run} {shapes} --gallery {new} --form int4", "unknown numeric form 'int4'"),
         ("index {run} {shapes} --gallery {new} --engine spark", "unknown engine 'spark'"),
         ("index {run} {shapes} --gallery {new} --attributes {bad}/none", "{bad}/none is not a csv file"),
+        (
+            "index {run} {shapes} --gallery {new} --dim 8",
+            "dimension 8 is not one of this family's dimensions: 16",
+        ),
+        ("search {run} {image} --gallery {gallery} --dim 8", "dimension 8 is not one of"),
+        ("embed {run} {shapes} --out {new} --dim 8", "dimension 8 is not one of this family's"),
+        ("export {run} --dim 8", "dimension 8 is not one of this family's dimensions: 16"),
         ("embed {run} {shapes}", "say where the embeddings go: --out or --gallery"),
         ("embed {run} {shapes} --out {bad}/file/v.npy", "{bad}/file/v.npy"),
         ("export {bad}/empty", "{bad}/empty holds no trained family"),

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from sfsc.data import Dataset, decode, open_dataset
+from sfsc.dimensions import shorten
 from sfsc.errors import SfscError
 from sfsc.evaluation import Evaluation, evaluate
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
@@ -68,6 +69,35 @@ def test_each_cell_is_the_mean_of_plain_average_precisions(
     identities = dataset.gallery.identities
     first = [identities[order[0]] == identities[row] for row, order in enumerate(found)]
     assert evaluation.matrix.metrics["rank-1"][q, g] == pytest.approx(np.mean(first))
+
+
+def test_shorter_embeddings_are_tested_by_the_dimensions_of_the_family(
+    family: Family, dataset: Dataset, evaluation: Evaluation
+) -> None:
+    whole = evaluation.matrix.metrics["mAP"]
+    alone = {
+        "dimension": 16,
+        "self_tests": whole.diagonal().tolist(),
+        "smallest_to_full": whole[0, 2],
+    }
+    assert evaluation.dimensions == [alone]
+    nested = Family.create("small", WIDTHS, 16, (32, 32), seed=0, nested_dims=(4, 8)).eval()
+    found = evaluate(nested, dataset, workers=0)
+    assert found.matrix.to_json() == evaluation.matrix.to_json()
+    assert [test["dimension"] for test in found.dimensions] == [4, 8, 16]
+    assert found.dimensions[-1] == alone
+    for test in found.dimensions[:-1]:
+        short = {width: shorten(embed(family, dataset, width), test["dimension"]) for width in WIDTHS}
+        precisions = [
+            np.mean(
+                [
+                    naive_precision(ranking(short[q], short[g], dataset, row), dataset, row)
+                    for row in range(len(short[q]))
+                ]
+            )
+            for q, g in ((0.25, 0.25), (0.5, 0.5), (1.0, 1.0), (0.25, 1.0))
+        ]
+        assert [*test["self_tests"], test["smallest_to_full"]] == pytest.approx(precisions, abs=1e-9)
 
 
 def test_ranked_lists_are_the_head_of_the_ranking(

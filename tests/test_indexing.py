@@ -13,7 +13,8 @@ import pytest
 from pyarrow import parquet
 
 import sfsc.engines
-from sfsc import Family, Gallery, SfscError, index, open_dataset, upgrade
+from sfsc import Condition, Family, Gallery, SfscError, index, open_dataset, upgrade
+from sfsc.data import decode
 from sfsc.engines import Engine, local_engine, make_engine
 from sfsc.gallery.export import export
 from sfsc.image_set import embed_all
@@ -204,9 +205,35 @@ def test_an_unknown_engine_and_a_missing_one_are_refused(
         make_engine("local", tmp_path, family, 0.3, 2)
 
 
+def test_embeddings_are_shortened_where_they_are_made(
+    family: Family, folder: Path, gallery: Gallery, tmp_path: Path
+) -> None:
+    nested = Family.create("small", WIDTHS, 16, (32, 32), nested_dims=(4, 8)).eval()
+    nested.save(tmp_path / "run")
+    index(nested, folder, gallery, 0.5, 0, dimension=8)
+    assert (gallery.info().dimension, gallery.info().dimensions) == (8, (4, 8, 16))
+    upgrade(nested, gallery, 1.0, 0)
+    [row] = gallery.rows([Condition("path", "=", (str(folder / "1.png"),))], embeddings=True)
+    pixels = decode(row["path"], (32, 32))[None]
+    np.testing.assert_allclose(row["embedding"], nested.embed_pixels(pixels, 1.0, 8)[0], atol=1e-5)
+    batch = {"index": np.arange(1), "path": np.array([row["path"]])}
+    for dimension in (None, 4):
+        actor = sfsc.engines.Actor(str(tmp_path / "run"), 1.0, dimension)
+        expected = nested.embed_pixels(pixels, 1.0, dimension)
+        np.testing.assert_allclose(actor(batch)["embedding"], expected, atol=1e-5)
+    for refused in (
+        lambda: index(nested, folder, gallery, 0.5, 0, dimension=5),
+        lambda: make_engine("local", tmp_path, nested, 0.5, 0, 5),
+    ):
+        with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
+            refused()
+    with pytest.raises(SfscError, match="has rows of 8 dimensions, these embeddings 4"):
+        index(nested, folder, gallery, 0.5, 0, dimension=4)
+
+
 def test_an_actor_names_what_it_cannot_read(family: Family, folder: Path, tmp_path: Path) -> None:
     family.save(tmp_path / "run")
-    actor = sfsc.engines.Actor(str(tmp_path / "run"), 0.5)
+    actor = sfsc.engines.Actor(str(tmp_path / "run"), 0.5, None)
     batch = actor({"index": np.arange(2), "path": np.array([str(folder / "x.png"), str(folder / "1.png")])})
     assert batch["error"][0]
     assert batch["error"][1] == ""

@@ -22,7 +22,9 @@ ENGINES = ("local", "ray")
 Engine = Callable[[Sequence[str]], Iterator[Embedded[float]]]
 
 
-def make_engine(name: str, source: str | Path, model: Model, width: float, workers: int) -> Engine:
+def make_engine(
+    name: str, source: str | Path, model: Model, width: float, workers: int, dimension: int | None = None
+) -> Engine:
     """The engine of this name.
 
     Args:
@@ -31,25 +33,29 @@ def make_engine(name: str, source: str | Path, model: Model, width: float, worke
         model: a family in evaluation mode, or an exported sub-model.
         width: the sub-model that embeds.
         workers: threads that decode images; or the number of actors.
+        dimension: of the embeddings; by default all of their components.
 
     Raises:
-        SfscError: no engine of this name, not one of the model's widths, or the `ray` extra is missing.
+        SfscError: no engine of this name, not one of the model's widths or dimensions, or the `ray` extra is
+            missing.
     """
     model.check_width(width)
+    if dimension is not None:
+        model.check_dimension(dimension)
     if name == "local":
-        return local_engine(model, width, workers)
+        return local_engine(model, width, workers, dimension)
     if name == "ray":
-        return ray_engine(source, width, max(1, workers))
+        return ray_engine(source, width, max(1, workers), dimension)
     raise SfscError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
 
 
-def local_engine(model: Model, width: float, workers: int) -> Engine:
+def local_engine(model: Model, width: float, workers: int, dimension: int | None = None) -> Engine:
     """Embeds in this process, while `workers` threads decode."""
-    embedder = {width: partial(model.embed_pixels, width=width)}
+    embedder = {width: partial(model.embed_pixels, width=width, dimension=dimension)}
     return lambda paths: embed_images(embedder, paths, model.image_size, workers)
 
 
-def ray_engine(source: str | Path, width: float, actors: int) -> Engine:
+def ray_engine(source: str | Path, width: float, actors: int, dimension: int | None = None) -> Engine:
     """Embeds by so many actors, each of which loads the sub-model once.
 
     They run on the cluster of the environment variable RAY_ADDRESS, or in processes of this machine where it
@@ -67,7 +73,7 @@ def ray_engine(source: str | Path, width: float, actors: int) -> Engine:
         items = [{"index": index, "path": path} for index, path in enumerate(paths)]
         parts = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH)).map_batches(
             Actor,
-            fn_constructor_args=(str(Path(source).absolute()), width),
+            fn_constructor_args=(str(Path(source).absolute()), width, dimension),
             concurrency=min(actors, len(items)),
             batch_size=BATCH,
         )
@@ -81,17 +87,18 @@ def ray_engine(source: str | Path, width: float, actors: int) -> Engine:
 class Actor:
     """A sub-model on one machine of the cluster."""
 
-    def __init__(self, source: str, width: float) -> None:
+    def __init__(self, source: str, width: float, dimension: int | None) -> None:
         self.model = open_model(source)
         self.width = width
+        self.dimension = dimension
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Add "embedding", (N, dim) float32, and "error", empty where an image could be read."""
         paths = [str(path) for path in batch["path"]]
         [decoded] = decode_images(paths, self.model.image_size, len(paths), threads=0)
-        vectors = np.zeros((len(paths), self.model.dimension), np.float32)
+        vectors = np.zeros((len(paths), self.dimension or self.model.dimension), np.float32)
         if len(decoded.images):
-            vectors[decoded.indices] = self.model.embed_pixels(decoded.images, self.width)
+            vectors[decoded.indices] = self.model.embed_pixels(decoded.images, self.width, self.dimension)
         reasons = {error.path: error.reason for error in decoded.corrupt}
         return {**batch, "embedding": vectors, "error": np.array([reasons.get(path, "") for path in paths])}
 

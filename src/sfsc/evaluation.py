@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfsc.data.records import Dataset, Split
+from sfsc.dimensions import shorten
 from sfsc.files import write_json
 from sfsc.image_set import ImageSet, embed_all
 from sfsc.report.figures import accuracy_against_size, heat_map, save
@@ -31,7 +33,9 @@ class Evaluation:
     colour pixels as embeddings; `rankings` are a dozen queries by the smallest sub-model with their first
     hits in the full one's gallery, as the report shows them. `cosines`, (m, m) float64, are the means of the
     cosine between two sub-models' embeddings of one image; `projection` holds the images of a few identities,
-    as every sub-model embeds them, in the two dimensions in which the full one's vary most.
+    as every sub-model embeds them, in the two dimensions in which the full one's vary most; `dimensions` the
+    mAP of self-tests and of the smallest one's queries in the full one's gallery, by how many of the first
+    components are compared.
     """
 
     dataset: str
@@ -42,6 +46,7 @@ class Evaluation:
     rankings: dict[str, Any]
     cosines: np.ndarray
     projection: dict[str, Any]
+    dimensions: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
         """The evaluation without the ranked lists, as plain lists and numbers."""
@@ -56,6 +61,7 @@ class Evaluation:
             "baseline": {"name": "raw 16x16 colour pixels", **self.baseline.metrics},
             "cosines": self.cosines.tolist(),
             "projection": self.projection,
+            "dimensions": self.dimensions,
         }
 
     def write(self, run: Path) -> None:
@@ -95,16 +101,43 @@ def evaluate_images(family: Family, dataset: Dataset, images: ImageSet) -> Evalu
     embedded, found = images.of(query.paths), images.of(gallery.paths)
     queries = {width: embedded[width] for width in family.widths}
     galleries = {width: found[width] for width in family.widths}
+    matrix = compatibility_matrix(queries, galleries, query, gallery)
+    whole = matrix.metrics["mAP"]
     return Evaluation(
         dataset=dataset.source,
         fingerprint=family.fingerprint,
         parameters=tuple(family.parameter_count(width) for width in family.widths),
-        matrix=compatibility_matrix(queries, galleries, query, gallery),
+        matrix=matrix,
         baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
         rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
         cosines=_same_image_cosines(galleries),
         projection=_projection(galleries, gallery),
+        dimensions=[
+            *(_tests_in(dim, queries, galleries, query, gallery) for dim in family.spec.nested_dims),
+            _tests(family.dimension, whole.diagonal().tolist(), float(whole[0, -1])),
+        ],
     )
+
+
+def _tests(dimension: int, self_tests: list[float], smallest_to_full: float) -> dict[str, Any]:
+    return {"dimension": dimension, "self_tests": self_tests, "smallest_to_full": smallest_to_full}
+
+
+def _tests_in(
+    dimension: int,
+    queries: Mapping[float, np.ndarray],
+    galleries: Mapping[float, np.ndarray],
+    query: Split,
+    gallery: Split,
+) -> dict[str, Any]:
+    """The tests on the embeddings' first components."""
+
+    def test(one: float, other: float) -> float:
+        short = shorten(queries[one], dimension), shorten(galleries[other], dimension)
+        return evaluate_ranking(*short, query, gallery).mean_ap
+
+    widths = sorted(queries)
+    return _tests(dimension, [test(width, width) for width in widths], test(widths[0], widths[-1]))
 
 
 def _same_image_cosines(vectors: dict[float, np.ndarray]) -> np.ndarray:

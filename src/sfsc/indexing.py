@@ -36,6 +36,7 @@ def index(
     attributes: Attributes | None = None,
     resume: bool = False,
     engine: Engine | None = None,
+    dimension: int | None = None,
 ) -> list[CorruptImage]:
     """Embed images with one sub-model and add them to a gallery; a path added before is replaced.
 
@@ -49,18 +50,24 @@ def index(
         form: in which embeddings are stored: float32, float16 or int8.
         attributes: as `read_attributes` gives them.
         resume: leave out images of which the gallery has a row by this sub-model.
-        engine: embeds the images, with the sub-model at `width`; by default this process does.
+        engine: embeds the images, with the sub-model at `width` and in `dimension`; by default this process
+            does.
+        dimension: how many of the embeddings' first components are stored; by default as many as the gallery
+            has, or all where it is new.
 
     Returns:
         The images that could not be read; all others are in the gallery.
 
     Raises:
-        SfscError: no images, not one of the model's widths, an unknown form, or a gallery of another family.
+        SfscError: no images, not one of the model's widths or dimensions, an unknown form, or a gallery of
+            another family or of more dimensions.
     """
     model.check_width(width)
+    if dimension is not None:
+        model.check_dimension(dimension)
     check_form(form)
     paths, identities, cameras = labelled_paths(str(images))
-    gallery.check_family(model.dimension, model.fingerprint)
+    gallery.check_family(dimension or model.dimension, model.fingerprint)
     rows = [
         {
             "path": path,
@@ -73,7 +80,8 @@ def index(
     if resume:
         there = {row["path"] for row in gallery.rows([f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
-    return _write(model, gallery, rows, width, form, engine or local_engine(model, width, workers))
+    engine = engine or local_engine(model, width, workers, dimension)
+    return _write(model, gallery, rows, width, form, engine)
 
 
 def upgrade(
@@ -170,6 +178,7 @@ def _write(
                 width=width,
                 fingerprint=model.fingerprint,
                 form=form,
+                dimensions=model.dimensions,
             )
     return corrupt
 

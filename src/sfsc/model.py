@@ -24,6 +24,10 @@ class Model(Protocol):
         """Of the embeddings."""
 
     @property
+    def dimensions(self) -> tuple[int, ...]:
+        """All in which the family's embeddings stand alone, ascending; those up to `dimension` it makes."""
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """(height, width) in pixels of the images that it embeds."""
 
@@ -34,12 +38,16 @@ class Model(Protocol):
     def check_width(self, width: float) -> None:
         """Raise `SfscError` where it has no sub-model of this width."""
 
-    def embed_pixels(self, images: np.ndarray, width: float) -> np.ndarray:
+    def check_dimension(self, dimension: int) -> None:
+        """Raise `SfscError` where it makes no embeddings of this dimension."""
+
+    def embed_pixels(self, images: np.ndarray, width: float, dimension: int | None = None) -> np.ndarray:
         """Embed with one sub-model.
 
         Args:
             images: (batch, height, width, 3) uint8 RGB, of `image_size`.
             width: of the sub-model.
+            dimension: how many of the first components to return; by default all.
 
         Returns:
             (batch, dimension) float32, of length 1.

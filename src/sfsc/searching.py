@@ -20,6 +20,7 @@ def search(
     top: int = 10,
     where: Where = (),
     exact: bool = True,
+    dimension: int | None = None,
 ) -> list[Hit]:
     """The gallery's images most similar to a query image that one sub-model embeds, best first.
 
@@ -31,13 +32,14 @@ def search(
         top: how many images.
         where: conditions that they fulfil, and
         exact: whether all rows are compared: both as for `Gallery.search`.
+        dimension: how many of the embedding's first components are sent; by default all.
 
     Raises:
-        SfscError: the image cannot be read, not one of the model's widths, a gallery of another family, or
-            an unknown column in a condition.
+        SfscError: the image cannot be read, not one of the model's widths or dimensions, a gallery of another
+            family, or an unknown column in a condition.
     """
     model.check_width(width)
-    embedding = model.embed_pixels(decode(str(query), model.image_size)[None], width)
+    embedding = model.embed_pixels(decode(str(query), model.image_size)[None], width, dimension)
     return gallery.search(embedding, model.fingerprint, top, where, exact)[0]
 
 

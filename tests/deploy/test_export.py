@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,12 +21,13 @@ from sfsc.deploy.runtime import FORMAT, PROPERTY, Exported, ExportedModel
 from sfsc.model import open_model
 
 WIDTHS = (0.25, 1.0)
+NESTED = (4, 8)
 
 
 @pytest.fixture(scope="module")
 def family() -> Family:
     """Untrained, but with statistics that are not those of the start."""
-    family = Family.create("small", WIDTHS, 16, (32, 32)).train()
+    family = Family.create("small", WIDTHS, 16, (32, 32), nested_dims=NESTED).train()
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         for width in WIDTHS:
@@ -43,6 +45,8 @@ def files(family: Family, images: list[str], tmp_path_factory: pytest.TempPathFa
     folder = tmp_path_factory.mktemp("exported")
     export(family, 0.25, folder / "narrow.onnx", images)
     export(family, 0.25, folder / "narrow-int8.onnx", images, int8=True)
+    export(family, 0.25, folder / "short.onnx", images, dimension=8)
+    export(family, 0.25, folder / "short-int8.onnx", images, int8=True, dimension=8)
     return folder
 
 
@@ -73,6 +77,52 @@ def test_a_file_says_what_it_is(family: Family, files: Path) -> None:
         assert (model.dimension, model.image_size, model.widest) == (16, (32, 32), 0.25)
     sizes = [(files / name).stat().st_size for name in ("narrow.onnx", "narrow-int8.onnx")]
     assert sizes[1] < 0.7 * sizes[0]
+
+
+def test_a_file_of_fewer_dimensions_holds_first_components(
+    family: Family, images: list[str], files: Path, tmp_path: Path
+) -> None:
+    model, shown = ExportedModel.load(files / "short.onnx"), pixels(images, 5)
+    assert (model.dimension, model.dimensions) == (8, (*NESTED, 16))
+    for dimension in (None, 8, 4):
+        found = model.embed_pixels(shown, dimension=dimension)
+        np.testing.assert_allclose(found, family.embed_pixels(shown, 0.25, dimension or 8), atol=1e-5)
+    for wrong in (5, 16):
+        with pytest.raises(SfscError, match=f"dimension {wrong} is not one of .*: 4, 8$"):
+            model.embed_pixels(shown, dimension=wrong)
+    rounded = ExportedModel.load(files / "short-int8.onnx").embed_pixels(shown)
+    assert 0.9 < (rounded * family.embed_pixels(shown, 0.25, 8)).sum(1).min() < 0.999999
+    export(family, 0.25, tmp_path / "short.pt2", images, dimension=8)
+    module = torch.export.load(tmp_path / "short.pt2").module()
+    found = module(torch.from_numpy(shown)).detach().numpy()
+    np.testing.assert_allclose(found, family.embed_pixels(shown, 0.25, 8), atol=1e-5)
+
+
+def test_phones_and_servers_of_other_dimensions_search_one_gallery(
+    family: Family, shapes: str, files: Path, tmp_path: Path
+) -> None:
+    phone, path = open_model(files / "short.onnx"), open_dataset(shapes).gallery.paths[3]
+    small, large = (Gallery.open(tmp_path / name, create=True) for name in ("small", "large"))
+    index(phone, shapes, small, 0.25, 0)
+    index(family, shapes, large, 0.25, 0)
+    assert (small.info().dimension, large.info().dimension) == (8, 16)
+    for model, gallery in ((family, small), (phone, small), (phone, large)):
+        hit = search(model, path, gallery, 0.25, top=1)[0]
+        assert hit.score == pytest.approx(1, abs=1e-5)
+        assert np.array_equal(decode(hit.path, None), decode(path, None))
+    with pytest.raises(SfscError, match="has rows of 16 dimensions, these embeddings 8"):
+        index(phone, shapes, large, 0.25, 0)
+
+
+def test_files_of_the_first_format_have_one_dimension(files: Path, tmp_path: Path) -> None:
+    first = changed(files / "narrow.onnx", tmp_path / "first.onnx", format=1)
+    model = onnx.load(first)
+    values = json.loads(model.metadata_props[0].value)
+    del values["dimensions"]
+    model.metadata_props[0].value = json.dumps(values)
+    onnx.save(model, first)
+    loaded = ExportedModel.load(first)
+    assert (loaded.dimension, loaded.dimensions) == (16, (16,))
 
 
 def test_torch_export_embeds_alike(family: Family, images: list[str], tmp_path: Path) -> None:
@@ -120,15 +170,16 @@ def test_torch_is_not_needed_to_run_a_file(files: Path, shapes: str, tmp_path: P
         ("a.tflite", {}, r"a\.tflite must end in \.onnx or \.pt2"),
         ("a.pt2", {"int8": True}, "int8 is for ONNX files"),
         ("a.onnx", {"width": 0.3}, r"width 0\.3 is not one of this family's"),
+        ("a.onnx", {"dimension": 5}, r"dimension 5 is not one of this family's dimensions: 4, 8, 16"),
         ("a.onnx", {"few": True}, "2 images are too few to check an export on"),
     ],
 )
 def test_what_cannot_be_exported_is_refused(
-    family: Family, images: list[str], tmp_path: Path, out: str, options: dict[str, float], message: str
+    family: Family, images: list[str], tmp_path: Path, out: str, options: dict[str, Any], message: str
 ) -> None:
     shown = images[:2] if options.pop("few", False) else images
     with pytest.raises(SfscError, match=message):
-        export(family, options.pop("width", 0.25), tmp_path / out, shown, bool(options.get("int8")))
+        export(family, options.pop("width", 0.25), tmp_path / out, shown, **options)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -178,6 +229,11 @@ def test_files_that_are_none_of_ours_are_named(files: Path, tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
+def test_the_browser_example_reads_the_format_of_today() -> None:
+    page = Path(__file__).parents[2] / "examples" / "browser" / "model.js"
+    assert f"const FORMAT = {FORMAT};" in page.read_text()
+
+
 def test_images_of_another_size_are_refused(files: Path) -> None:
     model = ExportedModel.load(files / "narrow.onnx")
     with pytest.raises(SfscError, match=r"of shape \(32, 32, 3\), got uint8 \(16, 16, 3\)"):
@@ -187,5 +243,5 @@ def test_images_of_another_size_are_refused(files: Path) -> None:
 
 
 def test_a_description_survives_its_text() -> None:
-    said = Exported("f", 0.25, 16, (32, 48), "int8", "0.1.0")
+    said = Exported("f", 0.25, 16, (32, 48), "int8", "0.1.0", dimensions=(4, 16))
     assert Exported.from_text(said.to_text(), Path("x")) == said

@@ -15,6 +15,7 @@ from sfsc.gallery.gallery import open_store
 from sfsc.gallery.store import FORMAT, Description
 
 DIM = 16
+NESTED = (4, 8, DIM)  # in which a family's embeddings stand alone
 Opener = Callable[..., Gallery]
 
 
@@ -278,6 +279,86 @@ def test_queries_that_do_not_fit_are_refused(gallery: Gallery) -> None:
         gallery.search(embeddings(1)[:, 1:], "f")
     with pytest.raises(SfscError, match="top must be at least 1"):
         gallery.search(embeddings(1), "f", top=0)
+
+
+def test_longer_embeddings_are_shortened_to_a_small_gallerys_rows(opener: Opener) -> None:
+    rows, queries, gallery = embeddings(50), embeddings(3, seed=1), opener(create=True)
+    add(gallery, unit(rows)[:, :8], dimensions=NESTED)
+    add(gallery, unit(embeddings(2, seed=2)), ["a", "b"], dimensions=NESTED)
+    gallery = opener()
+    assert (gallery.info().dimension, gallery.info().dimensions) == (8, NESTED)
+    stored = np.concatenate([rows, embeddings(2, seed=2)])[:, :8]
+    names = [*map(str, range(50)), "a", "b"]
+    cosine = unit(queries[:, :8]) @ unit(stored).T
+    for sent in (queries, queries[:, :8]):
+        for scores, hits in zip(cosine, gallery.search(sent, "f", top=10), strict=True):
+            best = np.argsort(-scores)[:10]
+            assert [hit.id for hit in hits] == [names[row] for row in best]
+            assert [hit.score for hit in hits] == pytest.approx(scores[best], abs=1e-6)
+    [found] = gallery.rows(["id=b"], embeddings=True)
+    np.testing.assert_allclose(found["embedding"], unit(stored)[-1], atol=1e-6)
+
+
+def test_shorter_queries_are_compared_with_first_components(opener: Opener, address: str) -> None:
+    gallery, queries = opener(create=True), embeddings(3, seed=1)[:, :4]
+    add(gallery, embeddings(100), cameras=[str(row % 2) for row in range(100)], dimensions=NESTED)
+    if address.startswith("milvus"):
+        with pytest.raises(
+            SfscError, match=f"gallery {address}: Milvus compares whole embeddings, and these"
+        ):
+            gallery.search(queries, "f")
+        return
+    cosine = unit(queries) @ unit(embeddings(100)[:, :4]).T
+    for exact in (True, False):
+        for scores, hits in zip(cosine, gallery.search(queries, "f", top=5, exact=exact), strict=True):
+            best = np.argsort(-scores)[:5]
+            assert [hit.id for hit in hits] == [str(row) for row in best]
+            assert [hit.score for hit in hits] == pytest.approx(scores[best], abs=1e-6)
+    [hits] = gallery.search(queries[:1], "f", top=100, where=["camera=1"])
+    assert [hit.id for hit in hits] == [str(row) for row in np.argsort(-cosine[0]) if row % 2]
+    add(gallery, np.pad(queries[:1], ((0, 0), (0, DIM - 4))), ["new"])
+    gallery.delete([hits[0].id])
+    [[first, *others]] = gallery.search(queries[:1], "f", top=100)
+    assert (first.id, first.score) == ("new", pytest.approx(1))
+    assert hits[0].id not in {hit.id for hit in others}
+
+
+@pytest.mark.parametrize("dimension", [4, 8])
+def test_rows_of_fewer_dimensions_are_refused(opener: Opener, address: str, dimension: int) -> None:
+    gallery = opener(create=True)
+    add(gallery, embeddings(3), dimensions=NESTED)
+    with pytest.raises(
+        SfscError, match=f"{address} has rows of 16 dimensions, these embeddings {dimension}: "
+    ):
+        add(gallery, embeddings(1)[:, :dimension], ["new"], dimensions=NESTED)
+    assert len(gallery) == 3
+
+
+def test_dimensions_that_do_not_stand_alone_are_refused(opener: Opener) -> None:
+    gallery, message = opener(create=True), "these embeddings 5, and its family stands alone in 4, 8, 16"
+    with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
+        add(gallery, embeddings(1)[:, :5], dimensions=NESTED)
+    assert gallery.info().rows == 0
+    add(gallery, embeddings(3)[:, :8], dimensions=NESTED)
+    with pytest.raises(SfscError, match=message):
+        add(gallery, embeddings(1)[:, :5], ["new"])
+    with pytest.raises(SfscError, match=message):
+        gallery.search(embeddings(1)[:, :5], "f")
+    flat = np.eye(1, DIM, DIM - 1)
+    with pytest.raises(SfscError, match="row of zeros"):
+        gallery.search(flat, "f")
+    with pytest.raises(SfscError, match="row of zeros"):
+        add(gallery, flat, ["new"])
+    assert len(gallery) == 3
+
+
+def test_a_gallery_that_knows_no_dimensions_takes_its_own_alone(gallery: Gallery) -> None:
+    """As galleries are that were written before there were any."""
+    assert gallery.info().dimensions == ()
+    with pytest.raises(SfscError, match=r"has 16 dimensions, these embeddings 8$"):
+        gallery.search(embeddings(1)[:, :8], "f")
+    with pytest.raises(SfscError, match=r"has 16 dimensions, these embeddings 8$"):
+        add(gallery, embeddings(1)[:, :8], ["new"], dimensions=NESTED)
 
 
 def test_what_is_missing_is_not_created(address: str) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
+from sfsc.gallery.memory import MemoryIndex
 
 DIM = 16
 WRITER = """
@@ -64,6 +65,28 @@ def test_a_reader_sees_what_another_process_added(gallery: Gallery, tmp_path: Pa
     add(gallery, embeddings(1, seed=4), ["late"])
     assert reader.search(embeddings(1, seed=4), "f", top=1)[0][0].id == "late"
     assert len(reader) == 301
+
+
+def test_first_components_are_taken_anew_only_where_rows_have_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+    shortened = MemoryIndex.shortened
+
+    def count(index: MemoryIndex, dimension: int) -> MemoryIndex:
+        made.append(dimension)
+        return shortened(index, dimension)
+
+    monkeypatch.setattr(MemoryIndex, "shortened", count)
+    gallery = Gallery.open(tmp_path / "gallery", create=True)
+    add(gallery, embeddings(30), dimensions=(4, 8, DIM))
+    for dimension in (4, 8, 4, 8, DIM):
+        assert gallery.search(embeddings(1)[:, :dimension], "f", top=1)[0][0].id == "0"
+    assert made == [4, 8]
+    writer = Gallery.open(tmp_path / "gallery")
+    add(writer, -embeddings(1), ["0"])
+    assert gallery.search(embeddings(1)[:, :4], "f", top=1)[0][0].id != "0"
+    assert made == [4, 8, 4]
 
 
 def test_a_reader_sees_what_another_process_replaced_and_deleted(gallery: Gallery, tmp_path: Path) -> None:

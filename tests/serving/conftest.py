@@ -27,7 +27,7 @@ in_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no chromium o
 @pytest.fixture(scope="session")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
-    Family.create("small", WIDTHS, 16, (32, 32)).save(folder)
+    Family.create("small", WIDTHS, 16, (32, 32), nested_dims=(4, 8)).save(folder)
     return folder
 
 

@@ -26,9 +26,10 @@ from fastapi.testclient import TestClient
 import sfsc.serving.service as service_module
 from conftest import draw
 from serving.conftest import WIDTHS, serving
-from sfsc.data.images import write_png
+from sfsc.data.images import decode, write_png
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
+from sfsc.indexing import index
 from sfsc.searching import search
 from sfsc.serving import create_app
 from sfsc.serving.guard import MAX_BODY, check_origins
@@ -110,6 +111,35 @@ def test_an_embedding_finds_its_row_at_any_length(client: TestClient, indexed: P
         body = {"embedding": (row["embedding"].astype(float) * scale).tolist(), "top": 1, "exact": True}
         [hit] = client.post("/search/embedding", json=body).json()["hits"]
         assert (hit["id"], hit["score"]) == (row["id"], pytest.approx(1))
+
+
+@pytest.mark.parametrize("dimension", [4, 8])
+def test_an_embedding_may_have_any_nested_dimension(
+    client: TestClient, indexed: Path, dimension: int
+) -> None:
+    with Gallery.open(indexed) as gallery:
+        row = next(gallery.rows(embeddings=True))
+    body = {"embedding": row["embedding"][:dimension].astype(float).tolist(), "top": 1}
+    [hit] = client.post("/search/embedding", json=body).json()["hits"]
+    assert (hit["id"], hit["score"]) == (row["id"], pytest.approx(1))
+
+
+def test_a_small_gallery_is_searched_with_images_and_embeddings(
+    run: Path, shapes: str, picture: Path, tmp_path: Path
+) -> None:
+    family = Family.load(run)
+    with Gallery.open(tmp_path / "small", create=True) as gallery:
+        index(family, shapes, gallery, 1.0, workers=0, dimension=8)
+    with TestClient(create_app(run, tmp_path / "small")) as client:
+        [hit] = client.post("/search/image", files=upload(picture), data={"top": 1}).json()["hits"]
+        assert (hit["id"], hit["score"]) == (str(picture), pytest.approx(1))
+        added = {"path": "s3://new.png", "id": "new", "width": 1.0}
+        assert client.post("/rows", files=upload(picture), data=added).status_code == 200
+        assert client.get("/gallery").json()["dimension"] == 8
+        for numbers in (4, 8, 16):
+            embedding = family.embed_pixels(decode(str(picture), (32, 32))[None], 1.0)[0, :numbers].tolist()
+            answer = client.post("/search/embedding", json={"embedding": embedding, "top": 2}).json()
+            assert {hit["id"] for hit in answer["hits"]} == {str(picture), "new"}
 
 
 def test_all_submodels_side_by_side(client: TestClient, picture: Path) -> None:
@@ -231,6 +261,7 @@ def test_the_family_is_described(client: TestClient, run: Path) -> None:
         16,
         None,
     )
+    assert answer["dimensions"] == [4, 8, 16]
 
 
 def test_the_matrix_of_the_run_is_shown_if_it_is_this_familys(

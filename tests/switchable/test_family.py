@@ -3,6 +3,7 @@ import json
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -160,6 +161,33 @@ def test_the_fingerprint_tells_families_apart() -> None:
     with torch.no_grad():
         next(iter(family.norms.parameters())).add_(1e-6)
     assert family.fingerprint != fingerprint
+
+
+def test_first_components_stand_alone_where_the_family_says_so(tmp_path: Path) -> None:
+    family = Family.create("small", (0.5, 1.0), 16, (32, 32), nested_dims=(4, 8)).eval()
+    family.save(tmp_path)
+    loaded = Family.load(tmp_path)
+    assert (loaded.dimension, loaded.dimensions) == (16, (4, 8, 16))
+    assert (loaded.spec, loaded.fingerprint) == (family.spec, family.fingerprint)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.uint8)
+    whole = loaded.embed_pixels(pixels, 0.5)
+    for dimension in (4, 8, 16):
+        short = loaded.embed_pixels(pixels, 0.5, dimension)
+        assert short.shape == (3, dimension)
+        lengths = np.linalg.norm(whole[:, :dimension], axis=1, keepdims=True)
+        np.testing.assert_allclose(short * lengths, whole[:, :dimension], atol=1e-6)
+    with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
+        loaded.embed_pixels(pixels, 0.5, 5)
+    with pytest.raises(SfscError, match="stay below the embeddings' 16, got 8, 4"):
+        Family.create("small", (0.5, 1.0), 16, (32, 32), nested_dims=(8, 4))
+
+
+def test_without_nested_dimensions_the_description_is_as_before(tmp_path: Path) -> None:
+    make().save(tmp_path)
+    description = json.loads((tmp_path / "family.json").read_text())
+    assert description["format"] == 2
+    assert "nested_dims" not in description
+    assert Family.load(tmp_path).dimensions == (16,)
 
 
 def test_wrong_width_and_wrong_size_are_named() -> None:

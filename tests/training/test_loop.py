@@ -9,13 +9,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
 
-from sfsc.data import open_dataset
+from sfsc.data import decode, open_dataset
+from sfsc.dimensions import shorten
 from sfsc.errors import SfscError
 from sfsc.evaluation import evaluate
+from sfsc.losses.evidential import cosine_logits, evidential_loss
 from sfsc.switchable.family import Family
 from sfsc.training.config import Config
 from sfsc.training.loop import train
@@ -71,6 +74,35 @@ def test_the_run_folder_tells_what_was_done(finished: Path, shapes: str) -> None
     assert [line["step"] for line in lines] == [2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24]
     assert all(len(line[key]) == 4 for line in lines for key in ("loss", "uncertainty", "conflicts"))
     assert lines[-1]["loss"][-1] < lines[0]["loss"][-1]
+
+
+def test_a_run_that_knew_no_nested_dimensions_goes_on(finished: Path, shapes: str, tmp_path: Path) -> None:
+    config = json.loads((finished / "config.json").read_text())
+    assert config.pop("nested_dims") == []
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    for name in ("family.json", "family.safetensors"):
+        shutil.copy(finished / name, tmp_path)
+    assert train(Config.make(settings(shapes)), tmp_path, resume=True).dimensions == (16,)
+
+
+def test_first_components_learn_what_they_are_asked(finished: Path, shapes: str, tmp_path: Path) -> None:
+    train(Config.make(settings(shapes, nested_dims=(4,))), tmp_path / "nested")
+    loss = {run: first_components_loss(run, shapes) for run in (finished, tmp_path / "nested")}
+    assert loss[tmp_path / "nested"] < 0.95 * loss[finished]
+
+
+@torch.no_grad()
+def first_components_loss(run: Path, shapes: str) -> float:
+    """What the training images' first four components cost under the run's classifier, over all widths."""
+    family, images = Family.load(run), open_dataset(shapes).train
+    classifier = safetensors.torch.load_file(run / "checkpoint.safetensors")["classifier.0"][:, :4]
+    pixels = np.stack([decode(path, (32, 32)) for path in images.paths])
+    losses = []
+    for width in family.widths:
+        embeddings = torch.from_numpy(shorten(family.embed_pixels(pixels, width), 4))
+        logits = cosine_logits(embeddings, classifier, 10.0)
+        losses.append(evidential_loss(logits, torch.from_numpy(images.labels()))[0].item())
+    return sum(losses)
 
 
 def test_the_same_seed_gives_equal_weights_and_matrices(finished: Path, shapes: str, tmp_path: Path) -> None:

@@ -63,6 +63,21 @@ def test_every_recipe_trains_every_sub_model(runs: dict[str, Path], name: str) -
     assert (stored["loss"], stored["influence"]) == (recipe.loss, recipe.influence)
 
 
+@pytest.mark.parametrize("name", RECIPES)
+def test_with_every_recipe_first_components_are_trained_to_stand_alone(
+    runs: dict[str, Path], name: str, shapes: str, tmp_path: Path
+) -> None:
+    family = train(settings(shapes, name, nested_dims=(4, 8)), tmp_path / "run")
+    assert family.dimensions == (4, 8, 16)
+    loss, plain = (
+        json.loads((run / "log.jsonl").read_text().splitlines()[0])["loss"]
+        for run in (tmp_path / "run", runs[name])
+    )
+    assert all(0 < one != other for one, other in zip(loss, plain, strict=True) if one is not None)
+    if name == "sfsc+":
+        assert Family.load(tmp_path / "run" / "teacher").dimensions == (4, 8, 16)
+
+
 def test_what_is_not_trained_is_not_logged(runs: dict[str, Path]) -> None:
     first, last = (
         [json.loads(line) for line in (runs["asymmetric"] / "log.jsonl").read_text().splitlines()][index]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import RunArgument
+from sfsc.cli.options import DimOption, RunArgument
 from sfsc.errors import SfscError
 
 app = typer.Typer()
@@ -17,10 +17,12 @@ app = typer.Typer()
 def export(
     run: RunArgument,
     out: Annotated[
-        Path | None, typer.Option(help="FILE, of one width; default: RUN/export/WIDTH[-int8].FORMAT.")
+        Path | None,
+        typer.Option(help="FILE, of one width; default: RUN/export/WIDTH[-dimDIM][-int8].FORMAT."),
     ] = None,
     width: Annotated[list[float] | None, typer.Option(help="Width; repeatable; default: all.")] = None,
     format: Annotated[str, typer.Option(help="onnx, or pt2 for torch.export.")] = "onnx",
+    dim: DimOption = None,
     int8: Annotated[bool, typer.Option("--int8", help="Compute with integers of 8 bits.")] = False,
     images: Annotated[
         str | None,
@@ -39,6 +41,7 @@ def export(
     if out is not None and len(widths) > 1:
         raise SfscError("--out names one file: give one --width, or leave --out away")
     for one in widths:
-        file = out or run / "export" / f"{one:g}{'-int8' if int8 else ''}.{format}"
-        run_export(family, one, file, paths, int8)
+        name = "-".join([f"{one:g}", *([f"dim{dim}"] if dim else []), *(["int8"] if int8 else [])])
+        file = out or run / "export" / f"{name}.{format}"
+        run_export(family, one, file, paths, int8, dim)
         print(f"exported: {file}, {file.stat().st_size:,} bytes")

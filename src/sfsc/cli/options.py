@@ -10,4 +10,10 @@ import typer
 DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, omniglot, emoji"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
+DimOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Of a family with nested dimensions: so many components; default: all.", show_default=False
+    ),
+]
 WorkersOption = Annotated[int, typer.Option(min=0, help="How many decode images at once.")]

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import RunArgument, WorkersOption
+from sfsc.cli.options import DimOption, RunArgument, WorkersOption
 from sfsc.errors import SfscError
 from sfsc.report import terminal
 
@@ -45,6 +45,7 @@ def index(
         str | None, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")
     ] = None,
     width: WidthOption = None,
+    dim: DimOption = None,
     form: FormOption = "float32",
     attributes: Annotated[
         Path | None, typer.Option(help="CSV with the column path; the others become attributes.")
@@ -71,14 +72,19 @@ def index(
         raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
     opened_model = open_model(model)
     width = opened_model.widest if width is None else width
-    embed_by = make_engine(engine, model, opened_model, width, workers)
+    embed_by = make_engine(engine, model, opened_model, width, workers, dim)
     said = read_attributes(attributes) if attributes else None
     opened = Gallery.open(gallery, create=not upgrade)
     if images is None:
         corrupt = run_upgrade(opened_model, opened, width, engine=embed_by)
     else:
         corrupt = run_index(
-            opened_model, images, opened, width, form=form, attributes=said, resume=resume, engine=embed_by
+            *(opened_model, images, opened, width),
+            form=form,
+            attributes=said,
+            resume=resume,
+            engine=embed_by,
+            dimension=dim,
         )
     info = opened.info()
     print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
@@ -94,6 +100,7 @@ def embed(
     ] = None,
     gallery: Annotated[str | None, typer.Option(help="Instead: a gallery, which is gone on with.")] = None,
     width: WidthOption = None,
+    dim: DimOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
 ) -> None:
@@ -108,12 +115,12 @@ def embed(
     if (out is None) == (gallery is None):
         raise SfscError("say where the embeddings go: --out or --gallery")
     if gallery is not None:
-        index(model, gallery, images, width, resume=True, engine=engine, workers=workers)
+        index(model, gallery, images, width, dim, resume=True, engine=engine, workers=workers)
         return
     assert out is not None
     opened = open_model(model)
     width = opened.widest if width is None else width
-    corrupt = run_embedding(images, out, make_engine(engine, model, opened, width, workers), width)
+    corrupt = run_embedding(images, out, make_engine(engine, model, opened, width, workers, dim), width)
     print(f"embeddings: {out}")
     _name_skipped(corrupt)
 
@@ -131,6 +138,7 @@ def search(
     query: Annotated[Path, typer.Argument(metavar="QUERY", help="The query image.")],
     gallery: GalleryOption,
     width: WidthOption = None,
+    dim: DimOption = None,
     top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
     where: WhereOption = None,
     approximate: Annotated[
@@ -146,7 +154,7 @@ def search(
 
     opened = open_model(model)
     width = opened.widest if width is None else width
-    hits = run_search(opened, query, Gallery.open(gallery), width, top, where or (), not approximate)
+    hits = run_search(opened, query, Gallery.open(gallery), width, top, where or (), not approximate, dim)
     terminal.print_hits(hits)
     if picture:
         draw_hits(query, hits, picture)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from sfsc.data.images import decode
 from sfsc.deploy.runtime import INPUT, PROPERTY, Exported, ExportedModel
@@ -28,20 +29,29 @@ IMAGES = 256  # that ranges of activations are taken from
 
 
 class Graph(nn.Module):
-    """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1."""
+    """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1.
 
-    def __init__(self, submodel: nn.Module) -> None:
+    With a dimension, to the first components of embeddings, of length 1.
+    """
+
+    def __init__(self, submodel: nn.Module, dimension: int | None = None) -> None:
         super().__init__()
         self.submodel = submodel
+        self.dimension = dimension
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed."""
         embeddings: Tensor = self.submodel(images.permute(0, 3, 1, 2).float() / 255)
-        return embeddings
+        return embeddings if self.dimension is None else F.normalize(embeddings[:, : self.dimension])
 
 
 def export(
-    family: Family, width: float, out: str | Path, images: Sequence[str], int8: bool = False
+    family: Family,
+    width: float,
+    out: str | Path,
+    images: Sequence[str],
+    int8: bool = False,
+    dimension: int | None = None,
 ) -> Exported:
     """Write one sub-model into a file, once it was seen to embed as the sub-model does.
 
@@ -52,13 +62,14 @@ def export(
         images: paths of images that it is compared on; with `int8`, of the training split, from which the
             ranges of activations are taken. Some 256 of them are used.
         int8: compute with integers of 8 bits, weights per channel; of ONNX files only.
+        dimension: how many of the embeddings' first components it returns; by default all.
 
     Returns:
         What the file says of itself.
 
     Raises:
-        SfscError: not one of the family's widths, another suffix, too few images, one that cannot be read,
-            embeddings that differ, or no onnx; nothing is written then.
+        SfscError: not one of the family's widths or dimensions, another suffix, too few images, one that
+            cannot be read, embeddings that differ, or no onnx; nothing is written then.
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
@@ -68,11 +79,14 @@ def export(
     if len(images) < max(BATCHES):
         raise SfscError(f"{len(images)} images are too few to check an export on: give {IMAGES}")
     family.check_width(width)
+    if dimension is not None:
+        family.check_dimension(dimension)
     exported = Exported(
-        *(family.fingerprint, width, family.dimension, family.image_size),
+        *(family.fingerprint, width, dimension or family.dimension, family.image_size),
         *("int8" if int8 else "float32", version("sfsc")),
+        dimensions=family.dimensions,
     )
-    graph = Graph(family.submodel(width)).eval()
+    graph = Graph(family.submodel(width), dimension).eval()
     pixels = _spread(images, family.image_size)
     if out.suffix == ".pt2":
         data = _to_pt2(graph, exported, pixels, out)

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, first_line, missing_extra
 
-FORMAT = 1
+FORMAT = 2
 PROPERTY = "sfsc"  # of the file's metadata
 INPUT = "images"
 
@@ -22,7 +23,8 @@ class Exported:
 
     Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
     Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
-    `form` is float32 or int8.
+    `form` is float32 or int8. `dimensions` are all in which the family's embeddings stand alone, ascending;
+    files of the first format do not say them.
     """
 
     fingerprint: str
@@ -32,6 +34,7 @@ class Exported:
     form: str
     version: str
     format: int = FORMAT
+    dimensions: tuple[int, ...] = ()
 
     def to_text(self) -> str:
         """As it is stored in the file."""
@@ -44,7 +47,8 @@ class Exported:
             values = json.loads(text or "")
             if values["format"] > FORMAT:
                 raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
-            return cls(**{**values, "image_size": tuple(values["image_size"])})
+            lists = {name: tuple(values.get(name, ())) for name in ("image_size", "dimensions")}
+            return cls(**{**values, **lists})
         except (ValueError, KeyError, TypeError) as error:
             raise SfscError(f"{path} is not a model of sfsc: make one with sfsc export") from error
 
@@ -106,6 +110,11 @@ class ExportedModel:
         return self.exported.dimension
 
     @property
+    def dimensions(self) -> tuple[int, ...]:
+        """See `Model`."""
+        return self.exported.dimensions or (self.dimension,)
+
+    @property
     def image_size(self) -> tuple[int, int]:
         """See `Model`."""
         return self.exported.image_size
@@ -120,10 +129,18 @@ class ExportedModel:
         if width != self.exported.width:
             raise SfscError(f"the file holds the sub-model at width {self.exported.width:g}, not {width:g}")
 
-    def embed_pixels(self, images: np.ndarray, width: float | None = None) -> np.ndarray:
+    def check_dimension(self, dimension: int) -> None:
+        """See `Model`."""
+        check_dimension(dimension, [own for own in self.dimensions if own <= self.dimension])
+
+    def embed_pixels(
+        self, images: np.ndarray, width: float | None = None, dimension: int | None = None
+    ) -> np.ndarray:
         """See `Model`; SfscError for images of another size."""
         if width is not None:
             self.check_width(width)
+        if dimension is not None:
+            self.check_dimension(dimension)
         height, across = self.image_size
         if images.dtype != np.uint8 or images.shape[1:] != (height, across, 3):
             raise SfscError(
@@ -131,4 +148,4 @@ class ExportedModel:
                 f"{images.shape[1:]}"
             )
         embeddings: np.ndarray = self._session.run(None, {INPUT: images})[0]
-        return embeddings
+        return embeddings if dimension is None else shorten(embeddings, dimension)

@@ -1,6 +1,7 @@
 """A durable gallery that every sub-model of one family can write to and search."""
 
 from sfsc.gallery.conditions import Condition
-from sfsc.gallery.gallery import Gallery, GalleryInfo, Hit
+from sfsc.gallery.gallery import Gallery, GalleryInfo
+from sfsc.gallery.store import Hit
 
 __all__ = ["Condition", "Gallery", "GalleryInfo", "Hit"]

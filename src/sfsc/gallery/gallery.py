@@ -6,16 +6,17 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import Condition, Value, kind_of, parse_conditions
-from sfsc.gallery.forms import check_form, normalised
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, Store
+from sfsc.gallery.forms import check_form
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
 
 MILVUS = "milvus://"
 IDS_PER_CALL = 1000
@@ -24,28 +25,11 @@ Where = Sequence[str | Condition]
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A row of the gallery that answers a query.
-
-    `score` is the cosine; `width` the sub-model that wrote the row, `form` the numeric form that it is stored
-    in; `attributes` what the user said of it, None where nothing.
-    """
-
-    id: str
-    path: str
-    identity: str | None
-    camera: str | None
-    width: float
-    form: str
-    score: float
-    attributes: Mapping[str, Value | None] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
 class GalleryInfo:
     """What a gallery holds; `dimension` and `fingerprint` are None until the first row is added.
 
-    `attributes` maps the names of the user's columns to text, integer, number or boolean.
+    `attributes` maps the names of the user's columns to text, integer, number or boolean; `dimensions` are
+    all in which the family's embeddings stand alone, ascending, none where that is not known.
     """
 
     rows: int
@@ -54,6 +38,7 @@ class GalleryInfo:
     rows_by_width: dict[float, int]
     rows_by_form: dict[str, int]
     attributes: dict[str, str]
+    dimensions: tuple[int, ...] = ()
 
 
 class Gallery(AbstractContextManager["Gallery"]):
@@ -61,6 +46,9 @@ class Gallery(AbstractContextManager["Gallery"]):
 
     One process may search while another adds: a search sees all rows of a finished `add`. An `add` is
     stored as a whole or not at all, and stays stored when it has returned, whatever happens to the process.
+
+    Its rows have the dimension of the first. Where that is one of several in which the family's embeddings
+    stand alone, embeddings of a larger one are shortened to it.
     """
 
     def __init__(self, name: str, store: Store) -> None:
@@ -100,6 +88,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         cameras: Sequence[str | None] | np.ndarray | None = None,
         attributes: Mapping[str, Sequence[Value | None] | np.ndarray] | None = None,
         form: str = "float32",
+        dimensions: Sequence[int] = (),
     ) -> int:
         """Store N rows, each in the place of the row of the same id if there is one.
 
@@ -113,13 +102,16 @@ class Gallery(AbstractContextManager["Gallery"]):
             cameras: where they come from, if known.
             attributes: more columns by name; each of text, integers, numbers or booleans, or None.
             form: in which the embeddings are stored: float32, float16 or int8.
+            dimensions: all in which the family's embeddings stand alone, as `Model.dimensions`; those of the
+                first rows stay.
 
         Returns:
             N.
 
         Raises:
-            SfscError: with nothing stored: embeddings of another shape or family than the gallery's, an id
-                given twice, columns of unequal lengths or another kind than before, or a full disk.
+            SfscError: with nothing stored: embeddings of another family than the gallery's, or of a dimension
+                that does not fit it; an id given twice, columns of unequal lengths or another kind than
+                before, or a full disk.
         """
         rows = self._checked(embeddings)
         check_form(form)
@@ -136,7 +128,8 @@ class Gallery(AbstractContextManager["Gallery"]):
         kinds = {name: kind for name, values in own.items() if (kind := self._kind(name, values))}
         if not len(rows):
             return 0
-        description = self._described(rows.shape[1], fingerprint, kinds)
+        description = self._described(rows.shape[1], fingerprint, kinds, dimensions)
+        rows = self._fitting(rows, description)
         for name, kind in description.attributes.items():
             columns[name] = own.get(name, [None] * len(rows))
             if kind == "number":
@@ -155,7 +148,9 @@ class Gallery(AbstractContextManager["Gallery"]):
         """For each query the `top` rows of the greatest cosine; equal scores in order of their ids.
 
         Args:
-            embeddings: (Q, dim) float32, finite and not zero, of any sub-model of the family.
+            embeddings: (Q, dim) float32, finite and not zero, of any sub-model of the family. Those with
+                fewer dimensions than the rows have are compared with the first components of all rows; Milvus
+                refuses them.
             fingerprint: of the family.
             top: how many rows; fewer where the gallery has fewer.
             where: conditions that all of them fulfil, as `Condition` or as text: "camera=2", "price<=9.5".
@@ -163,8 +158,8 @@ class Gallery(AbstractContextManager["Gallery"]):
                 faster, and some of the best may be missing. With conditions, every row is compared.
 
         Raises:
-            SfscError: queries of another shape or family than the gallery's, an unknown column in a
-                condition, or a damaged gallery.
+            SfscError: queries of another family than the gallery's, or of a dimension that does not fit it;
+                an unknown column in a condition, or a damaged gallery.
         """
         queries = self._checked(embeddings)
         if top < 1:
@@ -174,8 +169,10 @@ class Gallery(AbstractContextManager["Gallery"]):
             return [[] for _ in queries]
         self._check_family(description, queries.shape[1], fingerprint)
         conditions = self._conditions(where, description)
-        found = self._store.search(queries, top, conditions, exact)
-        return [[_hit(row, description) for row in sorted(rows, key=_rank)[:top]] for rows in found]
+        queries = self._fitting(queries, description)
+        if queries.shape[1] < description.dimension:
+            return self._store.search_shortened(queries, top, conditions)
+        return self._store.search(queries, top, conditions, exact)
 
     def delete(self, ids: Iterable[str] = (), where: Where = ()) -> int:
         """Take rows away: those of these ids, or all that fulfil conditions, or both at once.
@@ -238,18 +235,24 @@ class Gallery(AbstractContextManager["Gallery"]):
         return GalleryInfo(
             *(widths.total(), description.dimension, description.fingerprint),
             *(dict(sorted(widths.items())), dict(sorted(forms.items())), dict(description.attributes)),
+            description.dimensions,
         )
 
     def __len__(self) -> int:
         return self._store.count()
 
     def check_family(self, dimension: int, fingerprint: str) -> None:
-        """Raise `SfscError` unless the gallery is empty or of this family and dimension.
+        """Raise `SfscError` unless rows of this family and dimension can be added.
 
         A family and what calibration made of it have one space: their fingerprints are equal up to the dot.
         """
         if description := self._store.describe():
             self._check_family(description, dimension, fingerprint)
+            if dimension < description.dimension:
+                raise SfscError(
+                    f"gallery {self.name} has rows of {description.dimension} dimensions, these embeddings "
+                    f"{dimension}: add longer ones, or make another gallery"
+                )
 
     def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
         if description.fingerprint.partition(".")[0] != fingerprint.partition(".")[0]:
@@ -257,15 +260,26 @@ class Gallery(AbstractContextManager["Gallery"]):
                 f"gallery {self.name} belongs to the family {description.fingerprint}, these embeddings to "
                 f"{fingerprint}: use a sub-model of that family, or another gallery"
             )
-        if description.dimension != dimension:
+        own, known = description.dimension, description.dimensions
+        if dimension != own and not {dimension, own} <= {*known}:
+            stand_alone = f", and its family stands alone in {', '.join(map(str, known))}" if known else ""
             raise SfscError(
-                f"gallery {self.name} has {description.dimension} dimensions, these embeddings {dimension}"
+                f"gallery {self.name} has {own} dimensions, these embeddings {dimension}{stand_alone}"
             )
 
-    def _described(self, dimension: int, fingerprint: str, kinds: Mapping[str, str]) -> Description:
+    def _fitting(self, embeddings: np.ndarray, description: Description) -> np.ndarray:
+        """The embeddings with no more dimensions than the rows."""
+        if embeddings.shape[1] <= description.dimension:
+            return embeddings
+        return self._checked(shorten(embeddings, description.dimension))
+
+    def _described(
+        self, dimension: int, fingerprint: str, kinds: Mapping[str, str], dimensions: Sequence[int]
+    ) -> Description:
         """The store's description, once it fits these rows: it is made, or gets new columns."""
         if self._store.describe() is None:
-            self._store.create(Description(dimension, fingerprint, kinds))
+            check_dimension(dimension, dimensions or (dimension,))
+            self._store.create(Description(dimension, fingerprint, kinds, dimensions=tuple(dimensions)))
         self.check_family(dimension, fingerprint)
         description = self._store.describe()
         assert description is not None
@@ -276,9 +290,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         new = {name: kind for name, kind in kinds.items() if name not in description.attributes}
         if new:
             self._store.extend(new)
-            return Description(
-                description.dimension, description.fingerprint, {**description.attributes, **new}
-            )
+            return replace(description, attributes={**description.attributes, **new})
         return description
 
     def _kind(self, name: str, values: list[Any]) -> str | None:
@@ -296,12 +308,14 @@ class Gallery(AbstractContextManager["Gallery"]):
         """The embeddings as (N, dim) float32 of length 1."""
         if embeddings.ndim != 2:
             raise SfscError(f"gallery {self.name}: embeddings must be (N, dim), not {embeddings.shape}")
-        if not np.isfinite(embeddings).all() or not embeddings.any(axis=1).all():
+        rows = np.ascontiguousarray(embeddings, dtype=np.float32)
+        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+        if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise SfscError(
                 f"gallery {self.name}: embeddings hold NaN, infinity or a row of zeros: "
                 "check the sub-model and the images"
             )
-        return normalised(np.ascontiguousarray(embeddings, dtype=np.float32))
+        return rows / lengths
 
     def _check_columns(self, columns: Mapping[str, list[Any]], rows: int) -> None:
         for name, values in columns.items():
@@ -323,17 +337,6 @@ def open_store(path: str, create: bool) -> Store:
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "gallery") from error
     return LanceStore(Path(path), create=create)
-
-
-def _rank(row: Row) -> tuple[float, str]:
-    return -row["score"], row["id"]
-
-
-def _hit(row: Row, description: Description) -> Hit:
-    return Hit(
-        *(row["id"], row["path"], row["identity"], row["camera"], row["width"], row["form"], row["score"]),
-        {name: row[name] for name in description.attributes},
-    )
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:

@@ -20,16 +20,16 @@ import pyarrow.compute as pc
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition, Value
 from sfsc.gallery.forms import DTYPES, decode, encode
-from sfsc.gallery.memory import MemoryIndex
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
+from sfsc.gallery.memory import MemoryIndex, release_unused
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, StoreUnavailable
 
 TABLE = "gallery"
 VERSIONS = f"{TABLE}.lance/_versions"
 # Every add leaves a fragment behind; compacted this often, 2,000 small adds take 24 s instead of 220 s.
 ADDS_PER_COMPACTION = 64
-PART = 1 << 14  # rows read at once: 10 MB at 128 dimensions
+PART = 1 << 11  # rows read at once, 1 MB at 128 dimensions: of larger parts, lance leaves more memory unused
 KEPT_VERSIONS = timedelta(minutes=10)  # what another process may still be reading
-REPEATED = ("identity", "camera", "form", "fingerprint")  # columns of few different values
+REPEATED = ("identity", "camera", "width", "form", "fingerprint")  # columns of few different values
 TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
 
@@ -44,10 +44,13 @@ class LanceStore:
     def __init__(self, path: Path, *, create: bool) -> None:
         self._path = path
         self._opened: Any = None
+        self._versions = path / VERSIONS
         self._version, self._changed = -1, -1
+        self._manifests = path, path  # of this version and the next
         self._described: tuple[int, Description] | None = None
         self._memory: MemoryIndex | None = None
         self._memory_version = -1
+        self._shortened: dict[int, tuple[int, MemoryIndex]] = {}  # by dimension, with the version
         self._newest = 0.0  # the time of the newest row in memory
         self._stamped = 0.0  # that of the newest row that was written from here
         self._lock = RLock()
@@ -121,10 +124,15 @@ class LanceStore:
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
-    ) -> list[list[Row]]:
+    ) -> list[list[Hit]]:
         """See `Store`."""
         with self._lock, self._reported("read"):
             return self._current().search(queries, top, where, exact)
+
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
+        """See `Store`."""
+        with self._lock, self._reported("read"):
+            return self._current_shortened(queries.shape[1]).search(queries, top, where, exact=True)
 
     def rows(
         self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
@@ -151,15 +159,18 @@ class LanceStore:
     def close(self) -> None:
         """See `Store`."""
         self._memory = None
+        self._shortened.clear()
 
     def _current(self) -> MemoryIndex:
         """The rows in memory, brought to what the table holds now."""
         table = self._existing()
         version = self._newest_version()
         if self._memory is not None and version != self._memory_version:
-            newer = self._batches([*_columns(table), EMBEDDING], [Condition("time", ">", (self._newest,))])
-            for batch in newer:
-                self._memory.extend(self._unpacked(batch), self._kept(batch))
+            newer = [Condition("time", ">", (self._newest,))]
+            parts = [*map(self._part, self._batches([*_columns(table), EMBEDDING], newer))]
+            if parts:
+                vectors, tables = zip(*parts, strict=True)
+                self._memory.extend(np.concatenate(vectors), pa.concat_tables(tables))
             # Rows that were deleted leave no trace but their number.
             if self._memory.stale or len(self._memory) != table.count_rows():
                 self._memory = None
@@ -168,25 +179,27 @@ class LanceStore:
         self._memory_version = version
         return self._memory
 
+    def _current_shortened(self, dimension: int) -> MemoryIndex:
+        """The rows' first components in memory, made anew where rows have changed since they were."""
+        memory = self._current()
+        version, shortened = self._shortened.get(dimension, (None, memory))
+        if version != self._memory_version:
+            shortened = memory.shortened(dimension)
+            self._shortened[dimension] = self._memory_version, shortened
+        return shortened
+
     def _load(self, version: int) -> MemoryIndex:
-        """All rows of a version, in parts: a scan of all reads ahead, and holds much of them twice."""
+        """All rows of a version."""
         table = self._database.open_table(TABLE)
         table.checkout(version)
         description = self.describe()
         assert description is not None
-        rows = table.count_rows()
-        vectors = np.empty((rows, description.dimension), np.float32)
-        kept = [self._kept(pa.RecordBatch.from_pylist([], table.schema))]
-        for start in range(0, rows, PART):
-            filled = start
-            for batch in table.search().offset(start).limit(PART).to_batches():
-                vectors[filled : filled + len(batch)] = self._unpacked(batch)
-                kept.append(self._kept(batch))
-                filled += len(batch)
-        return MemoryIndex(vectors, pa.concat_tables(kept))
+        memory = MemoryIndex(description.dimension, map(self._part, _in_parts(table)))
+        release_unused()
+        return memory
 
-    def _kept(self, batch: pa.RecordBatch) -> pa.Table:
-        """The columns of a batch as they are kept in memory; the newest row's time is remembered.
+    def _part(self, batch: pa.RecordBatch) -> tuple[np.ndarray, pa.Table]:
+        """Embeddings and columns of a batch as they are kept in memory; the newest row's time is remembered.
 
         They are copied: any column of a batch keeps all of it in memory, with the embeddings.
         """
@@ -194,7 +207,7 @@ class LanceStore:
             self._newest = max(self._newest, pc.max(batch["time"]).as_py())
         columns = {name: batch[name] for name in batch.schema.names if name != EMBEDDING}
         kept = pa.table(columns | {name: columns[name].dictionary_encode() for name in REPEATED})
-        return kept.take(pa.array(np.arange(len(batch))))
+        return self._unpacked(batch), kept.take(pa.array(np.arange(len(batch))))
 
     def _batches(self, columns: list[str], where: Sequence[Condition]) -> Iterator[pa.RecordBatch]:
         query = self._existing().search().select(columns)
@@ -231,17 +244,15 @@ class LanceStore:
         the directory of manifests and, should times be too coarse for that, leaves a manifest of the next
         number there.
         """
-        changed = (self._path / VERSIONS).stat().st_mtime_ns
-        if (
-            changed != self._changed
-            or not self._manifest(self._version).exists()
-            or self._manifest(self._version + 1).exists()
-        ):
+        changed = self._versions.stat().st_mtime_ns
+        this, following = self._manifests
+        if changed != self._changed or not this.exists() or following.exists():
             self._changed, self._version = changed, self._existing().version
+            self._manifests = self._manifest(self._version), self._manifest(self._version + 1)
         return self._version
 
     def _manifest(self, version: int) -> Path:
-        return self._path / VERSIONS / f"{2**64 - 1 - version:020}.manifest"
+        return self._versions / f"{2**64 - 1 - version:020}.manifest"
 
     def _check_directory(self, create: bool) -> None:
         path = self._path
@@ -276,6 +287,13 @@ class LanceStore:
                 f"gallery {self._path} cannot be {action} ({cause}): "
                 "check the disk, or restore the directory from a copy"
             ) from error
+
+
+def _in_parts(table: Any) -> Iterator[pa.RecordBatch]:
+    """All rows; not by one scan, which reads ahead and holds much of them twice."""
+    yield pa.RecordBatch.from_pylist([], table.schema)
+    for start in range(0, table.count_rows(), PART):
+        yield from table.search().offset(start).limit(PART).to_batches()
 
 
 def _columns(table: Any) -> list[str]:

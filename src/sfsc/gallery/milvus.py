@@ -14,7 +14,7 @@ import numpy as np
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import Condition, Value
 from sfsc.gallery.forms import decode, encode
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Row, StoreUnavailable
+from sfsc.gallery.store import COLUMNS, EMBEDDING, HIT_COLUMNS, Description, Hit, StoreUnavailable, ranked
 
 try:
     from pymilvus import DataType, MilvusClient
@@ -124,13 +124,24 @@ class MilvusStore:
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
-    ) -> list[list[Row]]:
+    ) -> list[list[Hit]]:
         """See `Store`."""
-        return self._search(queries, top, where, exact or bool(where), top + 1)
+        description = self.describe()
+        assert description is not None
+        found = self._search(queries, top, where, exact or bool(where), top + 1)
+        return [ranked([_hit(entity, description) for entity in entities], top) for entities in found]
+
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
+        """See `Store`; always refused."""
+        raise SfscError(
+            f"gallery {self._url}: Milvus compares whole embeddings, and these queries have only "
+            f"{queries.shape[1]} dimensions: send as many as the gallery has, or make one of fewer"
+        )
 
     def _search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool, limit: int
-    ) -> list[list[Row]]:
+    ) -> list[list[dict[str, Any]]]:
+        """At least `top` entities and, if exact, all whose distance is not below the `top`-th."""
         with self._reported("read"):
             found = self._client.search(
                 self._name,
@@ -141,12 +152,10 @@ class MilvusStore:
                 search_params={"params": {"nprobe": LISTS if exact else PROBES}},
                 consistency_level="Strong",
             )
-        result = []
-        columns = self._columns()
+        result: list[list[dict[str, Any]]] = []
         for query, hits in zip(queries, found, strict=True):
-            rows = [_row(hit["entity"], columns) | {"score": float(hit["distance"])} for hit in hits]
-            tied = len(rows) == limit < MOST_HITS and rows[-1]["score"] == rows[top - 1]["score"]
-            result += self._search(query[None], top, where, exact, 4 * limit) if exact and tied else [rows]
+            tied = len(hits) == limit < MOST_HITS and hits[-1]["distance"] == hits[top - 1]["distance"]
+            result += self._search(query[None], top, where, exact, 4 * limit) if exact and tied else [hits]
         return result
 
     def rows(
@@ -185,11 +194,6 @@ class MilvusStore:
         with suppress(*RPC_ERRORS):
             self._client.close()
 
-    def _columns(self) -> list[str]:
-        description = self.describe()
-        assert description is not None
-        return list(description.columns)
-
     @contextmanager
     def _reported(self, action: str) -> Iterator[None]:
         """Turn what Milvus raises into one line that names the gallery."""
@@ -202,8 +206,11 @@ class MilvusStore:
             ) from error
 
 
-def _row(entity: Mapping[str, Any], columns: Sequence[str]) -> Row:
-    return {name: entity.get(name) for name in columns}
+def _hit(found: Mapping[str, Any], description: Description) -> Hit:
+    entity = found["entity"]
+    fixed = {name: entity.get(name) for name in HIT_COLUMNS}
+    attributes = {name: entity.get(name) for name in description.attributes}
+    return Hit(**fixed, score=float(found["distance"]), attributes=attributes)
 
 
 def _expression(where: Sequence[Condition]) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from sfsc.errors import SfscError
-from sfsc.gallery.conditions import Condition
+from sfsc.gallery.conditions import Condition, Value
 
 FORMAT = 2
 # The columns that every gallery has, and their kinds; attributes come after.
@@ -28,18 +28,47 @@ EMBEDDING = "embedding"
 Row = dict[str, Any]
 
 
+class Hit(NamedTuple):
+    """A row of the gallery that answers a query.
+
+    `score` is the cosine; `width` the sub-model that wrote the row, `form` the numeric form that it is stored
+    in; `attributes` what the user said of it, None where nothing.
+    """
+
+    id: str
+    path: str
+    identity: str | None
+    camera: str | None
+    width: float
+    form: str
+    score: float
+    attributes: Mapping[str, Value | None]
+
+
+HIT_COLUMNS = Hit._fields[:6]
+
+
+def ranked(hits: Sequence[Hit], top: int) -> list[Hit]:
+    """The first `top` by their scores; of equal scores, by their ids."""
+    return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top]
+
+
 class StoreUnavailable(SfscError):
     """A store that cannot be read or written now, whatever was asked of it."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format."""
+    """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format.
+
+    `dimensions` are all in which the family's embeddings stand alone, ascending; none where that is unknown.
+    """
 
     dimension: int
     fingerprint: str
     attributes: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    dimensions: tuple[int, ...] = ()
 
     @property
     def columns(self) -> dict[str, str]:
@@ -61,7 +90,8 @@ class Description:
             if values["format"] > FORMAT:
                 raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade to read it")
             return cls(
-                values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]
+                *(values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]),
+                tuple(values.get("dimensions", ())),
             )
         except (KeyError, TypeError) as error:
             raise SfscError(f"{name} is not a gallery: its table is of another program") from error
@@ -96,12 +126,29 @@ class Store(Protocol):
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
-    ) -> list[list[Row]]:
-        """For each of (Q, dimension) float32 of length 1, rows of great cosine that fulfil all conditions.
+    ) -> list[list[Hit]]:
+        """For each of (Q, dimension) float32 of length 1, the rows of greatest cosine among those wanted.
+
+        Args:
+            queries: Q of them.
+            top: how many rows for each, fewer where there are fewer.
+            where: conditions, all of which a row fulfils.
+            exact: whether no better row may be missing.
 
         Returns:
-            For each query its rows, with all columns and `score`, the cosine; in no order. At least `top`
-            where there are so many, and with `exact` all those whose score is not below the `top`-th.
+            For each query its rows, as `ranked` orders them.
+        """
+
+    def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
+        """As an exact `search`, by the cosine between queries and as many first components of the rows.
+
+        Args:
+            queries: (Q, k) float32 of length 1, with fewer components than rows.
+            top: as for `search`.
+            where: as for `search`.
+
+        Raises:
+            SfscError: the store compares whole embeddings only.
         """
 
     def rows(

@@ -44,9 +44,20 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     console = Console()
     console.print(matrix)
     console.print(tests)
+    if len(evaluation.get("dimensions", [])) > 1:
+        console.print(_dimensions(widths, evaluation["dimensions"]))
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+
+
+def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Table:
+    names = [f"{width} -> {width}" for width in widths]
+    table = Table("dimension", *names, "smallest -> full", title="mAP % by the number of components")
+    for test in tests:
+        values = [*test["self_tests"], test["smallest_to_full"]]
+        table.add_row(str(test["dimension"]), *(f"{100 * value:.1f}" for value in values))
+    return table
 
 
 def print_inspection(inspection: Inspection) -> None:
@@ -85,6 +96,8 @@ def print_hits(hits: list[Hit]) -> None:
 def print_gallery(name: str, info: GalleryInfo) -> None:
     """What a gallery holds."""
     _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, family {info.fingerprint}")
+    if len(info.dimensions) > 1:
+        _say(f"the family's embeddings stand alone in {', '.join(map(str, info.dimensions))} dimensions")
     for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
         table = Table(f"{title}", "rows")
         for value, rows in counts.items():

@@ -138,11 +138,15 @@ class Evaluation(BaseModel):
 
 
 class FamilyAnswer(BaseModel):
-    """The family; `image_size` is (height, width), `evaluation` null where the run was not evaluated."""
+    """The family; `dimensions` are all in which its embeddings stand alone, the last the whole one's.
+
+    `image_size` is (height, width), `evaluation` null where the run was not evaluated.
+    """
 
     fingerprint: str
     backbone: str
     dimension: int
+    dimensions: list[int]
     image_size: tuple[int, int]
     submodels: list[SubModel]
     evaluation: Evaluation | None

@@ -40,7 +40,8 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
     return FamilyAnswer(
         fingerprint=family.fingerprint,
         backbone=family.spec.backbone,
-        dimension=family.spec.embedding_dim,
+        dimension=family.dimension,
+        dimensions=list(family.dimensions),
         image_size=family.spec.image_size,
         submodels=[
             SubModel(width=width, parameters=parameters, multiply_adds=adds, latency_ms=latency)

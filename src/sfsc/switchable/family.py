@@ -15,6 +15,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sfsc.dimensions import all_dimensions, check_dimension, shorten
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
 from sfsc.switchable.calibration import Calibration
@@ -27,7 +28,7 @@ from sfsc.switchable.verify import settle
 from sfsc.switchable.weights import FAMILY_FILE, load_weights
 from sfsc.widths import Widths
 
-FORMAT = 3
+FORMAT = 4
 # What a description did not say in the first format: since which one it does, and what was so before.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
@@ -35,6 +36,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "configuration": (2, None),
     "shared": (3, True),
     "calibrated": (3, False),
+    "nested_dims": (4, []),
 }
 DESCRIPTION_FILE = "family.json"
 
@@ -46,7 +48,11 @@ class FamilySpec:
     `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`;
     `configuration` is what else the backbone was built from, where its name alone does not say; `shared` says
     whether the sub-models are one switchable network, or an independent network for each width; `calibrated`,
-    whether the narrow ones have a `Calibration`.
+    whether the narrow ones have a `Calibration`; `nested_dims`, how many of the embeddings' first components
+    stand alone too, increasing.
+
+    Raises:
+        SfscError: the nested dimensions do not increase from 2 to below `embedding_dim`.
     """
 
     backbone: str
@@ -58,10 +64,15 @@ class FamilySpec:
     configuration: dict[str, Any] | None = None
     shared: bool = True
     calibrated: bool = False
+    nested_dims: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        all_dimensions(self.nested_dims, self.embedding_dim)
 
     def describe(self) -> dict[str, Any]:
         """The spec as JSON takes it, with the format that it needs."""
-        description = {**asdict(self), "widths": list(self.widths), "keep": list(self.keep)}
+        lists = {"keep": list(self.keep), "nested_dims": list(self.nested_dims)}
+        description = {**asdict(self), "widths": list(self.widths), **lists}
         # What is as it was before is left out: such families keep their fingerprints.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
         version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
@@ -121,6 +132,7 @@ class Family(Switchable):
         keep: Sequence[str] = (),
         round_to: int = ROUND_TO,
         shared: bool = True,
+        nested_dims: Sequence[int] = (),
     ) -> Family:
         """A new, untrained family.
 
@@ -136,14 +148,17 @@ class Family(Switchable):
             round_to: channel counts are rounded up to multiples of this; 1 for none.
             shared: one switchable network; else an independent network for each width, which begin with the
                 weights that sub-models would have, but with embedding heads of their own.
+            nested_dims: how many of the embeddings' first components are to stand alone, increasing.
 
         Raises:
-            SfscError: unknown backbone, wrong widths, weights that do not fit, a module that cannot be cut.
+            SfscError: unknown backbone, wrong widths or nested dimensions, weights that do not fit, a module
+                that cannot be cut.
         """
         configuration = find_backbone(backbone).configuration
         spec = FamilySpec(
             *(backbone, Widths.of(widths), embedding_dim, image_size),
             *(tuple(keep), round_to, configuration, shared),
+            nested_dims=tuple(nested_dims),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -185,14 +200,25 @@ class Family(Switchable):
         return self.at(width)(images)
 
     @torch.inference_mode()
-    def embed_pixels(self, images: np.ndarray, width: float = 1.0) -> np.ndarray:
-        """As `embed`, from (batch, height, width, 3) uint8 RGB to (batch, embedding_dim) float32 arrays."""
-        return self.embed(torch.from_numpy(images).permute(0, 3, 1, 2), width).cpu().numpy()
+    def embed_pixels(
+        self, images: np.ndarray, width: float = 1.0, dimension: int | None = None
+    ) -> np.ndarray:
+        """See `Model`; SfscError as from `embed`, or for a dimension that is none of the family's."""
+        embeddings = self.embed(torch.from_numpy(images).permute(0, 3, 1, 2), width).cpu().numpy()
+        if dimension is None:
+            return embeddings
+        self.check_dimension(dimension)
+        return shorten(embeddings, dimension)
 
     @property
     def dimension(self) -> int:
-        """Of the embeddings."""
+        """See `Model`."""
         return self.spec.embedding_dim
+
+    @property
+    def dimensions(self) -> tuple[int, ...]:
+        """See `Model`."""
+        return (*self.spec.nested_dims, self.spec.embedding_dim)
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -207,6 +233,10 @@ class Family(Switchable):
     def check_width(self, width: float) -> None:
         """Raise `SfscError` where there is no sub-model of this width."""
         self.widths.index(width)
+
+    def check_dimension(self, dimension: int) -> None:
+        """Raise `SfscError` where its embeddings have none of this dimension."""
+        check_dimension(dimension, self.dimensions)
 
     @property
     def fingerprint(self) -> str:
@@ -264,7 +294,7 @@ class Family(Switchable):
                 tuple(description["image_size"]),
                 **{name: description.get(name, before) for name, (_, before) in LATER.items()},
             )
-            spec = replace(spec, keep=tuple(spec.keep))
+            spec = replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims))
             network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
         except (KeyError, TypeError) as error:

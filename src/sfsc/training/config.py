@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, PositiveInt, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveInt,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
+from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError, first_line
 from sfsc.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
@@ -46,6 +56,9 @@ class Config(BaseModel):
         8, ge=1, description="channel counts are rounded up to multiples of this; 1 for none"
     )
     embedding_dim: int = Field(128, ge=2, description="dimension of the embeddings")
+    nested_dims: tuple[int, ...] = Field(
+        (), description="how many of the first components are trained to stand alone, increasing"
+    )
     image_size: tuple[PositiveInt, PositiveInt] | None = Field(
         None, description="height and width in pixels; by default what suits the data set"
     )
@@ -91,6 +104,13 @@ class Config(BaseModel):
     max_corrupt: float = Field(
         0.01, ge=0, le=1, description="share of the training images that may be unreadable"
     )
+
+    @field_validator("nested_dims")
+    @classmethod
+    def _check_nested_dims(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        if "embedding_dim" in info.data:  # else that is what is wrong
+            all_dimensions(value, info.data["embedding_dim"])
+        return value
 
     @property
     def method(self) -> Recipe:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from sfsc.aggregation.gram import combine, conflicts, gram_matrix
+from sfsc.losses.nested import nested_loss
 from sfsc.recipes import AGGREGATIONS, Recipe, sub_model_loss
 from sfsc.switchable.family import Family
 from sfsc.training.checkpoint import TrainingState
@@ -165,7 +167,7 @@ def family_step(
         gradients: made for this family, its classifiers and the recipe.
         forward: made for this family.
         batch: images, labels and what else changes from step to step.
-        config: for the scale of the logits; losses are float32.
+        config: for the scale of the logits and the nested dimensions; losses are float32.
     """
     widths, images = state.family.widths.ratios, batch.images
     nothing = images.new_full((len(widths),), torch.nan, dtype=torch.float32)
@@ -173,10 +175,15 @@ def family_step(
     target = batch.target
     for index in batch.active:
         embeddings = forward(images, widths[index])
-        loss, uncertainty = sub_model_loss(
-            *(gradients.recipe, embeddings, target, state.classifiers, index),
-            *(batch.labels, config.scale, batch.progress),
+        own_loss = partial(
+            sub_model_loss,
+            gradients.recipe,
+            index=index,
+            labels=batch.labels,
+            scale=config.scale,
+            progress=batch.progress,
         )
+        loss, uncertainty = nested_loss(own_loss, config.nested_dims, embeddings, target, state.classifiers)
         gradients.add(loss, index)
         losses[index], uncertainties[index] = loss.detach(), uncertainty
         target = embeddings.detach() if target is None else target

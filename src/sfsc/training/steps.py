@@ -198,6 +198,7 @@ def new_family(config: Config, weights: str) -> Family:
         config.keep,
         config.round_to,
         config.method.shared,
+        config.nested_dims,
     )
 
 
