@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sfsc import Family, compare
+from sfsc.files import write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {
@@ -108,6 +109,18 @@ def test_another_runtime_computes_the_same(tmp_path: Path, shapes: str) -> None:
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
     assert [(row[0], row[2]) for row in rows] == [("OpenVINO", ".onnx, float32"), ("OpenVINO", ".onnx, int8")]
     assert float(rows[0][3]) > 0.9999
+
+
+@pytest.mark.slow
+def test_the_smallest_is_measured_against_the_full(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", embedding_dim=16, image_size=(32, 32)).save(tmp_path)
+    write_json(tmp_path / "config.json", {"dataset": shapes, "backbone": "small"})
+    printed = section_of("deploy", f"--run={tmp_path}", "--backbones=small", "--size=32", "--seconds=0")
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:6]] == [
+        *("times faster", "times smaller", "M(smallest int8, full)", "M(full, full)"),
+    ]
+    assert [row[0] for row in rows[8:]] == [str(tmp_path), "small"]
 
 
 @pytest.mark.slow

@@ -48,6 +48,8 @@ OPTIONS = {
     },
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
     "export": {"--out", "--width", "--format", "--dim", "--int8", "--images"},
+    "profile": {"--dataset", "--threads"},
+    "choose": {"--latency", "--memory", "--size", "--min-map"},
     "index": {
         *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
         *("--engine", "--workers"),
@@ -334,7 +336,7 @@ class TestDimensions:
         succeed("index", nested, shapes, "--gallery", tmp_path / "g", "--width", 0.5, "--workers", 0)
         rows = table_rows(succeed("search", file, image, "--gallery", tmp_path / "g", "--top", 1))
         assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
-        assert "dimension 16 is not one of" in refusal(
+        assert "the file makes embeddings of 4, 8 dimensions, not of 16" in refusal(
             sfsc("search", file, image, "--gallery", tmp_path / "g", "--dim", 16)
         )
 
@@ -486,6 +488,11 @@ def places(
         ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
         ("export {run} --out {new}", "--out names one file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
+        ("profile {bad}/empty", "{bad}/empty holds no trained family: it lacks family.json"),
+        ("profile {run} --dataset magic:x", "'magic:x' is no dataset"),
+        ("choose {bad}/empty", "{bad}/empty has no profile.json: run `sfsc profile {bad}/empty`"),
+        ("choose {run} --latency 10", "'10' is not a number with one of the units s, ms, us"),
+        ("choose {run} --memory 10ms", "'10ms' is not a number with one of the units GB, MB, kB, B"),
         ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file that"),
         ("gallery info {new}", "gallery {new} does not exist"),
         ("gallery delete {gallery}", "say which rows to delete"),

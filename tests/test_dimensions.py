@@ -9,6 +9,7 @@ from sfsc.errors import SfscError
 
 def test_the_whole_embedding_comes_last() -> None:
     assert all_dimensions((), 64) == (64,)
+    assert all_dimensions((), 1) == (1,)
     assert all_dimensions([16, 32], 64) == (16, 32, 64)
 
 

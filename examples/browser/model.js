@@ -1,6 +1,6 @@
 // A sub-model that `sfsc export` wrote, run by onnxruntime-web in this browser.
 
-const FORMAT = 2; // the newest that this page reads
+const FORMAT = 2;
 const METADATA = 14; // the field of an ONNX file that holds pairs of key (1) and value (2)
 
 // What onnxruntime-web does not tell: the text in the metadata of an ONNX file under this key.

@@ -13,10 +13,10 @@ def all_dimensions(nested: Sequence[int], whole: int) -> tuple[int, ...]:
     """The nested dimensions of embeddings and that of the whole ones, ascending.
 
     Raises:
-        SfscError: they do not increase from 2 to `whole`.
+        SfscError: the nested ones do not increase from 2 to below `whole`.
     """
     dimensions = (*nested, whole)
-    if any(a >= b for a, b in zip((1, *dimensions), dimensions, strict=False)):
+    if nested and any(a >= b for a, b in zip((1, *dimensions), dimensions, strict=False)):
         raise SfscError(
             f"nested dimensions must increase from 2 on and stay below the embeddings' {whole}, "
             f"got {', '.join(map(str, nested))}"

@@ -88,7 +88,7 @@ def test_a_file_of_fewer_dimensions_holds_first_components(
         found = model.embed_pixels(shown, dimension=dimension)
         np.testing.assert_allclose(found, family.embed_pixels(shown, 0.25, dimension or 8), atol=1e-5)
     for wrong in (5, 16):
-        with pytest.raises(SfscError, match=f"dimension {wrong} is not one of .*: 4, 8$"):
+        with pytest.raises(SfscError, match=f"the file makes embeddings of 4, 8 dimensions, not of {wrong}"):
             model.embed_pixels(shown, dimension=wrong)
     rounded = ExportedModel.load(files / "short-int8.onnx").embed_pixels(shown)
     assert 0.9 < (rounded * family.embed_pixels(shown, 0.25, 8)).sum(1).min() < 0.999999
@@ -188,7 +188,7 @@ def test_a_file_that_embeds_otherwise_is_not_written(
 ) -> None:
     right = sfsc.deploy.exporting._to_onnx
     wrong = Family.create("small", WIDTHS, 16, (32, 32), seed=1).eval()
-    other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25)).eval()
+    other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25), 32).eval()
     monkeypatch.setattr(sfsc.deploy.exporting, "_to_onnx", lambda _, exported: right(other, exported))
     with pytest.raises(SfscError, match=r"a\.onnx is not written: with 1 images, its embeddings differ"):
         export(family, 0.25, tmp_path / "a.onnx", images)
@@ -229,9 +229,9 @@ def test_files_that_are_none_of_ours_are_named(files: Path, tmp_path: Path) -> N
         assert "\n" not in str(caught.value)
 
 
-def test_the_browser_example_reads_the_format_of_today() -> None:
+def test_the_page_in_the_browser_reads_what_is_exported() -> None:
     page = Path(__file__).parents[2] / "examples" / "browser" / "model.js"
-    assert f"const FORMAT = {FORMAT};" in page.read_text()
+    assert f"\nconst FORMAT = {FORMAT};\n" in page.read_text()
 
 
 def test_images_of_another_size_are_refused(files: Path) -> None:

@@ -13,6 +13,7 @@ from sfsc.errors import SfscError
 from sfsc.report.figures import (
     INK,
     POINTS,
+    accuracy_against_latency,
     accuracy_against_size,
     conflict_map,
     cosine_map,
@@ -40,7 +41,19 @@ def conflict_log() -> list[dict[str, object]]:
     return [{"epoch": e, "conflicts_by_group": [0.0, float(s), 1.0]} for e, s in enumerate(shares, 1)]
 
 
+def profiled() -> dict[str, object]:
+    """Two sub-models with torch and as int8 files; the larger of the latter was not tested."""
+    forms = (("torch", "float32"), ("onnx", "int8"))
+    rows = [
+        {"width": width, "runtime": runtime, "form": form, "p50": seconds * width, "accuracy": accuracy}
+        for (runtime, form), seconds in zip(forms, (0.02, 0.004), strict=True)
+        for width, accuracy in ((0.5, 0.4), (1.0, 0.6 if runtime == "torch" else None))
+    ]
+    return {"rows": rows}
+
+
 FIGURES = {
+    "latency": lambda: accuracy_against_latency(profiled()),
     "matrix": matrix_figure,
     "cosines": lambda: cosine_map(MAP, WIDTHS),
     "projection": lambda: embedding_map(PROJECTION),
@@ -129,6 +142,14 @@ def test_a_long_log_is_thinned_without_bias() -> None:
 
 def test_one_logged_line_is_enough() -> None:
     assert "svg" in to_svg(training_curves(log()[:1], WIDTHS, "uncertainty"))
+
+
+def test_accuracy_against_latency_shows_what_was_tested() -> None:
+    figure = accuracy_against_latency(profiled())
+    assert texts(figure) == ["0.5", "1", "0.5"]
+    points = {line.get_label(): line.get_xydata().round(6).tolist() for line in figure.axes[0].lines}
+    assert points == {"onnx int8": [[2.0, 0.4]], "torch float32": [[10.0, 0.4], [20.0, 0.6]]}
+    assert figure.axes[0].get_xscale() == "log"
 
 
 def test_accuracy_against_size_shows_both_tests_and_the_baseline() -> None:

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import DimOption, RunArgument
+from sfsc.cli.options import DATASET_HELP, DimOption, RunArgument
 from sfsc.errors import SfscError
+from sfsc.report import terminal
 
 app = typer.Typer()
 
@@ -45,3 +46,50 @@ def export(
         file = out or run / "export" / f"{name}.{format}"
         run_export(family, one, file, paths, int8, dim)
         print(f"exported: {file}, {file.stat().st_size:,} bytes")
+
+
+@app.command()
+def profile(
+    run: RunArgument,
+    dataset: Annotated[
+        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+    ] = None,
+    threads: Annotated[int, typer.Option(min=1, help="That compute.")] = 1,
+) -> None:
+    """Measure every sub-model in every form on this machine: size, memory, time, accuracy.
+
+    What is missing in RUN/export is exported first, where torch is installed.
+    """
+    from sfsc.deploy.profiling import profile as run_profile
+
+    found = run_profile(run, dataset, threads)
+    files = found.write(run)
+    terminal.print_profile(found)
+    print(f"written: {', '.join(map(str, files))}")
+
+
+@app.command()
+def choose(
+    run: RunArgument,
+    latency: Annotated[
+        str | None, typer.Option(metavar="TIME", help="For one image, at the 95th percentile: 10ms.")
+    ] = None,
+    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="At the peak: 20MB.")] = None,
+    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Of the file: 5MB.")] = None,
+    min_map: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Least mAP in the full sub-model's gallery: 0.3.")
+    ] = None,
+) -> None:
+    """Name the most accurate exported sub-model within limits, by what `sfsc profile` measured."""
+    from sfsc.deploy.choosing import Limits
+    from sfsc.deploy.choosing import choose as run_choice
+    from sfsc.deploy.quantities import SIZES, TIMES, read_quantity
+
+    limits = Limits(
+        latency=None if latency is None else read_quantity(latency, TIMES),
+        memory=None if memory is None else read_quantity(memory, SIZES),
+        size=None if size is None else read_quantity(size, SIZES),
+        accuracy=min_map,
+    )
+    chosen = run_choice(run, limits)
+    terminal.print_choice(run, chosen)

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
@@ -19,7 +20,9 @@ from sfsc.data.images import decode
 from sfsc.deploy.runtime import INPUT, PROPERTY, Exported, ExportedModel
 from sfsc.errors import SfscError, missing_extra
 from sfsc.files import write_atomic
+from sfsc.switchable.embedder import Embedder
 from sfsc.switchable.family import Family
+from sfsc.switchable.inspection import count_multiply_adds
 
 SUFFIXES = (".onnx", ".pt2")
 OUTPUT = "embeddings"
@@ -31,17 +34,30 @@ IMAGES = 256  # that ranges of activations are taken from
 class Graph(nn.Module):
     """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1.
 
-    With a dimension, to the first components of embeddings, of length 1.
+    Colours are normalised before the change of layout, by a mean and a deviation for every pixel of a row:
+    over the three numbers of one pixel at a time onnxruntime takes longer than over many a convolution. With
+    a dimension, the first components alone make the embedding, of length 1.
     """
 
-    def __init__(self, submodel: nn.Module, dimension: int | None = None) -> None:
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, submodel: Embedder, width: int, dimension: int | None = None) -> None:
+        """Of images of this width in pixels."""
         super().__init__()
         self.submodel = submodel
         self.dimension = dimension
+        self.register_buffer("mean", 255 * submodel.mean.flatten().expand(width, 3))
+        self.register_buffer("std", 255 * submodel.std.flatten().expand(width, 3))
 
     def forward(self, images: Tensor) -> Tensor:
         """Embed."""
-        embeddings: Tensor = self.submodel(images.permute(0, 3, 1, 2).float() / 255)
+        normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
+        # Contiguous: of a map in another layout the mean is exported as an indirect copy.
+        return self.shorten(self.submodel.embed_normalised(normalised.contiguous()))
+
+    def shorten(self, embeddings: Tensor) -> Tensor:
+        """The first components of the sub-model's own embeddings, of length 1."""
         return embeddings if self.dimension is None else F.normalize(embeddings[:, : self.dimension])
 
 
@@ -81,12 +97,15 @@ def export(
     family.check_width(width)
     if dimension is not None:
         family.check_dimension(dimension)
+    submodel = cast(Embedder, family.submodel(width))
     exported = Exported(
         *(family.fingerprint, width, dimension or family.dimension, family.image_size),
         *("int8" if int8 else "float32", version("sfsc")),
         dimensions=family.dimensions,
+        parameters=family.parameter_count(width),
+        multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
     )
-    graph = Graph(family.submodel(width), dimension).eval()
+    graph = Graph(submodel, family.image_size[1], dimension).eval()
     pixels = _spread(images, family.image_size)
     if out.suffix == ".pt2":
         data = _to_pt2(graph, exported, pixels, out)
@@ -97,6 +116,9 @@ def export(
 
             with _quiet():
                 data = quantise(data, pixels)
+        from sfsc.deploy.slimming import slim
+
+        data = slim(data)
         model = ExportedModel.of(data, out)
         if not int8:
             _compare(graph, model.embed_pixels, pixels, out)
@@ -150,7 +172,7 @@ def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np
     """Raise `SfscError` where what a file computes is not what its sub-model does."""
     for batch in BATCHES:
         images = pixels[:batch]
-        expected = graph(torch.from_numpy(images)).numpy()
+        expected = graph.shorten(graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)).numpy()
         least = float((embed(images) * expected).sum(1).min())
         if not least >= LEAST_COSINE:
             raise SfscError(

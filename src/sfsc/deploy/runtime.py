@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from sfsc.dimensions import check_dimension, shorten
+from sfsc.dimensions import shorten
 from sfsc.errors import SfscError, first_line, missing_extra
 
 FORMAT = 2
@@ -24,7 +24,8 @@ class Exported:
     Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
     Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
     `form` is float32 or int8. `dimensions` are all in which the family's embeddings stand alone, ascending;
-    files of the first format do not say them.
+    files of the first format do not say them. `parameters` and `multiply_adds`, for one image, are those of
+    the sub-model that the file was made from; None in files of earlier versions.
     """
 
     fingerprint: str
@@ -35,6 +36,8 @@ class Exported:
     version: str
     format: int = FORMAT
     dimensions: tuple[int, ...] = ()
+    parameters: int | None = None
+    multiply_adds: int | None = None
 
     def to_text(self) -> str:
         """As it is stored in the file."""
@@ -131,7 +134,11 @@ class ExportedModel:
 
     def check_dimension(self, dimension: int) -> None:
         """See `Model`."""
-        check_dimension(dimension, [own for own in self.dimensions if own <= self.dimension])
+        own = [one for one in self.dimensions if one <= self.dimension]
+        if dimension not in own:
+            raise SfscError(
+                f"the file makes embeddings of {', '.join(map(str, own))} dimensions, not of {dimension}"
+            )
 
     def embed_pixels(
         self, images: np.ndarray, width: float | None = None, dimension: int | None = None

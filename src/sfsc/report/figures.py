@@ -18,7 +18,7 @@ try:
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import PercentFormatter
+    from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 except ImportError as error:
     raise missing_extra("matplotlib", "train") from error
 
@@ -34,6 +34,12 @@ POINTS = 400  # of a curve: more than that, a figure cannot show
 # Lightness falls steadily, so the order survives colour blindness; both ends stand out on white and black.
 WIDTH_SCALE = LinearSegmentedColormap.from_list("widths", ["#f0943a", "#dd5f6b", "#b04aa8", "#6a55d8"])
 CELL_SCALE = LinearSegmentedColormap.from_list("cells", ["#dceaf7", "#7fb2dc", "#2f78b7", "#123f70"])
+# Of runtime and numeric form.
+FORM_MARKS = {
+    ("onnx", "int8"): ("#d9742b", "s"),
+    ("onnx", "float32"): ("#2f78b7", "o"),
+    ("torch", "float32"): ("#7d8590", "^"),
+}
 AXIS_LABELS: dict[Curve, str] = {
     "loss": "loss",
     "uncertainty": "uncertainty",
@@ -124,6 +130,41 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     axes.set_ylabel("mAP")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    _grid(axes)
+    _legend(axes)
+    return figure
+
+
+def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
+    """What milliseconds buy: the mAP of every sub-model in every form against its latency.
+
+    profile: the content of profile.json; read are its "rows" with "width", "runtime", "form", "p50" in
+    seconds, and "accuracy" in fractions; rows without one are left out.
+    """
+    rows = [row for row in profile["rows"] if row["accuracy"] is not None]
+    figure, axes = _figure((5.6, 3.6))
+    for (runtime, form), (colour, marker) in FORM_MARKS.items():
+        points = [row for row in rows if (row["runtime"], row["form"]) == (runtime, form)]
+        if points:
+            place = [1000 * row["p50"] for row in points], [row["accuracy"] for row in points]
+            line: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 7}
+            axes.plot(*place, **line, label=f"{runtime} {form}")
+    for row in rows:
+        # Forms of a width differ little in accuracy: the label of the fastest stands on the left.
+        fastest = min(other["p50"] for other in rows if other["width"] == row["width"])
+        offset = (-15, 7) if row["p50"] == fastest else (15, -7)
+        text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9}
+        text["color"] = FORM_MARKS[row["runtime"], row["form"]][0]
+        axes.annotate(f"{row['width']:g}", (1000 * row["p50"], row["accuracy"]), offset, **text)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("milliseconds for one image, median")
+    axes.set_ylabel("mAP against the full gallery")
+    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.margins(x=0.12, y=0.14)
     _grid(axes)
     _legend(axes)
     return figure

@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
+
 if TYPE_CHECKING:
     from sfsc.calibrating import CalibrationReport
+    from sfsc.deploy.profiling import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
     from sfsc.switchable.inspection import Inspection
+
+T = TypeVar("T")
+
+# As narrow as its columns: all of it fits on 80 characters.
+PROFILE_HEADING = (
+    *("width", "form", "file\nMB", "memory\nMB", "p50\nms", "p95\nms", "images\n/s", "times\nfaster"),
+    "mAP\n%",
+)
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -105,6 +118,45 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
         Console().print(table)
     if info.attributes:
         _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
+
+
+def print_profile(profile: Profile) -> None:
+    """The sub-models, then each of them in every form, and how much faster it is than the reference."""
+    sizes = Table("width", "parameters", "multiply-adds")
+    for width, row in {row.width: row for row in profile.rows}.items():
+        adds = _known(row.multiply_adds, lambda count: f"{count / 1e6:,.1f} M")
+        sizes.add_row(f"{width:g}", _known(row.parameters, "{:,}".format), adds)
+    table = Table(*PROFILE_HEADING)
+    reference = profile.reference
+    for row in profile.rows:
+        table.add_row(
+            *(f"{row.width:g}", row.label, _known(row.size, lambda size: f"{size / 1e6:.3f}")),
+            *(f"{row.memory / 1e6:.1f}", f"{1000 * row.p50:.2f}", f"{1000 * row.p95:.2f}"),
+            *(f"{row.throughput:,.0f}", _known(reference, partial(_times_faster, row))),
+            _known(row.accuracy, lambda accuracy: f"{100 * accuracy:.1f}"),
+        )
+    Console().print(sizes)
+    Console().print(table)
+    if reference:
+        _say(f"times faster than {reference.name}, by p50; threads: {profile.threads}")
+    _say("mAP: not known" if profile.dataset is None else f"mAP: in the full gallery of {profile.dataset}")
+
+
+def _times_faster(row: Measured, reference: Measured) -> str:
+    return f"{reference.p50 / row.p50:.1f}"
+
+
+def print_choice(run: Path, chosen: Measured) -> None:
+    """The file of the sub-model that was chosen, and its figures."""
+    size, memory = (show_quantity(count, SIZES) for count in (chosen.size or 0, chosen.memory))
+    p50, p95 = (show_quantity(seconds, TIMES) for seconds in (chosen.p50, chosen.p95))
+    figures = f"file {size}, memory {memory}, p50 {p50}, p95 {p95}, mAP {100 * (chosen.accuracy or 0):.1f} %"
+    _say(f"{chosen.name}: {figures}")
+    _say(f"chosen: {run / str(chosen.file)}")
+
+
+def _known(value: T | None, show: Callable[[T], str]) -> str:
+    return "-" if value is None else show(value)
 
 
 def print_calibration(report: CalibrationReport) -> None:

@@ -76,7 +76,11 @@ class Embedder(nn.Module):
         return cls(network, _count_channels(features), dim, backbone.mean, backbone.std).train()
 
     def forward(self, images: Tensor) -> Tensor:
-        features = self._pool(features_of(self.backbone((images - self.mean) / self.std)))
+        return self.embed_normalised((images - self.mean) / self.std)
+
+    def embed_normalised(self, images: Tensor) -> Tensor:
+        """As `forward`, of images whose colours are normalised."""
+        features = self._pool(features_of(self.backbone(images)))
         return self.calibration(F.normalize(self.norm(self.linear(features))))
 
     def _pool(self, features: Tensor) -> Tensor:

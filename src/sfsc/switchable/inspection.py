@@ -41,14 +41,15 @@ def inspect(switchable: Switchable, example_input: Tensor) -> Inspection:
     return Inspection(
         widths=switchable.widths.ratios,
         parameters=tuple(switchable.parameter_count(width) for width in switchable.widths),
-        multiply_adds=tuple(_multiply_adds(network, example_input[:1]) for network in networks),
+        multiply_adds=tuple(count_multiply_adds(network, example_input[:1]) for network in networks),
         channels=_channels(switchable),
         whole=_whole(switchable),
     )
 
 
 @torch.no_grad()
-def _multiply_adds(network: nn.Module, example: Tensor) -> int:
+def count_multiply_adds(network: nn.Module, example: Tensor) -> int:
+    """Those of a network's convolutions, linear layers and attention, for an example input (batch, ...)."""
     was_training = network.training
     counter = FlopCounterMode(display=False)
     with counter:

@@ -1,0 +1,118 @@
+"""What one sub-model takes, in a process of its own: memory is clean there, and so are threads.
+
+Run as `python -m sfsc.deploy.measuring MODEL WIDTH THREADS SECONDS`; prints what `measure` returns as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+from sfsc.errors import SfscError
+from sfsc.model import ONNX, Model
+
+BATCH = 32
+WARM_UP, FEWEST = 5, 5  # calls
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """`memory`: bytes by which loading and embedding one image let the peak of the resident set grow.
+
+    `p50` and `p95`: seconds for one image, the median and the 95th percentile. `throughput`: images per
+    second, `BATCH` at once.
+    """
+
+    memory: int
+    p50: float
+    p95: float
+    throughput: float
+
+
+def measure(model: Path, width: float, threads: int, seconds: float) -> Measurement:
+    """Measure a sub-model in a new process.
+
+    Args:
+        model: an exported file; or a run folder, whose family runs by torch.
+        width: of the sub-model.
+        threads: that compute.
+        seconds: for one image at once, and again for `BATCH`; no fewer than `FEWEST` calls each.
+
+    Raises:
+        SfscError: the process failed.
+    """
+    command = [sys.executable, "-m", __name__, str(model), repr(width), str(threads), repr(seconds)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        said = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+        raise SfscError(f"{model} cannot be measured at width {width:g}: {said}")
+    return Measurement(**json.loads(done.stdout))
+
+
+def _measure(path: Path, width: float, threads: int, seconds: float) -> Measurement:
+    # What loading a model imports is none of the model's memory.
+    import_module("onnxruntime" if path.suffix == ONNX else "sfsc.switchable.family")
+    before = _peak()
+    model = _load(path, threads)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *model.image_size, 3), np.uint8)
+    single = _times(model, pixels[:1], width, seconds)
+    memory = _peak() - before
+    together = _times(model, pixels, width, seconds)
+    p50, p95 = np.quantile(single, (0.5, 0.95)).tolist()
+    return Measurement(memory, p50, p95, BATCH / float(np.median(together)))
+
+
+def _load(path: Path, threads: int) -> Model:
+    if path.suffix == ONNX:
+        from sfsc.deploy.runtime import ExportedModel
+
+        return ExportedModel.load(path, threads)
+    import torch
+
+    from sfsc.switchable.family import Family
+
+    torch.set_num_threads(threads)
+    return Family.load(path)
+
+
+def _times(model: Model, pixels: np.ndarray, width: float, seconds: float) -> list[float]:
+    """Seconds of each call, after some that are not counted."""
+    for _ in range(WARM_UP):
+        model.embed_pixels(pixels, width)
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while len(times) < FEWEST or time.perf_counter() < end:
+        start = time.perf_counter()
+        model.embed_pixels(pixels, width)
+        times.append(time.perf_counter() - start)
+    return times
+
+
+def _peak() -> int:
+    """The most bytes of this process that were in memory at once."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+    # On Linux getrusage begins with the peak of the process that started this one.
+    peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
+    return 1024 * int(peak.split()[1])
+
+
+def _main(path: str, width: str, threads: str, seconds: str) -> None:
+    try:
+        found = _measure(Path(path), float(width), int(threads), float(seconds))
+    except SfscError as error:
+        sys.exit(str(error))
+    sys.stdout.write(json.dumps(asdict(found)))
+
+
+if __name__ == "__main__":
+    _main(*sys.argv[1:])

@@ -1,0 +1,321 @@
+"""What every sub-model in every form takes on this machine, and how well it searches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sfsc.data.dataset import Dataset, open_dataset
+from sfsc.deploy.measuring import Measurement, measure
+from sfsc.deploy.runtime import Exported, ExportedModel
+from sfsc.embedding import Embedded, embed_images
+from sfsc.errors import SfscError
+from sfsc.files import read_json, write_json
+from sfsc.model import Model
+from sfsc.progress import track
+from sfsc.retrieval.ranking import evaluate_ranking
+
+if TYPE_CHECKING:
+    from sfsc.switchable.family import Family
+
+PROFILE_FILE, FIGURE_FILE = "profile.json", "profile.png"
+EXPORT_FOLDER = "export"
+ONNX, TORCH = "onnx", "torch"
+SECONDS = 2.0
+
+Embed = Callable[[np.ndarray], np.ndarray]  # (batch, height, width, 3) uint8 to (batch, dim) float32
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One sub-model in one numeric form.
+
+    `runtime` is onnx or torch, the reference; `form` is float32 or int8. `file`, its path within the run,
+    `digest`, of 16 hexadecimal digits, and `size` in bytes are those of the exported file; None with torch.
+    `parameters` and `multiply_adds`, for one image, are None where the file does not say. `memory` is in
+    bytes, `p50` and `p95` are seconds for one image, `throughput` is images per second, 32 at once.
+    `accuracy` is the mAP of its queries in the gallery of the full sub-model's float32 file, a fraction;
+    None where it was never tested.
+    """
+
+    width: float
+    runtime: str
+    form: str
+    file: str | None
+    digest: str | None
+    size: int | None
+    parameters: int | None
+    multiply_adds: int | None
+    memory: int
+    p50: float
+    p95: float
+    throughput: float
+    accuracy: float | None
+
+    @property
+    def label(self) -> str:
+        """Of its form: float32 or int8 for a file, torch for the reference."""
+        return TORCH if self.runtime == TORCH else self.form
+
+    @property
+    def name(self) -> str:
+        """As messages call it: "0.25 int8"."""
+        return f"{self.width:g} {self.label}"
+
+
+@dataclass(frozen=True)
+class Profile:
+    """The sub-models of one family, with so many threads.
+
+    `rows` are in the order of widths. `dataset` is what accuracies are of; None where there are none.
+    """
+
+    fingerprint: str
+    dataset: str | None
+    threads: int
+    rows: tuple[Measured, ...]
+
+    @property
+    def reference(self) -> Measured | None:
+        """What others are compared with: the full sub-model in float32, with torch if that was there."""
+        full = [row for row in self.rows if row.width == 1.0 and row.form == "float32"]
+        return next((row for row in full if row.runtime == TORCH), next(iter(full), None))
+
+    def to_json(self) -> dict[str, Any]:
+        """The profile as plain lists and numbers."""
+        return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
+
+    def write(self, run: str | Path) -> list[Path]:
+        """Write `profile.json` into a run folder, and `profile.png` where matplotlib is installed and there
+        are accuracies to show; returns the files.
+        """
+        run = Path(run)
+        write_json(run / PROFILE_FILE, self.to_json())
+        try:
+            from sfsc.report.figures import accuracy_against_latency, save
+        except SfscError:
+            return [run / PROFILE_FILE]
+        if all(row.accuracy is None for row in self.rows):
+            return [run / PROFILE_FILE]
+        save(accuracy_against_latency(self.to_json()), run / FIGURE_FILE)
+        return [run / PROFILE_FILE, run / FIGURE_FILE]
+
+    @classmethod
+    def read(cls, run: str | Path) -> Profile:
+        """The profile of a run folder.
+
+        Raises:
+            SfscError: there is none, or it is damaged or of another family.
+        """
+        path, again = Path(run) / PROFILE_FILE, f"run `sfsc profile {run}`"
+        if not path.exists():
+            raise SfscError(f"{run} has no {PROFILE_FILE}: {again}")
+        try:
+            content = read_json(path)
+            rows = tuple(Measured(**row) for row in content.pop("rows"))
+            profile = cls(**content, rows=rows)
+        except (AttributeError, KeyError, TypeError):
+            raise SfscError(f"{path} is damaged: {again} again") from None
+        if profile.fingerprint != _describe(Path(run))[0]:
+            raise SfscError(f"{path} is of another family: {again} again")
+        return profile
+
+
+def profile(
+    run: str | Path, dataset: str | None = None, threads: int = 1, seconds: float = SECONDS
+) -> Profile:
+    """Measure every sub-model as an exported file, and with torch where that and the weights are there.
+
+    Files are those of `RUN/export`. With torch, what is missing there or of another family is exported
+    first; without, the files that are there are measured. Accuracies are tested where the data set is there;
+    those that `RUN/profile.json` holds for the same files and the same data set are kept.
+
+    Args:
+        run: a run folder; without torch, its `family.json` and `export` are enough.
+        dataset: KIND:PATH; by default that of `RUN/profile.json`, else the run's own.
+        threads: that compute when time and memory are measured.
+        seconds: for one image at once, and again for 32, of each sub-model in each form.
+
+    Raises:
+        SfscError: no run, nothing to measure, a file of another family, a data set that was named and cannot
+            be opened, or an image in it that cannot be read.
+    """
+    run = Path(run)
+    if dataset is not None:
+        open_dataset(dataset)  # if it cannot be, that is said before the first export
+    subjects = _subjects(run)
+    dataset, accuracies = _accuracies(run, dataset, subjects)
+    rows = []
+    for subject in track(subjects, "measuring"):
+        found = measure(subject.path, subject.width, threads, seconds)
+        rows.append(subject.measured(run, found, accuracies.get(subject.name)))
+    return Profile(_describe(run)[0], dataset, threads, tuple(rows))
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What is measured: a file and its model, or a run and its family. `said` is what the file says."""
+
+    path: Path
+    model: Model
+    runtime: str
+    said: Exported
+
+    @property
+    def width(self) -> float:
+        return self.said.width
+
+    @property
+    def name(self) -> str:
+        return f"{self.width:g} {TORCH if self.runtime == TORCH else self.said.form}"
+
+    @property
+    def digest(self) -> str | None:
+        return None if self.runtime == TORCH else file_digest(self.path)
+
+    def measured(self, run: Path, found: Measurement, accuracy: float | None) -> Measured:
+        """The row of the profile."""
+        exported = self.runtime != TORCH
+        return Measured(
+            width=self.width,
+            runtime=self.runtime,
+            form=self.said.form,
+            file=str(self.path.relative_to(run)) if exported else None,
+            digest=self.digest,
+            size=self.path.stat().st_size if exported else None,
+            parameters=self.said.parameters,
+            multiply_adds=self.said.multiply_adds,
+            **asdict(found),
+            accuracy=accuracy,
+        )
+
+
+def _subjects(run: Path) -> list[_Subject]:
+    fingerprint, widths = _describe(run)
+    family = _load_family(run)
+    paths = {
+        (width, form): run / EXPORT_FOLDER / f"{width:g}{'-int8' if form == 'int8' else ''}.onnx"
+        for width in widths
+        for form in ("float32", "int8")
+    }
+    if family is not None:
+        _export_missing(run, family, paths)
+    subjects = []
+    for (_, form), path in paths.items():
+        if not path.exists():
+            continue
+        model = ExportedModel.load(path)
+        if model.fingerprint != fingerprint:
+            raise SfscError(f"{path} is not of the family of {run}: run `sfsc export {run}` where torch is")
+        if family is not None and form == "float32":
+            subjects.append(_Subject(run, family, TORCH, model.exported))
+        subjects.append(_Subject(path, model, ONNX, model.exported))
+    if not subjects:
+        raise SfscError(f"{run / EXPORT_FOLDER} holds no sub-model: run `sfsc export {run}` where torch is")
+    return subjects
+
+
+def _load_family(run: Path) -> Family | None:
+    """The family, where torch and its weights are there."""
+    try:
+        from sfsc.switchable.family import Family
+        from sfsc.switchable.weights import FAMILY_FILE
+    except ModuleNotFoundError:
+        return None
+    return Family.load(run) if (run / FAMILY_FILE).exists() else None
+
+
+def _export_missing(run: Path, family: Family, paths: Mapping[tuple[float, str], Path]) -> None:
+    from sfsc.calibrating import image_paths
+    from sfsc.deploy.exporting import export
+    from sfsc.training.config import read_config
+
+    missing = [key for key, path in paths.items() if not _is_of(path, family.fingerprint)]
+    if missing:
+        images = image_paths(read_config(run).dataset)
+        for width, form in track(missing, "exporting"):
+            export(family, width, paths[width, form], images, form == "int8")
+
+
+def _is_of(path: Path, fingerprint: str) -> bool:
+    try:
+        return ExportedModel.load(path).fingerprint == fingerprint
+    except SfscError:  # missing or damaged
+        return False
+
+
+def _accuracies(
+    run: Path, named: str | None, subjects: Sequence[_Subject]
+) -> tuple[str | None, dict[str, float]]:
+    """The data set and, by the names of subjects, accuracies: known ones, and those that can be tested."""
+    try:
+        before = Profile.read(run)
+    except SfscError:
+        before = Profile("", None, 0, ())
+    dataset = named or before.dataset or _own_dataset(run)
+    if dataset is None:
+        return None, {}
+    stored = {(row.name, row.digest): row.accuracy for row in before.rows if dataset == before.dataset}
+    known = {s.name: stored.get((s.name, s.digest)) for s in subjects}
+    found = {name: accuracy for name, accuracy in known.items() if accuracy is not None}
+    untested = [subject for subject in subjects if subject.name not in found]
+    full = next((s.model for s in subjects if s.name == "1 float32"), None)
+    if untested and full is not None:
+        try:
+            opened = open_dataset(dataset)
+        except SfscError:  # the data set is not on this machine
+            pass
+        else:
+            embedders = {s.name: partial(s.model.embed_pixels, width=s.width) for s in untested}
+            found |= accuracies_of(embedders, full, opened)
+    return (dataset if found else None), found
+
+
+def accuracies_of(embedders: Mapping[str, Embed], full: Model, dataset: Dataset) -> dict[str, float]:
+    """The mAP of each embedder's queries in the gallery that the full sub-model embeds, as fractions.
+
+    Raises:
+        SfscError: a split is empty, an image cannot be read, or no query has a positive.
+    """
+    query, gallery = dataset.query, dataset.gallery
+    [rows] = _embed({"full": partial(full.embed_pixels, width=1.0)}, gallery.paths, full.image_size).values()
+    queries = _embed(embedders, query.paths, full.image_size)
+    return {name: evaluate_ranking(found, rows, query, gallery).mean_ap for name, found in queries.items()}
+
+
+def _embed(
+    embedders: Mapping[str, Embed], paths: Sequence[str], size: tuple[int, int]
+) -> dict[str, np.ndarray]:
+    embedded = Embedded.join(list(embed_images(embedders, paths, size)))
+    if bad := embedded.corrupt:
+        raise SfscError(f"{len(bad)} of {len(paths)} images cannot be read, the first: {bad[0]}; repair it")
+    return embedded.vectors
+
+
+def _describe(run: Path) -> tuple[str, list[float]]:
+    """The fingerprint and the widths of a run's family; without torch."""
+    path = run / "family.json"
+    if not path.is_file():
+        raise SfscError(f"{run} holds no trained family: it lacks {path.name}")
+    content = read_json(path)
+    try:
+        return str(content["fingerprint"]), [float(width) for width in content["widths"]]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SfscError(f"{path} does not describe a family: {error!r}") from None
+
+
+def _own_dataset(run: Path) -> str | None:
+    """What the run was trained on, if the folder says so; without pydantic."""
+    path = run / "config.json"
+    return str(read_json(path)["dataset"]) if path.exists() else None
+
+
+def file_digest(path: Path) -> str:
+    """16 hexadecimal digits that identify what a file holds."""
+    return sha256(path.read_bytes()).hexdigest()[:16]
