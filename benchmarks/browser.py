@@ -89,7 +89,7 @@ def main() -> None:
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
     arguments.add_argument("--images", type=int, default=128, help="that are compared")
-    arguments.add_argument("--rounds", type=int, default=15, help="in which all take turns")
+    arguments.add_argument("--rounds", type=int, default=30, help="in which all take turns")
     arguments.add_argument("--repeats", type=int, default=20, help="embeddings in every round")
     chosen = arguments.parse_args()
     family = Family.load(chosen.run)

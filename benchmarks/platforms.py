@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +66,12 @@ def embed(images):
         found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0].copy())
     return np.array(found)
 """
-# The runtime, the package that brings it, whether that wants torch, its code, and the files it is given.
-RUNTIMES = [
-    ("OpenVINO", "openvino", False, OPENVINO, ["float32.onnx", "int8.onnx"]),
-    ("ExecuTorch, XNNPACK", "executorch", True, EXECUTORCH, ["float32.pt2"]),
-    ("LiteRT", "litert-torch", True, LITERT, ["float32.pt2"]),
-]
+# By the package that brings it: the runtime, whether it wants torch, its code, and the files it is given.
+RUNTIMES = {
+    "openvino": ("OpenVINO", False, OPENVINO, ["float32.onnx", "int8.onnx"]),
+    "executorch": ("ExecuTorch, XNNPACK", True, EXECUTORCH, ["float32.pt2"]),
+    "litert-torch": ("LiteRT", True, LITERT, ["float32.pt2"]),
+}
 
 
 def main() -> None:
@@ -79,7 +80,7 @@ def main() -> None:
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
     arguments.add_argument("--images", type=int, default=256, help="that are embedded")
-    arguments.add_argument("--packages", nargs="+", help="which of the runtimes; default: all")
+    arguments.add_argument("--packages", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     chosen = arguments.parse_args()
     family = Family.load(chosen.run)
     dataset = open_dataset(chosen.dataset or read_config(chosen.run).dataset)
@@ -89,31 +90,29 @@ def main() -> None:
         pixels = np.stack([decode(dataset.query.paths[place], family.image_size) for place in places])
         np.save(folder / "pixels.npy", pixels)
         for file in ("float32.onnx", "int8.onnx", "float32.pt2"):
-            form = file.partition(".")[0]
-            export(family, family.widths.ratios[0], folder / file, dataset.train.paths, form == "int8")
-        rows = []
-        for runtime, package, torch, code, files in RUNTIMES:
-            if package in (chosen.packages or [package]):
-                needs = [pinned("torch")] if torch else []
-                python = make(folder / package, needs, [*needs, package, "numpy"])
-                rows += [[runtime, *row_of(python, package, code, folder / file, pixels)] for file in files]
+            width, int8 = family.widths.ratios[0], file.startswith("int8")
+            export(family, width, folder / file, dataset.train.paths, int8)
+        rows = [row for package in chosen.packages for row in rows_of(package, folder, pixels)]
     explanation = EXPLANATION.format(
         backbone=family.spec.backbone, images=len(pixels), dataset=dataset.source
     )
     print(section("Other runtimes", explanation, table(HEADING, rows)))
 
 
-def row_of(python: Path, package: str, code: str, file: Path, pixels: np.ndarray) -> list[str]:
-    """The version of a package, the kind of the file, and the cosines."""
-    script = file.with_name("embed.py")
-    script.write_text(FRAME.format(code=code.format(file=file)))
-    output(python, script, file.with_suffix(".npy"))
-    asked = f"import importlib.metadata as m; print(m.version('{package}'))"
-    form = file.stem
-    expected = ExportedModel.load(file.with_name(f"{form}.onnx")).embed_pixels(pixels)
-    cosines = (np.load(file.with_suffix(".npy")) * expected).sum(1)
-    kind = f"{file.suffix}, {form}"
-    return [output(python, "-c", asked).strip(), kind, f"{cosines.min():.5f}", f"{cosines.mean():.5f}"]
+def rows_of(package: str, folder: Path, pixels: np.ndarray) -> Iterator[list[str]]:
+    """A row of the table for each file that the runtime of a package is given."""
+    runtime, torch, code, files = RUNTIMES[package]
+    needs = [pinned("torch")] if torch else []
+    python = make(folder / package, needs, [*needs, package, "numpy"])
+    version = output(python, "-c", f"import importlib.metadata as m; print(m.version('{package}'))").strip()
+    for file in files:
+        script, found = folder / "embed.py", folder / "found.npy"
+        script.write_text(FRAME.format(code=code.format(file=file)))
+        output(python, script, found)
+        form, suffix = file.split(".")
+        expected = ExportedModel.load(folder / f"{form}.onnx").embed_pixels(pixels)
+        cosines = (np.load(found) * expected).sum(1)
+        yield [runtime, version, f".{suffix}, {form}", f"{cosines.min():.5f}", f"{cosines.mean():.5f}"]
 
 
 if __name__ == "__main__":

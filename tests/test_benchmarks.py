@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -87,6 +88,41 @@ def test_exported_files_beside_their_sub_models(tmp_path: Path, shapes: str) -> 
     assert all(float(row[5]) > 0.99999 for row in rows if row[1] != "onnx, int8")
     assert all(float(row[7]) == 0 for row in rows if row[1] != "onnx, int8")
     assert [row[8] for row in rows if row[1] == "onnx"] == ["1.00", "1.00"]
+
+
+@pytest.mark.slow
+def test_the_browser_embeds_as_python_does(tmp_path: Path, shapes: str) -> None:
+    if not (shutil.which("npm") and shutil.which("chromium")):
+        pytest.skip("there is no npm or no chromium on this machine")
+    Family.create("small", (0.25, 1.0), 16, (32, 32)).save(tmp_path)
+    printed = section_of(
+        "browser", f"--run={tmp_path}", f"--dataset={shapes}", "--images=2", "--rounds=1", "--repeats=2"
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")]
+    assert [row[0] for row in rows[2:5]] == ["0.25, int8", "0.25, float32", "1, float32"]
+    assert [row[0] for row in rows[7:9]] == ["as it is", "JPEG, 200 x 150"]
+    assert all(float(row[4]) > 0.9999 for row in rows[7:])
+
+
+@pytest.mark.slow
+def test_an_installation_without_torch_is_measured(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", (0.25, 1.0), 16, (32, 32)).save(tmp_path)
+    printed = section_of(
+        "install", f"--run={tmp_path}", f"--dataset={shapes}", "--extras=onnx", "--images=2", "--seconds=0"
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("`onnx`", "no", "1.000000")]
+
+
+@pytest.mark.slow
+def test_another_runtime_computes_the_same(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", (0.25, 1.0), 16, (32, 32)).save(tmp_path)
+    printed = section_of(
+        "platforms", f"--run={tmp_path}", f"--dataset={shapes}", "--images=4", "--packages=openvino"
+    )
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [(row[0], row[2]) for row in rows] == [("OpenVINO", ".onnx, float32"), ("OpenVINO", ".onnx, int8")]
+    assert float(rows[0][3]) > 0.9999
 
 
 @pytest.mark.slow

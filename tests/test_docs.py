@@ -38,7 +38,7 @@ GUIDES = [
 DOCUMENTS = [
     *GUIDES,
     *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "results", "research")),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/browser/README.md")),
 ]
 IMAGE = re.compile(r"data/emoji/images/([\w-]+)/([\w-]+)\.png")
 VENDORS = ["noto", "openmoji", "fxemoji"]
@@ -216,7 +216,17 @@ def test_commands_are_understood(command: str) -> None:
         assert words[launcher + 1] == "sfsc"
         parse(typer.main.get_command(app), words[module + 1 :])
     else:
-        assert words[0] in ("pip", "git", "cd", "python", "python3", "source", "curl", ".venv/bin/pytest")
+        assert words[0] in (
+            "pip",
+            "npm",
+            "git",
+            "cd",
+            "python",
+            "python3",
+            "source",
+            "curl",
+            ".venv/bin/pytest",
+        )
 
 
 def parse(command: Any, arguments: list[str]) -> None:

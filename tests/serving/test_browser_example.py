@@ -121,7 +121,7 @@ def test_it_finds_what_the_library_finds(
     assert scores == pytest.approx([hit.score for hit in hits], abs=0.005)
     assert page.locator("#embedding").inner_text().startswith("Embedded in ")
     first = page.locator("#hits img").first
-    assert first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 32
+    sync_api.expect(first).to_have_js_property("naturalWidth", 32)  # its image has arrived
     assert first.get_attribute("alt") == f"{hits[0].identity}, {hits[0].camera}"
 
 
