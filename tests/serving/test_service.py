@@ -422,10 +422,26 @@ def test_the_key(run: Path, stored: Path, picture: Path) -> None:
         create_app(run, stored, api_key=" ")
 
 
-def test_pages_of_other_sites_change_nothing(client: TestClient, picture: Path) -> None:
-    headers = {"Sec-Fetch-Site": "cross-site"}
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site", "Origin": "http://testserver:8080"},
+        {"Origin": "http://testserver:8080"},
+        {"Origin": "null"},
+    ],
+)
+def test_pages_of_other_sites_change_nothing(
+    client: TestClient, picture: Path, headers: dict[str, str]
+) -> None:
     refused(client.post("/rows", files=upload(picture), data={"path": "s3://x"}, headers=headers), 403)
     assert client.get("/health").json()["rows"] == 24
+
+
+@pytest.mark.parametrize("headers", [{"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://testserver"}])
+def test_the_services_own_page_may_ask(client: TestClient, picture: Path, headers: dict[str, str]) -> None:
+    answer = client.post("/search/id", json={"id": str(picture)}, headers=headers)
+    assert answer.status_code == 200
 
 
 @pytest.fixture
