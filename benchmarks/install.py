@@ -21,16 +21,16 @@ from sfsc.deploy.exporting import export
 from sfsc.deploy.runtime import ExportedModel
 from sfsc.training.config import read_config
 
-EXTRAS = ("onnx", "onnx,gallery", "train")
-WITH_TORCH = "train"
+INSTALLATIONS = ("sfsc", "sfsc[gallery]", "sfsc[train]")
+WITH_TORCH = "sfsc[train]"
 EXPLANATION = """
-Fresh environments, each made by `pip install 'sfsc[EXTRA]'` with the versions of constraints.txt; for
-`train`, `pip install {torch}` came first. MB are those of all files, pip's too. An empty process is `python
+Fresh environments, each made by `pip install` with the versions of constraints.txt; for `sfsc[train]`,
+`pip install {torch}` came first. MB are those of all files, pip's too. An empty process is `python
 -c pass`. Every command ran in fresh processes, all of them in turns; times are medians, ratios those to an
 empty process of the same environment in the same rounds. `sfsc embed` embeds {images} images of `{dataset}`
-with the smallest sub-model of {backbone}: an exported file, with `train` the run folder. The least cosine
+with the smallest sub-model of {backbone}: an exported file, with torch the run folder. The least cosine
 is that with the embeddings of the exported file in the environment of this benchmark."""
-HEADING = ["extra", "torch", "packages", "MB", "`import sfsc`", "ratio", "`import numpy`, ratio"]
+HEADING = ["installed", "torch", "packages", "MB", "`import sfsc`", "ratio", "`import numpy`, ratio"]
 HEADING += ["`sfsc embed`", "ratio", "least cosine"]
 
 
@@ -39,15 +39,15 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
-    arguments.add_argument("--extras", nargs="+", choices=EXTRAS, default=EXTRAS)
+    arguments.add_argument("--installations", nargs="+", choices=INSTALLATIONS, default=INSTALLATIONS)
     arguments.add_argument("--images", type=int, default=16, help="that are embedded")
     arguments.add_argument("--seconds", type=float, default=60.0, help="of measuring")
     chosen = arguments.parse_args()
     family = Family.load(chosen.run)
     dataset = open_dataset(chosen.dataset or read_config(chosen.run).dataset)
     width = family.widths.ratios[0]
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
         export(family, width, folder / "model.onnx", dataset.train.paths)
         paths = dataset.query.paths[: chosen.images]
         (folder / "images").mkdir()
@@ -57,15 +57,15 @@ def main() -> None:
         expected = ExportedModel.load(folder / "model.onnx").embed_pixels(pixels)
         sources = copy_sources(folder / "sources")
         calls: dict[str, dict[str, Callable[[], object]]] = {}
-        for extra in chosen.extras:
-            python = install(folder / extra, sources, extra)
-            model = chosen.run.absolute() if extra == WITH_TORCH else folder / "model.onnx"
-            calls[extra] = calls_of(python, model, folder / "images", folder / f"{extra}.npy", width)
+        for name in chosen.installations:
+            python = install(folder / name, sources, name)
+            model = chosen.run.absolute() if name == WITH_TORCH else folder / "model.onnx"
+            calls[name] = calls_of(python, model, folder / "images", folder / f"{name}.npy", width)
         times = take_turns(
-            {f"{extra} {what}": call for extra, inner in calls.items() for what, call in inner.items()},
+            {f"{name} {what}": call for name, inner in calls.items() for what, call in inner.items()},
             chosen.seconds,
         )
-        rows = [row_of(extra, folder, times, expected) for extra in chosen.extras]
+        rows = [row_of(name, folder, times, expected) for name in chosen.installations]
     explanation = EXPLANATION.format(
         **{"torch": pinned("torch"), "images": chosen.images, "dataset": dataset.source},
         backbone=family.spec.backbone,
@@ -73,10 +73,10 @@ def main() -> None:
     print(section("Installing what embeds", explanation, table(HEADING, rows)))
 
 
-def install(folder: Path, sources: Path, extra: str) -> Path:
-    """The Python of a fresh environment with sfsc and one extra."""
-    first = [[pinned("torch")]] if extra == WITH_TORCH else []
-    return make(folder, *first, ["--constraint", str(CONSTRAINTS), f"{sources}[{extra}]"])
+def install(folder: Path, sources: Path, name: str) -> Path:
+    """The Python of a fresh environment with sfsc, or with one of its extras, too."""
+    first = [[pinned("torch")]] if name == WITH_TORCH else []
+    return make(folder, *first, ["--constraint", str(CONSTRAINTS), str(sources) + name.removeprefix("sfsc")])
 
 
 def calls_of(
@@ -93,20 +93,20 @@ def calls_of(
     return {name: partial(output, *command) for name, command in commands.items()}
 
 
-def row_of(extra: str, folder: Path, times: dict[str, list[float]], expected: np.ndarray) -> list[str]:
+def row_of(name: str, folder: Path, times: dict[str, list[float]], expected: np.ndarray) -> list[str]:
     """A row of the table."""
-    python = folder / extra / "bin" / "python"
+    python = folder / name / "bin" / "python"
     packages = json.loads(output(python, "-m", "pip", "list", "--format=json"))
-    size = sum(file.lstat().st_size for file in (folder / extra).rglob("*") if not file.is_dir())
-    empty = times[f"{extra} empty"]
+    size = sum(file.lstat().st_size for file in (folder / name).rglob("*") if not file.is_dir())
+    empty = times[f"{name} empty"]
     cells = {
         what: (f"{median(found):.2f} s", f"{ratio(found, empty):.1f}")
         for what in ("sfsc", "numpy", "embed")
-        for found in [times[f"{extra} {what}"]]
+        for found in [times[f"{name} {what}"]]
     }
-    cosines = (np.load(folder / f"{extra}.npy") * expected).sum(1)
+    cosines = (np.load(folder / f"{name}.npy") * expected).sum(1)
     return [
-        *(f"`{extra}`", "yes" if has_torch(python) else "no", str(len(packages)), f"{size / 1e6:,.0f}"),
+        *(f"`{name}`", "yes" if has_torch(python) else "no", str(len(packages)), f"{size / 1e6:,.0f}"),
         *(*cells["sfsc"], cells["numpy"][1], *cells["embed"], f"{cosines.min():.6f}"),
     ]
 

@@ -108,10 +108,15 @@ def test_the_browser_embeds_as_python_does(tmp_path: Path, shapes: str) -> None:
 def test_an_installation_without_torch_is_measured(tmp_path: Path, shapes: str) -> None:
     Family.create("small", (0.25, 1.0), 16, (32, 32)).save(tmp_path)
     printed = section_of(
-        "install", f"--run={tmp_path}", f"--dataset={shapes}", "--extras=onnx", "--images=2", "--seconds=0"
+        "install",
+        f"--run={tmp_path}",
+        f"--dataset={shapes}",
+        "--installations=sfsc",
+        "--images=2",
+        "--seconds=0",
     )
     rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
-    assert [(row[0], row[1], row[-1]) for row in rows] == [("`onnx`", "no", "1.000000")]
+    assert [(row[0], row[1], row[-1]) for row in rows] == [("`sfsc`", "no", "1.000000")]
 
 
 @pytest.mark.slow

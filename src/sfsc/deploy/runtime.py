@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfsc.dimensions import shorten
-from sfsc.errors import SfscError, first_line, missing_extra
+from sfsc.errors import SfscError, first_line
 
 FORMAT = 2
 PROPERTY = "sfsc"  # of the file's metadata
@@ -87,10 +87,8 @@ class ExportedModel:
     @classmethod
     def of(cls, data: bytes, path: Path, threads: int = 0) -> ExportedModel:
         """As `load`, from the bytes of the file; `path` is what errors name."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise missing_extra("onnxruntime", "onnx") from error
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
