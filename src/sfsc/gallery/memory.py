@@ -197,7 +197,7 @@ class MemoryIndex:
         there = np.isfinite(scores)
         chosen = rows[there]
         fixed = (self.columns.take(name, chosen) for name in HIT_COLUMNS)
-        hits = list(map(Hit, *fixed, scores[there].tolist(), self._own(chosen)))
+        hits = list(map(Hit._make, zip(*fixed, scores[there].tolist(), self._own(chosen), strict=True)))
         ends = there.sum(axis=1).cumsum().tolist()
         parts = [hits[start:end] for start, end in pairwise([0, *ends])]
         in_order = np.all(scores[:, 1:] < scores[:, :-1], axis=1)
@@ -205,10 +205,11 @@ class MemoryIndex:
 
     def _own(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The user's attributes of each row."""
-        if not self._attributes:
-            return [{} for _ in rows]
-        columns = [self.columns.take(name, rows) for name in self._attributes]
-        return [dict(zip(self._attributes, values, strict=True)) for values in zip(*columns, strict=True)]
+        own: list[dict[str, Any]] = [{} for _ in rows]
+        for name in self._attributes:
+            for attributes, value in zip(own, self.columns.take(name, rows), strict=True):
+                attributes[name] = value
+        return own
 
 
 def release_unused() -> None:
