@@ -20,6 +20,7 @@ from timing import ratio, take_turns
 
 from sfsc import Family, open_dataset
 from sfsc.data.images import write_png
+from sfsc.deploy import float_layers
 from sfsc.deploy.exporting import export
 from sfsc.deploy.profiling import accuracies_of
 from sfsc.deploy.runtime import ExportedModel
@@ -28,7 +29,7 @@ from sfsc.training.config import read_config
 
 FASTER, SMALLER = 20, 50
 UNTRAINED = ["resnet50", "efficientnet_lite0", "transformers:mobilenet_v2"]
-BLOTS = 16  # images, from which ranges of untrained families are taken: times do not depend on them
+BLOTS = 32  # images, from which ranges of untrained families are taken: times do not depend on them
 INTRODUCTION = """
 Embedding one image with one thread: the smallest sub-model of {backbone} ({height}x{width} pixels, run
 `{run}`) as an int8 file with onnxruntime, beside the full one in float32 with torch, as
@@ -142,6 +143,7 @@ def met(aim: bool) -> str:
 
 def untrained(chosen: Namespace, folder: Path) -> Iterator[Subject]:
     """Families of random weights, at a size that is usual elsewhere."""
+    float_layers.ENOUGH = -1.0  # any agreement is: no search for layers that random weights make sensitive
     images = []
     for number, picture in enumerate(pictures(BLOTS, chosen.size)):
         path = folder / f"{number}.png"
