@@ -298,14 +298,16 @@ class TestIndexAndSearch:
         assert "c.png: the file is empty" in result.err
 
 
+@pytest.fixture(scope="module")
+def nested(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose first 4 and 8 of 16 components stand alone."""
+    run = tmp_path_factory.mktemp("nested") / "run"
+    succeed("train", shapes, "--out", run, *settings(epochs=1, widths=[0.5, 1.0], nested_dims=[4, 8]))
+    return run
+
+
 class TestDimensions:
     """A family whose first 4 and 8 of 16 components stand alone."""
-
-    @pytest.fixture(scope="class")
-    def nested(self, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        run = tmp_path_factory.mktemp("nested") / "run"
-        succeed("train", shapes, "--out", run, *settings(epochs=1, widths=[0.5, 1.0], nested_dims=[4, 8]))
-        return run
 
     def test_evaluate_and_report_show_every_dimension(self, nested: Path) -> None:
         printed = succeed("evaluate", nested, "--workers", 0)

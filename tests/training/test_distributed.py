@@ -219,10 +219,13 @@ def kill(command: list[str], run: Path, steps: int, rank: int) -> int:
         os.kill(rank_of(process.pid, rank), signal.SIGKILL)
         _, error = process.communicate(timeout=PATIENCE)
     assert process.returncode != 0
-    (line,) = said(error)
-    found = re.fullmatch(r"a rank ended .* after step (\d+) of \d+: go on with --resume", line)
-    assert found, line
-    return int(found[1])
+    found = [
+        re.fullmatch(r"a rank ended .* after step (\d+) of \d+: go on with --resume", line)
+        for line in said(error)
+    ]
+    assert len(found) == 1, error
+    assert found[0], error
+    return int(found[0][1])
 
 
 def assert_resumed(run: Path, reference: Path, steps: int = 24) -> None:
