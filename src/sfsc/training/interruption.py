@@ -41,6 +41,7 @@ def interruptible(world: World) -> Iterator[Interruption]:
 
     These are SIGTERM and, among several ranks, SIGINT, which torchrun passes on. A process that is not heard
     of for 20 seconds after, because it waits for a rank that hangs, says so in one line and ends with 2.
+    Ranks that end by an exception go on noting signals: torchrun asks them to end while they still say why.
     """
     interruption = Interruption()
     if threading.current_thread() is not threading.main_thread():
@@ -48,15 +49,18 @@ def interruptible(world: World) -> Iterator[Interruption]:
         return
     numbers = [signal.SIGTERM, signal.SIGINT] if world.size > 1 else [signal.SIGTERM]
     before = {number: signal.signal(number, interruption.note) for number in numbers}
+    ended = False
     try:
         if world.size > 1:
             with _watched(interruption, world, set(numbers)):
                 yield interruption
         else:
             yield interruption
+        ended = True
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if ended or world.size == 1:
+            for number, handler in before.items():
+                signal.signal(number, handler)
 
 
 @contextmanager
