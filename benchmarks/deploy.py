@@ -14,7 +14,7 @@ from time import process_time
 import onnx
 import safetensors.torch
 import torch
-from page import parser, section, table
+from page import met, parser, section, table
 from subjects import BACKBONES, lively_family, pictures
 from timing import ratio, take_turns
 
@@ -134,11 +134,6 @@ def aims(run: Subject, accuracies: dict[str, float]) -> Iterator[list[str]]:
     yield ["times smaller", f"{SMALLER} or more", f"{run.smaller:.1f}", met(run.smaller >= SMALLER)]
     for name, label in (("small", "M(smallest int8, full)"), ("full", "M(full, full)")):
         yield [label, "", f"{100 * accuracies[name]:.1f}", ""]
-
-
-def met(aim: bool) -> str:
-    """The word for it."""
-    return "met" if aim else "**missed**"
 
 
 def untrained(chosen: Namespace, folder: Path) -> Iterator[Subject]:

@@ -19,7 +19,7 @@ from statistics import median
 import faiss
 import numpy as np
 from neighbours import CENTRES, NOISE, by_numpy, clustered, flat_index, recall, refined_lists
-from page import parser, section, table
+from page import met, parser, section, table
 from threadpoolctl import threadpool_limits
 from timing import Call, ratio, take_turns
 
@@ -252,11 +252,6 @@ def aims(searches: list[Compared], memory: float) -> Iterator[list[str]]:
     name = f"exact, {exact.queries} at once, gallery / FAISS"
     yield [name, f"{EXACT_TIME} at most", f"{exact.ratio:.2f}", met(exact.ratio <= EXACT_TIME)]
     yield ["memory / vectors", f"{MEMORY} at most", f"{memory:.2f}", met(memory <= MEMORY)]
-
-
-def met(aim: bool) -> str:
-    """The word for it."""
-    return "met" if aim else "**missed**"
 
 
 def filtered(gallery: Gallery, queries: np.ndarray, chosen: Namespace) -> Iterator[list[str]]:

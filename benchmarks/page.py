@@ -38,3 +38,8 @@ def _machine(device: str) -> str:
     gpu = f", {torch.cuda.get_device_name(device)}" if device != "cpu" else ""
     threads = torch.get_num_threads()
     return f"*{date.today()}, {cores} cores, {threads} threads{gpu}, torch {torch.__version__}*"
+
+
+def met(aim: bool) -> str:
+    """The word for an aim in a table."""
+    return "met" if aim else "**missed**"

@@ -54,6 +54,11 @@ class Model(Protocol):
         """
 
 
+def same_space(one: str, other: str) -> bool:
+    """Whether two fingerprints are of one space: what calibration made of a family has more after a dot."""
+    return one.partition(".")[0] == other.partition(".")[0]
+
+
 def open_model(path: str | Path) -> Model:
     """The family of a run folder, or the sub-model of an exported file.
 

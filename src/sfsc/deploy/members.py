@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfsc.deploy.runtime import ExportedModel
 from sfsc.errors import SfscError
-from sfsc.model import Model
+from sfsc.model import Model, same_space
 
 
 def open_members(files: Sequence[str | Path], family: Model) -> dict[str, ExportedModel]:
@@ -30,8 +30,7 @@ def open_members(files: Sequence[str | Path], family: Model) -> dict[str, Export
 
 
 def _check(path: Path, model: ExportedModel, family: Model) -> None:
-    """A family and what calibration made of it have one space: their fingerprints are equal up to the dot."""
-    if model.fingerprint.partition(".")[0] != family.fingerprint.partition(".")[0]:
+    if not same_space(model.fingerprint, family.fingerprint):
         raise SfscError(
             f"{path} is of the family {model.fingerprint}, not of {family.fingerprint}: "
             "export it from this run, or evaluate the run that it was made from"

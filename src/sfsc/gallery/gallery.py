@@ -17,6 +17,7 @@ from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import Condition, Value, kind_of, parse_conditions
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
+from sfsc.model import same_space
 
 MILVUS = "milvus://"
 IDS_PER_CALL = 1000
@@ -242,10 +243,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         return self._store.count()
 
     def check_family(self, dimension: int, fingerprint: str) -> None:
-        """Raise `SfscError` unless rows of this family and dimension can be added.
-
-        A family and what calibration made of it have one space: their fingerprints are equal up to the dot.
-        """
+        """Raise `SfscError` unless rows of this dimension and family, or one calibrated from it, can be added."""
         if description := self._store.describe():
             self._check_family(description, dimension, fingerprint)
             if dimension < description.dimension:
@@ -255,7 +253,7 @@ class Gallery(AbstractContextManager["Gallery"]):
                 )
 
     def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
-        if description.fingerprint.partition(".")[0] != fingerprint.partition(".")[0]:
+        if not same_space(description.fingerprint, fingerprint):
             raise SfscError(
                 f"gallery {self.name} belongs to the family {description.fingerprint}, these embeddings to "
                 f"{fingerprint}: use a sub-model of that family, or another gallery"
