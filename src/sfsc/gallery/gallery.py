@@ -243,7 +243,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         return self._store.count()
 
     def check_family(self, dimension: int, fingerprint: str) -> None:
-        """Raise `SfscError` unless rows of this dimension and family, or one calibrated from it, can be added."""
+        """Raise `SfscError` unless rows of this dimension and of the gallery's family can be added."""
         if description := self._store.describe():
             self._check_family(description, dimension, fingerprint)
             if dimension < description.dimension:
