@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import DATASET_HELP, DimOption, RunArgument
+from sfsc.cli.options import DatasetOption, DimOption, RunArgument
 from sfsc.errors import SfscError
 from sfsc.report import terminal
 
@@ -52,9 +52,7 @@ def export(
 @app.command()
 def profile(
     run: RunArgument,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
-    ] = None,
+    dataset: DatasetOption = None,
     threads: Annotated[int, typer.Option(min=1, help="That compute.")] = 1,
 ) -> None:
     """Measure every sub-model in every form on this machine: size, memory, time, accuracy.

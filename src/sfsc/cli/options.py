@@ -17,3 +17,6 @@ DimOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[int, typer.Option(min=0, help="How many decode images at once.")]
+DatasetOption = Annotated[
+    str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import DATASET_HELP, RunArgument, WorkersOption
+from sfsc.cli.options import DatasetOption, RunArgument, WorkersOption
 from sfsc.report import terminal
 
 app = typer.Typer()
@@ -16,9 +16,7 @@ app = typer.Typer()
 @app.command()
 def evaluate(
     run: RunArgument,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
-    ] = None,
+    dataset: DatasetOption = None,
     workers: WorkersOption = 2,
     with_: Annotated[
         list[Path] | None,
@@ -45,9 +43,7 @@ def recalibrate(
     width: Annotated[
         list[float] | None, typer.Option(help="Width, trained or not; repeatable; default: the family's.")
     ] = None,
-    dataset: Annotated[
-        str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
-    ] = None,
+    dataset: DatasetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
     """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate."""
