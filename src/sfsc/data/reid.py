@@ -33,7 +33,7 @@ class _Layout:
 _MARKET = _Layout(
     title="Market-1501",
     folders={"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"},
-    name=re.compile(r"(-1|\d+)_(c\d+)s\d+_\d+_\d+\.jpg"),
+    name=re.compile(r"(-1|\d+)_(c\d+)s\d+_\d+_\d+\.jpg(?:\.jpg)?"),  # as shipped, 48 names end twice
     example="0002_c1s1_000451_03.jpg",
     image_size=PERSON,
     junk="-1",
