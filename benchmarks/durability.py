@@ -23,9 +23,9 @@ from sfsc.progress import track
 
 DIM, ADDED = 16, 20
 PATIENCE = 120.0  # seconds until a writer must have begun
-STORES = {"LanceDB": "{folder}/gallery{number}", "milvus-lite": "milvus://{folder}/gallery{number}.db/rows"}
+STORES = {"Lance": "{folder}/gallery{number}", "milvus-lite": "milvus://{folder}/gallery{number}.db/rows"}
 PROCESSES = multiprocessing.get_context("forkserver")
-# What takes seconds to import; not lancedb itself, which may hang when it is forked.
+# What takes seconds to import; not lance itself, which may hang when it is forked.
 PRELOADED = ["torch", "sfsc", "faiss", "pyarrow.dataset", "lance_namespace", "pandas", "pymilvus"]
 EXPLANATION = """
 In every round a new process opens the gallery that the rounds before have left and adds {added} rows at once,
@@ -78,7 +78,7 @@ class Tally:
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=200, help="on LanceDB")
+    arguments.add_argument("--rounds", type=int, default=200, help="on Lance")
     arguments.add_argument("--milvus-rounds", type=int, default=20, help="on milvus-lite")
     arguments.add_argument("--seconds", type=float, default=1.0, help="that a writer lives at most")
     chosen = arguments.parse_args()

@@ -58,7 +58,7 @@ OPTIONS = {
     "search": {"--gallery", "--width", "--dim", "--top", "--where", "--approximate", "--picture"},
     "gallery": set(),
     "gallery info": set(),
-    "gallery delete": {"--where"},
+    "gallery delete": {"--where", "--yes"},
     "gallery optimize": set(),
     "gallery export": {"--out"},
     "serve": {"--gallery", "--host", "--port", "--api-key", "--allow-origin"},
@@ -484,7 +484,7 @@ def places(
         ("index {run} {shapes} --gallery {new} --width 0.3", "width 0.3 is not one of this family's"),
         ("index {run} {bad}/none --gallery {new}", "there is nothing at {bad}/none"),
         ("index {run} {bad}/empty --gallery {new}", "holds no images"),
-        ("index {run} {shapes} --gallery {bad}/one", "is not a gallery, but holds other files"),
+        ("index {run} {shapes} --gallery {bad}/one", "is not a gallery, but holds cat"),
         ("search {bad}/empty {image} --gallery {gallery}", "{bad}/empty holds no trained family"),
         ("search {run} {image} --gallery {gallery} --width 0.3", "widths: 0.25, 0.5, 0.75, 1"),
         ("search {run} {image} --gallery {new}", "gallery {new} does not exist"),
@@ -569,6 +569,26 @@ def test_a_gallery_is_tended(run: Path, shapes: str, image: Path, tmp_path: Path
     assert succeed("gallery", "optimize", gallery) == f"{gallery}: optimized\n"
     assert f"{left} rows" in succeed("gallery", "export", gallery, "--out", tmp_path / "rows.parquet")
     assert (tmp_path / "rows.parquet").stat().st_size > 1000
+
+
+def test_a_deletion_shows_what_it_takes_and_asks_before_it_takes_much(
+    gallery: Path, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(gallery, tmp_path / "gallery")
+    paths = [os.path.abspath(path) for path in open_dataset(shapes).gallery.paths]
+    said = succeed("gallery", "delete", copy, "--where", "identity=shape08", paths[0], paths[-1])
+    assert said.splitlines() == [f"fulfils the conditions: {paths[0]}", f"{copy}: 1 rows deleted"]
+    refused = sfsc("gallery", "delete", copy, "--where", "width=1")
+    left = len(paths) - 1
+    assert f"these are {left} of the gallery's {left} rows: add --yes to delete them" in refusal(refused)
+    assert f"and {left - 5} more" in refused.out
+    monkeypatch.chdir(Path(paths[1]).parent.parent)
+    relative = Path(paths[1]).relative_to(Path.cwd())
+    result = sfsc("gallery", "delete", copy, relative, "nowhere.png")
+    assert (result.code, result.err) == (0, "no row has the id nowhere.png\n")
+    assert result.out == f"{copy}: 1 rows deleted\n"
+    assert succeed("gallery", "delete", copy, "--where", "width=1", "--yes").endswith("rows deleted\n")
+    assert len(Gallery.open(copy)) == 0
 
 
 def test_embeddings_go_into_files_or_a_gallery(run: Path, shapes: str, tmp_path: Path) -> None:

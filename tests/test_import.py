@@ -9,8 +9,8 @@ import pytest
 
 import sfsc
 
-HEAVY = ["torch", "kornia", "lancedb", "pyarrow", "cv2", "matplotlib", "pydantic", "numpy"]
-EXTRAS = ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2", "lancedb", "pyarrow"]
+HEAVY = ["torch", "kornia", "lance", "pyarrow", "cv2", "matplotlib", "pydantic", "numpy"]
+EXTRAS = ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2", "lance", "pyarrow"]
 BLOCK = f"""
 import sys
 class Absent:

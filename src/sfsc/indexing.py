@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from sfsc.data.images import CorruptImage, find_images
 from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine
 from sfsc.errors import SfscError
-from sfsc.gallery import Gallery
+from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.forms import check_form
 from sfsc.model import Model
 
@@ -154,6 +154,18 @@ def labelled_paths(images: str) -> tuple[list[str], np.ndarray | None, np.ndarra
     if not Path(images).exists():
         raise SfscError(f"there is nothing at {images}: give an image, a folder or KIND:PATH of a data set")
     return [_absolute(path) for path in find_images(Path(images))], None, None
+
+
+def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the ids of rows that names stand for, and the names that stand for none.
+
+    A name is an id, or else a path: relative ones start at the working folder, as for `index`.
+    """
+    wanted = tuple({*names, *map(_absolute, names)})
+    there = {row["id"] for row in gallery.rows([Condition("id", "=", wanted)])} if names else set()
+    found = {name: name if name in there else _absolute(name) for name in names}
+    known = [id_ for id_ in found.values() if id_ in there]
+    return known, [name for name, id_ in found.items() if id_ not in there]
 
 
 def _write(

@@ -136,12 +136,19 @@ def test_ties_are_ordered_by_id(gallery: Gallery) -> None:
     ("where", "expected"),
     [
         (["camera=1"], lambda row: row % 3 == 1),
-        (["camera=0,2", "price < 5"], lambda row: row % 3 != 1 and row < 50),
+        (['camera="0","2"', "price < 5"], lambda row: row % 3 != 1 and row < 50),
         (["colour!=red"], lambda row: row % 4 in (1, 2)),
+        (['colour!="red","blue"'], lambda row: row % 4 == 2),
+        (["colour="], lambda row: row % 4 == 3),
+        (["colour!="], lambda row: row % 4 != 3),
+        (["colour=red", "colour="], lambda row: row % 4 in (0, 3)),
+        (["identity="], lambda row: True),
+        (["camera=1", "camera=2", "Stock>=200"], lambda row: row % 3 and row >= 200),
+        (['colour="it\'s ""green"""'], lambda row: row % 4 == 2),
         ([Condition("colour", "=", ('it\'s "green"',))], lambda row: row % 4 == 2),
         (["sold=true", "Stock>=290"], lambda row: row >= 290 and row % 2 == 0),
         (["Stock<=3", "Stock>1"], lambda row: row in (2, 3)),
-        (["price=0.3,0.4,1000"], lambda row: row in (3, 4)),
+        (['price="0.3","0.4","1000"'], lambda row: row in (3, 4)),
         (["id=7"], lambda row: row == 7),
         (["identity=cat"], lambda row: False),
     ],
@@ -259,17 +266,104 @@ def test_another_family_is_refused(gallery: Gallery, address: str) -> None:
         (embeddings(2), ["a", "b"], {"attributes": {"price": ["a", 1]}}, "column price holds int, str"),
         (embeddings(2), ["a", "b"], {"attributes": {"price": [b"", b""]}}, "column price holds bytes"),
         (embeddings(2), ["a", "b"], {"attributes": {"width": [1, 1]}}, "cannot be named 'width'"),
-        (embeddings(2), ["a", "b"], {"attributes": {"a b": [1, 1]}}, "cannot be named 'a b'"),
-        (embeddings(2), ["a", "b"], {"attributes": {"Stock": [1.5, 1]}}, "column Stock is integer, these"),
+        (embeddings(2), ["a", "b"], {"attributes": {"": [1, 1]}}, "cannot be named ''"),
+        (embeddings(2), ["a", "b"], {"attributes": {"a\n": [1, 1]}}, "cannot be named"),
+        (embeddings(2), ["a", "b"], {"attributes": {"\ud800": [1, 1]}}, "cannot be named"),
+        (embeddings(2), ["a", "b"], {"attributes": {"a" * 201: [1, 1]}}, "a name has 1 to 200"),
+        (
+            embeddings(2),
+            ["a", "b"],
+            {"attributes": {"n": ["\ud800", "x"]}},
+            "column n has a value that is not Un",
+        ),
+        (embeddings(2), ["a", "b"], {"attributes": {"n": [1, 2**63]}}, "an integer of more than 64 bits"),
+        (embeddings(2), ["a", "b"], {"attributes": {"n": [1.5, 2**54]}}, "column n holds numbers, and no"),
+        (embeddings(2), ["a", "\ud800"], {}, "column id has a value that is not Unicode text"),
+        (embeddings(2), ["a", None], {}, "every row needs a text as its id"),
+        (embeddings(2), ["a", "b"], {"attributes": {"Stock": ["1", "x"]}}, "column Stock is integer, these"),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(
     gallery: Gallery, rows: np.ndarray, ids: list[str], changes: dict[str, Any], message: str
 ) -> None:
     add(gallery, embeddings(1), ["0"], attributes={"Stock": [1]})
+    before = gallery.info()
     with pytest.raises(SfscError, match=message):
         add(gallery, rows, ids, **changes)
-    assert len(gallery) == 300
+    assert gallery.info() == before
+
+
+def test_a_first_add_that_is_refused_binds_the_gallery_to_nothing(opener: Opener) -> None:
+    gallery = opener(create=True)
+    with pytest.raises(SfscError, match="not Unicode text"):
+        add(gallery, embeddings(1), ["a"], attributes={"name": ["\udfff"]})
+    assert gallery.info() == GalleryInfo(0, None, None, {}, {}, {})
+    assert gallery.add(embeddings(1)[:, :5], ["a"], paths=["a"], width=1.0, fingerprint="other") == 1
+
+
+NAMES = [
+    *(
+        "action",
+        "_rowid",
+        "_rowaddr",
+        "__action",
+        "_distance",
+        "source",
+        "target",
+        "ID",
+        "Path",
+        "select",
+        "in",
+    ),
+    *("id ", "time.x", "$meta", "Größe", "unit price (EUR)", "a`b", 'a"b', "a=b", "日本", "😀"),
+    *("sfsc_x", "sfsc_", "sfscn_x", "x_20_"),
+]
+
+
+def test_an_attribute_may_have_any_name(opener: Opener) -> None:
+    gallery = opener(create=True)
+    add(gallery, embeddings(1), ["plain"])
+    for turn in range(2):
+        for place, name in enumerate(NAMES):
+            add(gallery, embeddings(1, seed=place), [f"row {place}"], attributes={name: [turn]})
+    gallery = opener()
+    assert gallery.info().attributes == dict.fromkeys(NAMES, "integer")
+    for place, name in enumerate(NAMES):
+        where = ['"' + name.replace('"', '""') + '"=1']
+        [[hit]] = gallery.search(embeddings(1), "f", where=where)
+        assert (hit.id, hit.attributes[name]) == (f"row {place}", 1)
+        assert [row["id"] for row in gallery.rows(where)] == [f"row {place}"]
+    assert gallery.delete(where=['"a=b"=1']) == 1
+
+
+def test_a_name_is_one_in_both_unicode_forms(opener: Opener) -> None:
+    gallery = opener(create=True)
+    add(gallery, embeddings(1), ["a"], attributes={"Gro\u0308\u00dfe": [1]})
+    assert [*gallery.info().attributes] == ["Gr\u00f6\u00dfe"]
+    assert len(list(gallery.rows(["Gro\u0308\u00dfe=1"]))) == 1
+
+
+def test_integers_become_numbers_when_numbers_come(opener: Opener) -> None:
+    gallery = opener(create=True)
+    add(gallery, embeddings(2), ["a", "b"], attributes={"price": [9, None]})
+    assert gallery.search(embeddings(1), "f", top=1)[0][0].attributes == {"price": 9}
+    add(gallery, embeddings(1, seed=1), ["c"], attributes={"price": [9.5]})
+    add(gallery, embeddings(1, seed=2), ["d"], attributes={"price": [10]})
+    gallery = opener()
+    assert gallery.info().attributes == {"price": "number"}
+    assert {row["id"] for row in gallery.rows(["price>=9.5"])} == {"c", "d"}
+    assert {hit.id for hit in gallery.search(embeddings(1), "f", where=["price<10"])[0]} == {"a", "c"}
+
+
+def test_what_is_not_finite_is_no_value(opener: Opener) -> None:
+    gallery = opener(create=True)
+    values = [2.5, float("nan"), float("inf"), np.float32("-inf"), 9.5]
+    add(gallery, embeddings(5), list("abcde"), attributes={"price": values, "none": [float("nan")] * 5})
+    assert gallery.info().attributes == {"price": "number"}
+    assert {hit.id for hit in gallery.search(embeddings(1), "f", where=["price>=5"])[0]} == {"e"}
+    assert {hit.id for hit in gallery.search(embeddings(1), "f", where=["price="])[0]} == set("bcd")
+    assert gallery.delete(where=["price>=5"]) == 1
+    assert len(gallery) == 4
 
 
 def test_queries_that_do_not_fit_are_refused(gallery: Gallery) -> None:

@@ -1,12 +1,15 @@
 """The gallery in a directory: what is particular to LanceDB, damage, death and other processes."""
 
+import json
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from typing import Any
 
-import lancedb
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,6 +17,7 @@ import pytest
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.memory import MemoryIndex
+from sfsc.gallery.names import column_of
 
 DIM = 16
 WRITER = """
@@ -26,6 +30,17 @@ for batch in range(10**6):
     rows = np.random.default_rng(batch).standard_normal((50, 16)).astype(np.float32)
     gallery.add(rows, names, paths=names, width=0.5, fingerprint="f")
     print(batch, flush=True)
+"""
+RIVAL = """
+import sys
+import numpy as np
+from sfsc.gallery import Gallery
+gallery = Gallery.open(sys.argv[1], create=True)
+for start in range(0, 80, 8):
+    names = [str(row) for row in range(start, start + 8)]
+    rows = np.random.default_rng(start).standard_normal((8, 16)).astype(np.float32)
+    columns = {"turn": [start] * 8}
+    gallery.add(rows, names, paths=names, width=0.5, fingerprint="f", attributes=columns)
 """
 FULL_DISK = """
 import resource, signal, sys
@@ -118,9 +133,139 @@ def test_a_clock_that_goes_back_hides_nothing(
 
 def test_a_gallery_of_the_first_format_is_refused(tmp_path: Path) -> None:
     schema = pa.schema([("id", pa.string())], metadata={"fingerprint": "f"})
-    lancedb.connect(tmp_path).create_table("gallery", schema=schema)
+    lance.write_dataset(schema.empty_table(), tmp_path / "gallery.lance")
     with pytest.raises(SfscError, match="was written by an older sfsc: index again"):
         Gallery.open(tmp_path)
+
+
+def old_gallery(directory: Path, **attributes: pa.Array) -> Any:
+    """A table as the second format has it: three rows, and columns that are called as attributes are."""
+    texts = {name: pa.array(["a", "b", "c"]) for name in ("id", "path", "identity", "camera")}
+    columns = {
+        **texts,
+        "width": pa.array([0.5] * 3),
+        "form": pa.array(["float32"] * 3),
+        "fingerprint": pa.array(["f"] * 3),
+        "time": pa.array([1.0, 2.0, 3.0]),
+        **attributes,
+    }
+    rows = unit(embeddings(3))
+    columns["embedding"] = pa.array([row.tobytes() for row in rows], pa.large_binary())
+    metadata = {"gallery": json.dumps({"dimension": DIM, "fingerprint": "f", "format": 2, "dimensions": []})}
+    table = pa.table(columns).replace_schema_metadata(metadata)
+    return lance.write_dataset(table, directory / "gallery.lance")
+
+
+def unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def test_a_gallery_of_the_second_format_is_read_and_written(tmp_path: Path) -> None:
+    old_gallery(tmp_path, price=pa.array([1.5, None, 2.5]), action=pa.array([7, 8, 9]))
+    gallery = Gallery.open(tmp_path)
+    assert gallery.info().attributes == {"price": "number", "action": "integer"}
+    assert [row["id"] for row in gallery.rows(["price>=2", "action=9"])] == ["c"]
+    [[hit]] = gallery.search(embeddings(3)[1:2], "f", top=1)
+    assert (hit.id, hit.attributes) == ("b", {"price": None, "action": 8})
+    add(gallery, embeddings(1, seed=4), ["d"], attributes={"action": [0.5], "Action": ["x"]})
+    kinds = {"price": "number", "action": "number", "Action": "text"}
+    for now in (gallery, Gallery.open(tmp_path)):
+        assert now.info().attributes == kinds
+        assert sorted((row["id"], row["action"]) for row in now.rows()) == [
+            *(("a", 7.0), ("b", 8.0), ("c", 9.0), ("d", 0.5))
+        ]
+
+
+@pytest.mark.parametrize("name", ["_rowid", "_rowaddr", "_rowoffset", "_row_created_at_version", "__action"])
+def test_a_gallery_that_a_column_has_broken_is_healed(tmp_path: Path, name: str) -> None:
+    old_gallery(tmp_path, price=pa.array([1, 2, 3])).add_columns(pa.schema([(name, pa.string())]))
+    gallery = Gallery.open(tmp_path)
+    assert gallery.info().attributes == {"price": "integer"}
+    assert gallery.search(embeddings(3)[1:2], "f", top=1)[0][0].id == "b"
+    add(gallery, embeddings(1, seed=4), ["d"], attributes={name: ["x"]})
+    assert Gallery.open(tmp_path).search(embeddings(1, seed=4), "f", top=1)[0][0].attributes[name] == "x"
+
+
+def test_what_an_add_leaves_behind_when_it_is_killed_is_no_column(gallery: Gallery, tmp_path: Path) -> None:
+    table = tmp_path / "gallery" / "gallery.lance"
+    lance.dataset(table).add_columns(pa.schema([(column_of("price"), pa.int64())]))
+    assert gallery.info().attributes == {}
+    assert gallery.search(embeddings(1), "f", top=1)[0][0].attributes == {}
+    add(gallery, embeddings(1), ["0"], attributes={"price": ["cheap"]})
+    assert gallery.info().attributes == {"price": "text"}
+
+
+def test_an_add_that_fails_adds_no_column(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(sys.modules["lance.dataset"].MergeInsertBuilder, "execute", fail)
+    with pytest.raises(SfscError, match=r"cannot be written .*: make room on the disk"):
+        add(gallery, embeddings(1), ["0"], attributes={"price": [1]})
+    assert gallery.info().attributes == {}
+    assert len(gallery) == 300
+
+
+def test_doubles_are_named_and_healed(gallery: Gallery, tmp_path: Path) -> None:
+    dataset = lance.dataset(tmp_path / "gallery" / "gallery.lance")
+    again = dataset.to_table(filter="id IN ('3', '7')")
+    newer = pa.array([2e9] * 2)
+    dataset.insert(again.set_column(again.schema.get_field_index("time"), "time", newer))
+    assert len(gallery) == 302
+    assert gallery.info().duplicates == ("3", "7")
+    gallery.optimize()
+    assert gallery.info().duplicates == ()
+    assert sorted(row["id"] for row in gallery.rows()) == sorted(map(str, range(300)))
+    assert {row["id"] for row in gallery.rows(["time>=2000000000"])} == {"3", "7"}
+    assert gallery.search(embeddings(300)[3:4], "f", top=2)[0][0].id == "3"
+
+
+@pytest.mark.parametrize("processes", [False, True])
+def test_two_writers_store_every_id_once(tmp_path: Path, processes: bool) -> None:
+    Gallery.open(tmp_path, create=True)
+    if processes:
+        command = [sys.executable, "-c", RIVAL, str(tmp_path)]
+        writers = [subprocess.Popen(command) for _ in range(2)]
+        assert [writer.wait() for writer in writers] == [0, 0]
+    else:
+        threads = [threading.Thread(target=write_all, args=(tmp_path,)) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    gallery = Gallery.open(tmp_path)
+    assert sorted(row["id"] for row in gallery.rows()) == sorted(str(row) for row in range(80))
+    assert gallery.info().attributes == {"turn": "integer"}
+
+
+def write_all(path: Path) -> None:
+    gallery = Gallery.open(path, create=True)
+    for start in range(0, 80, 8):
+        names = [str(row) for row in range(start, start + 8)]
+        add(gallery, embeddings(8, seed=start), names, attributes={"turn": [start] * 8})
+
+
+def test_a_gallery_that_is_replaced_while_it_is_open_is_answered_from(
+    gallery: Gallery, tmp_path: Path
+) -> None:
+    path = tmp_path / "gallery"
+    gallery.search(embeddings(1), "f")
+    with Gallery.open(tmp_path / "new", create=True) as new:
+        new.add(embeddings(2)[:, :8], ["x", "y"], paths=["x", "y"], width=1.0, fingerprint="g")
+    path.rename(tmp_path / "old")
+    with pytest.raises(SfscError, match="is not a gallery: nothing was ever stored"):
+        gallery.search(embeddings(1), "f")
+    (tmp_path / "new").rename(path)
+    assert {hit.id for hit in gallery.search(embeddings(1)[:, :8], "g")[0]} == {"x", "y"}
+    with pytest.raises(SfscError, match="belongs to the family g"):
+        gallery.search(embeddings(1), "f")
+    assert gallery.info().rows == 2
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "Thumbs.db", "desktop.ini", "lost+found", "notes.txt"])
+def test_other_files_beside_the_table_do_not_matter(gallery: Gallery, tmp_path: Path, name: str) -> None:
+    (tmp_path / "gallery" / name).mkdir()
+    assert len(Gallery.open(tmp_path / "gallery")) == 300
 
 
 def test_many_small_adds_are_compacted(tmp_path: Path) -> None:
@@ -148,7 +293,7 @@ def test_what_is_no_gallery_is_left_alone(tmp_path: Path) -> None:
 
 
 def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
-    lancedb.connect(tmp_path).create_table("gallery", [{"id": "a"}])
+    lance.write_dataset(pa.table({"id": ["a"]}), tmp_path / "gallery.lance")
     with pytest.raises(SfscError, match="is not a gallery: its table is of another program"):
         Gallery.open(tmp_path, create=True)
 
@@ -209,8 +354,9 @@ def test_a_full_disk_loses_nothing_stored(gallery: Gallery, tmp_path: Path) -> N
     assert gallery.search(embeddings(300)[7:8], "f", top=1)[0][0].id == "7"
 
 
-def test_without_lancedb_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "lancedb", None)
-    monkeypatch.delitem(sys.modules, "sfsc.gallery.lance", raising=False)
+def test_without_lance_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lance", None)
+    for module in ("lance", "lance_table"):
+        monkeypatch.delitem(sys.modules, f"sfsc.gallery.{module}", raising=False)
     with pytest.raises(SfscError, match=r"sfsc\[gallery\]"):
         Gallery.open(tmp_path, create=True)

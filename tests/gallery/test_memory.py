@@ -93,6 +93,7 @@ def test_rows_that_were_replaced_are_gone_and_new_ones_found(exact: bool) -> Non
     index, queries = make(), unit(3, seed=1)
     index.search(queries, 10, [], exact)
     first = [names(hits)[0] for hits in index.search(queries, 1, [], exact)]
+    index.remove(np.array([*map(int, first)]))
     index.extend(-queries, table(first))
     index.extend(queries[:1], table(["new"]))
     found = index.search(queries, 10, [], exact)
@@ -108,6 +109,7 @@ def test_all_rows_replaced_but_some_are_still_found() -> None:
     index = make(100)
     index.extend(-unit(100)[:95], table([f"new {row}" for row in range(95)]))
     assert not index.stale
+    index.remove(np.arange(95))
     index.extend(unit(95), table([str(row) for row in range(95)]))
     assert index.stale
     opposite = index.search(-unit(100)[96:97], 195, [], exact=True)[0]
@@ -137,6 +139,7 @@ def test_lists_are_made_anew_when_there_are_twice_as_many_rows(large: MemoryInde
 
 def test_a_shortened_index_compares_first_components_of_the_rows_that_are_left() -> None:
     index, queries = make(100), shorten(unit(5, seed=1), 4)
+    index.remove(np.array([0]))
     index.extend(-unit(1), table(["0"]))
     short = index.shortened(4)
     rows = np.concatenate([unit(100)[1:], -unit(1)])

@@ -84,7 +84,7 @@ def test_an_image_finds_what_the_library_finds(
 
 
 def test_conditions_hold_all_at_once(client: TestClient, picture: Path) -> None:
-    where = ["camera=c1", "identity=shape09,shape10"]
+    where = ["camera=c1", 'identity="shape09","shape10"']
     hits = client.post("/search/image", files=upload(picture), data={"top": 50, "where": where}).json()[
         "hits"
     ]
@@ -185,12 +185,52 @@ def test_the_id_of_a_row_is_its_path_by_default(writer: TestClient, picture: Pat
 
 
 @pytest.mark.parametrize(
-    "attributes", ["no json", "[1]", '{"a": [1]}', '{"a": NaN}', '{"a": 1e999}', '{"b c": 1}']
+    ("attributes", "message"),
+    [
+        ("no json", "attributes are a JSON object"),
+        ("[1]", "attributes are a JSON object"),
+        ('{"a": [1]}', "column a holds list"),
+        ('{"a": {"b": 1}}', "column a holds dict"),
+        ('{"": 1}', "an attribute cannot be named ''"),
+        ('{"embedding": 1}', "an attribute cannot be named 'embedding'"),
+        ('{"\\ud800": 1}', "an attribute cannot be named"),
+        ('{"a": "\\ud800"}', "column a has a value that is not Unicode text"),
+        ('{"a": 36893488147419103232}', "column a has an integer of more than 64 bits"),
+    ],
 )
-def test_attributes_that_cannot_be_stored(client: TestClient, picture: Path, attributes: str) -> None:
+def test_attributes_that_cannot_be_stored(
+    client: TestClient, picture: Path, attributes: str, message: str
+) -> None:
+    before = client.get("/gallery").json()
     data = {"path": "s3://x", "attributes": attributes}
-    refused(client.post("/rows", files=upload(picture), data=data), 422, "attribute")
-    assert client.get("/health").json()["rows"] == 24
+    refused(client.post("/rows", files=upload(picture), data=data), 422, message)
+    assert client.get("/gallery").json() == before
+
+
+@pytest.mark.parametrize("name", ["_rowid", "action", "unit price", "ID"])
+def test_an_attribute_of_any_name_is_stored_and_found(writer: TestClient, picture: Path, name: str) -> None:
+    data = {"path": "s3://x", "attributes": json.dumps({name: 'a, "b"', "nothing": float("nan")})}
+    assert writer.post("/rows", files=upload(picture), data=data).status_code == 200
+    where = [f'"{name}"="a, ""b"""']
+    [hit] = writer.post("/search/id", json={"id": "s3://x", "where": where}).json()["hits"]
+    assert hit["attributes"] == {name: 'a, "b"'}
+    assert writer.request("HEAD", "/health").status_code == 200
+
+
+def test_health_says_when_the_gallery_cannot_be_searched(run: Path, stored: Path) -> None:
+    with TestClient(create_app(run, stored)) as client:
+        assert client.get("/health").json()["rows"] == 24
+        for file in (stored / "gallery.lance" / "_versions").iterdir():
+            file.unlink()
+        refused(client.get("/health"), 503, "cannot be read")
+        assert client.head("/health").status_code == 503
+
+
+@pytest.mark.parametrize("path", ["/health", "/", "/metrics", "/family", "/openapi.json"])
+def test_head_is_answered_as_get_without_a_body(client: TestClient, path: str) -> None:
+    full, head = client.get(path), client.head(path)
+    assert (head.status_code, head.content) == (200, b"")
+    assert head.headers["content-type"] == full.headers["content-type"]
 
 
 # Images: what rows name, and nothing else on the disk

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfsc.cli.options import DimOption, RunArgument, WorkersOption
 from sfsc.errors import SfscError
 from sfsc.report import terminal
+
+if TYPE_CHECKING:
+    from sfsc.gallery import Condition, Gallery
 
 app = typer.Typer()
 gallery_app = typer.Typer(help="Look at galleries and tend them.", no_args_is_help=True)
@@ -23,12 +27,18 @@ ModelArgument = Annotated[
 WidthOption = Annotated[
     float | None, typer.Option(help="The sub-model that embeds; default: the widest.", show_default=False)
 ]
+MOST_SHOWN = 5  # of the rows that a deletion by conditions takes
+MOST_DELETED = 1 / 2  # share of a gallery that is deleted by conditions without being asked for again
 GALLERY_HELP = "Folder, or milvus://HOST:PORT/NAME"
 GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
 GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; made if missing where it is written.")]
 WhereOption = Annotated[
     list[str] | None,
-    typer.Option(metavar="CONDITION", help="As camera=2 or price<=9.5; repeatable, all must hold."),
+    typer.Option(
+        metavar="CONDITION",
+        help='As camera=2, price<=9.5 or name="lamp, red". Repeatable: all must hold; of several = on one '
+        "column, any.",
+    ),
 ]
 FormOption = Annotated[str, typer.Option(help="Stored as float32, float16 or int8.")]
 EngineOption = Annotated[str, typer.Option(help="local, or ray: actors on a cluster.")]
@@ -194,11 +204,39 @@ def gallery_delete(
     gallery: GalleryArgument,
     ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Ids of rows.")] = None,
     where: WhereOption = None,
+    yes: Annotated[
+        bool, typer.Option("--yes", help="Delete by conditions even more than half of the gallery.")
+    ] = False,
 ) -> None:
-    """Take rows away, by their ids, by conditions, or by both at once."""
-    from sfsc.gallery import Gallery
+    """Take rows away, by their ids, by conditions, or by both at once.
 
-    print(f"{gallery}: {Gallery.open(gallery).delete(ids or (), where or ())} rows deleted")
+    A relative path is an id as `sfsc index` makes one of it. What conditions choose is shown first.
+    """
+    from sfsc.gallery import Condition, Gallery
+    from sfsc.indexing import stored_ids
+
+    opened = Gallery.open(gallery)
+    known, unknown = stored_ids(opened, ids or ())
+    for name in unknown:
+        print(f"no row has the id {name}", file=sys.stderr)
+    if ids and not known:
+        print(f"{gallery}: 0 rows deleted")
+        return
+    if where:
+        chosen: list[str | Condition] = [*where, *([Condition("id", "=", tuple(known))] if known else [])]
+        _show_chosen(opened, chosen, yes)
+    print(f"{gallery}: {opened.delete(known, where or ())} rows deleted")
+
+
+def _show_chosen(gallery: Gallery, where: Sequence[str | Condition], agreed: bool) -> None:
+    """Print which rows fulfil conditions; SfscError for more of them than are deleted without `agreed`."""
+    found, all_rows = gallery.count(where), len(gallery)
+    for row in islice(gallery.rows(where), MOST_SHOWN):
+        print(f"fulfils the conditions: {row['id']}")
+    if found > MOST_SHOWN:
+        print(f"and {found - MOST_SHOWN} more")
+    if found > MOST_DELETED * all_rows and not agreed:
+        raise SfscError(f"these are {found} of the gallery's {all_rows} rows: add --yes to delete them")
 
 
 @gallery_app.command("optimize")

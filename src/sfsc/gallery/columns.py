@@ -11,10 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from sfsc.gallery.conditions import Condition
+from sfsc.gallery.conditions import EQUALITIES, Condition
 
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
-    "!=": pc.not_equal,
     "<": pc.less,
     "<=": pc.less_equal,
     ">": pc.greater,
@@ -25,13 +24,14 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 class Columns:
     """The columns of n rows; what a dictionary of pyarrow tells to repeat is small, and read faster."""
 
-    def __init__(self, columns: Mapping[str, _Column]) -> None:
+    def __init__(self, columns: Mapping[str, _Column], rows: int) -> None:
         self._columns = dict(columns)
+        self._rows = rows
 
     @classmethod
     def of(cls, table: pa.Table) -> Columns:
-        """The columns of a table of n rows."""
-        return cls({name: _column(_whole(table[name])) for name in table.column_names})
+        """Return the columns of a table of n rows."""
+        return cls({name: _column(_whole(table[name])) for name in table.column_names}, len(table))
 
     @property
     def names(self) -> list[str]:
@@ -39,8 +39,15 @@ class Columns:
         return list(self._columns)
 
     def extended(self, table: pa.Table) -> Columns:
-        """These rows and, after them, those of another table of the same columns."""
-        return Columns({name: column.extended(_whole(table[name])) for name, column in self._columns.items()})
+        """Return these rows and, after them, those of another table; what one of them lacks has no values."""
+        columns = dict(self._columns)
+        for name in table.column_names:
+            values = _whole(table[name])
+            before = columns.get(name) or _Plain(pa.nulls(self._rows, values.type))
+            columns[name] = before.extended(values)
+        for name in columns.keys() - set(table.column_names):
+            columns[name] = columns[name].lengthened(len(table))
+        return Columns(columns, self._rows + len(table))
 
     def take(self, name: str, rows: np.ndarray) -> list[Any]:
         """The values of some rows, by their (k,) numbers; None where there is none."""
@@ -55,6 +62,8 @@ class Columns:
 class _Column(Protocol):
     def extended(self, values: pa.Array) -> _Column: ...
 
+    def lengthened(self, rows: int) -> _Column: ...
+
     def take(self, rows: np.ndarray) -> list[Any]: ...
 
     def mask(self, condition: Condition) -> np.ndarray: ...
@@ -68,6 +77,9 @@ class _Plain:
 
     def extended(self, values: pa.Array) -> _Plain:
         return _Plain(pa.concat_arrays([self._values, values]))
+
+    def lengthened(self, rows: int) -> _Plain:
+        return self.extended(pa.nulls(rows, self._values.type))
 
     def take(self, rows: np.ndarray) -> list[Any]:
         return self._values.take(pa.array(rows)).to_pylist()
@@ -93,6 +105,9 @@ class _Repeated:
         more = places[values.indices.fill_null(-1).to_numpy() + 1]
         return _Repeated(np.concatenate([self._places, more]), list(known), self._type)
 
+    def lengthened(self, rows: int) -> _Repeated:
+        return _Repeated(np.pad(self._places, (0, rows)), list(self._values), self._type)
+
     def take(self, rows: np.ndarray) -> list[Any]:
         return self._values[self._places[rows]].tolist()
 
@@ -112,9 +127,15 @@ def _whole(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _mask(values: pa.Array, condition: Condition) -> np.ndarray:
-    """(n,) bool: whether a value fulfils a condition; none does not."""
-    if condition.operator == "=":
-        mask = pc.is_in(values, value_set=pa.array(condition.values, values.type))
-    else:
+    """(n,) bool: whether a value fulfils a condition."""
+    if condition.operator not in EQUALITIES:
         mask = COMPARISONS[condition.operator](values, pa.scalar(condition.values[0], values.type))
-    return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+        return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)
+    among = pa.array([value for value in condition.values if value is not None], values.type)
+    found = pc.is_in(values, value_set=among)
+    missing = pc.is_null(values)
+    if condition.operator == "!=":
+        mask = pc.invert(pc.or_(found, missing))
+    else:
+        mask = pc.or_(found, missing) if None in condition.values else found
+    return mask.to_numpy(zero_copy_only=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,33 +13,50 @@ from sfsc.errors import SfscError
 Value = str | int | float | bool
 # The types that a column may have: their names in messages and in stored descriptions.
 KINDS: dict[str, type] = {"text": str, "boolean": bool, "integer": int, "number": float}
-OPERATORS = ("<=", ">=", "!=", "=", "<", ">")
-_PATTERN = re.compile(r"\s*([A-Za-z_]\w*)\s*(<=|>=|!=|=|<|>)\s*(.*?)\s*", re.DOTALL)
+EXACT = 2**53  # up to here every integer is a number, which is a float64
+EQUALITIES = ("=", "!=")
+_OPERATOR = re.compile("<=|>=|!=|=|<|>")
+_QUOTE = '"'
+_QUOTED = re.compile(r'\s*"((?:[^"]|"")*+)"\s*')
+_FORM = 'COLUMN=VALUE, or with one of != < <= > >=, as in camera=2 or "unit price"<=9.5'
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a column must be: `column operator one of values`; a row without a value never fulfils it.
+    """What a column must be.
 
-    The operators are =, !=, <, <=, > and >=; only = may have several values, of which any will do.
+    The operators are =, !=, <, <=, > and >=. With = and != there may be several values: a row fulfils the
+    former if it has any of them, the latter if it has none of them. A row without a value fulfils only =
+    with None among the values.
     """
 
     column: str
     operator: str
-    values: tuple[Value, ...]
+    values: tuple[Value | None, ...]
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """The condition of a text such as "camera=2", "price<=9.5" or "colour=red,blue"."""
-        match = _PATTERN.fullmatch(text)
-        if match is None:
-            raise SfscError(f"a condition is COLUMN=VALUE, or with one of <= >= != < >, got {text!r}")
-        column, operator, value = match.groups()
-        values = value.split(",") if operator == "=" else [value]
-        return cls(column, operator, tuple(part.strip() for part in values))
+        """Read a condition such as `camera=2`, `price<=9.5` or `"unit price"="1,50","2,50"`.
+
+        A column or a value in double quotes is taken as it is, with two double quotes for one. Without
+        quotes, blanks around it are dropped. Several values are separated by commas, and each is quoted. An
+        empty value stands for no value.
+
+        Raises:
+            SfscError: the text is no condition, or a comma stands in a value without quotes.
+        """
+        column, rest = _read_column(text)
+        found = _OPERATOR.match(rest)
+        if found is None or not column:
+            raise SfscError(f"a condition is {_FORM}; got {text!r}")
+        operator = found[0]
+        values = _read_values(rest[found.end() :], column + operator, operator in EQUALITIES)
+        if len(values) > 1 and operator not in EQUALITIES:
+            raise SfscError(f"condition {text!r}: only = and != take several values")
+        return cls(column, operator, values)
 
     def typed(self, columns: Mapping[str, str]) -> Condition:
-        """The condition with values of the column's kind.
+        """Return the condition with values of the column's kind, an empty one as None.
 
         Args:
             columns: the kind of each column, as in `KINDS`.
@@ -46,22 +64,49 @@ class Condition:
         Raises:
             SfscError: there is no such column, or a value is not of its kind.
         """
-        if self.column not in columns:
+        column = unicodedata.normalize("NFC", self.column)
+        if column not in columns:
             raise SfscError(f"the gallery has no column {self.column!r}; it has {', '.join(columns)}")
-        kind = columns[self.column]
-        if kind in ("text", "boolean") and self.operator not in ("=", "!="):
-            raise SfscError(f"column {self.column} is {kind}: compare it with = or !=, not {self.operator}")
-        values = tuple(_typed(value, kind, self.column) for value in self.values)
-        return Condition(self.column, self.operator, values)
+        kind = columns[column]
+        if kind in ("text", "boolean") and self.operator not in EQUALITIES:
+            raise SfscError(f"column {column} is {kind}: compare it with = or !=, not {self.operator}")
+        values = [_typed(value, kind, column) for value in self.values]
+        if None in values and self.operator not in EQUALITIES:
+            raise SfscError(f"condition {column}{self.operator}: give a value to compare with")
+        if None in values and kind == "text":
+            values.append("")
+        return Condition(column, self.operator, tuple(dict.fromkeys(values)))
 
 
 def parse_conditions(where: Sequence[str | Condition]) -> list[Condition]:
-    """Conditions, all of which must hold, some of them as texts; SfscError for one that is none."""
-    return [Condition.parse(item) if isinstance(item, str) else item for item in where]
+    """Return conditions, some of which are texts, such that a row must fulfil all that are returned.
+
+    Several equalities of one column become one: any of their values will do.
+
+    Raises:
+        SfscError: a text is no condition.
+    """
+    conditions: list[Condition] = []
+    equalities: dict[str, int] = {}
+    for item in where:
+        condition = Condition.parse(item) if isinstance(item, str) else item
+        place = equalities.get(condition.column)
+        if condition.operator != "=" or place is None:
+            if condition.operator == "=":
+                equalities[condition.column] = len(conditions)
+            conditions.append(condition)
+        else:
+            values = conditions[place].values + condition.values
+            conditions[place] = Condition(condition.column, "=", values)
+    return conditions
 
 
 def kind_of(values: Sequence[object], column: str) -> str | None:
-    """The kind of a column's values; None where all are None; SfscError where they are of several kinds."""
+    """Return the kind of a column's values; None if all of them are None.
+
+    Raises:
+        SfscError: they are of several kinds, or cannot be stored.
+    """
     found = {type(value) for value in values if value is not None}
     if not found:
         return None
@@ -74,17 +119,61 @@ def kind_of(values: Sequence[object], column: str) -> str | None:
     return kinds[0]
 
 
-def _typed(value: Value, kind: str, column: str) -> Value:
+def _read_column(text: str) -> tuple[str, str]:
+    """The column that a condition begins with, and what follows."""
+    if quoted := _QUOTED.match(text):
+        return _unquote(quoted[1]), text[quoted.end() :]
+    found = _OPERATOR.search(text)
+    end = found.start() if found else len(text)
+    return text[:end].strip(), text[end:]
+
+
+def _read_values(text: str, before: str, several: bool) -> tuple[str, ...]:
+    """The values after an operator; `before` is the condition up to them, for messages."""
+    text = text.strip()
+    if not text.startswith(_QUOTE):
+        if several and "," in text:
+            each = ",".join(_quote(part.strip()) for part in text.split(","))
+            raise SfscError(
+                f"condition {before}{text}: quote a value with a comma: {before}{_quote(text)} for this one, "
+                f"{before}{each} for any of several"
+            )
+        return (text,)
+    values, end = [], -1
+    while end < len(text):
+        quoted = _QUOTED.match(text, end + 1)
+        if quoted is None or text[quoted.end() : quoted.end() + 1] not in ("", ","):
+            raise SfscError(
+                f"condition {before}{text}: a quoted value ends in a quote, and before the next one comes a "
+                'comma; write "" for a quote within'
+            )
+        values.append(_unquote(quoted[1]))
+        end = quoted.end()
+    return tuple(values)
+
+
+def _unquote(text: str) -> str:
+    return text.replace(2 * _QUOTE, _QUOTE)
+
+
+def _quote(text: str) -> str:
+    return _QUOTE + text.replace(_QUOTE, 2 * _QUOTE) + _QUOTE
+
+
+def _typed(value: Value | None, kind: str, column: str) -> Value | None:
+    if value is None or value == "":
+        return None
     try:
         if kind == "boolean":
             return {"true": True, "false": False}[str(value).lower()]
         if kind == "text":
-            return str(value)
+            return str(value).encode().decode()  # half a surrogate pair is no text
         if kind == "number" and not math.isfinite(float(value)):
             raise ValueError("no store compares with it")
         return _integer(value) if kind == "integer" else float(value)
     except (KeyError, ValueError):
-        raise SfscError(f"column {column} is {kind}, and {value!r} is not") from None
+        shown = repr(value) if len(str(value)) < 100 else f"{str(value)[:100]!r}..."
+        raise SfscError(f"column {column} is {kind}, and {shown} is not") from None
 
 
 def _integer(value: Value) -> int:

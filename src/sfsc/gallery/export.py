@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from sfsc.errors import SfscError
 from sfsc.gallery.gallery import Gallery
-from sfsc.gallery.lance import TYPES
+from sfsc.gallery.lance_table import TYPES
 from sfsc.gallery.store import COLUMNS, EMBEDDING
 
 ROWS_PER_GROUP = 10_000

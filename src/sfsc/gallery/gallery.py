@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import numpy as np
 
 from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, missing_extra
-from sfsc.gallery.conditions import Condition, Value, kind_of, parse_conditions
+from sfsc.gallery.conditions import EXACT, Condition, Value, kind_of, parse_conditions
 from sfsc.gallery.forms import check_form
+from sfsc.gallery.names import check_name
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
 from sfsc.model import same_space
 
@@ -30,7 +31,8 @@ class GalleryInfo:
     """What a gallery holds; `dimension` and `fingerprint` are None until the first row is added.
 
     `attributes` maps the names of the user's columns to text, integer, number or boolean; `dimensions` are
-    all in which the family's embeddings stand alone, ascending, none where that is not known.
+    all in which the family's embeddings stand alone, ascending, none where that is not known; `duplicates`
+    are ids that several rows have, which galleries written by several processes of an old version may hold.
     """
 
     rows: int
@@ -40,6 +42,7 @@ class GalleryInfo:
     rows_by_form: dict[str, int]
     attributes: dict[str, str]
     dimensions: tuple[int, ...] = ()
+    duplicates: tuple[str, ...] = ()
 
 
 class Gallery(AbstractContextManager["Gallery"]):
@@ -101,7 +104,9 @@ class Gallery(AbstractContextManager["Gallery"]):
             fingerprint: of the family.
             identities: what the images show, if known.
             cameras: where they come from, if known.
-            attributes: more columns by name; each of text, integers, numbers or booleans, or None.
+            attributes: more columns by name, which may be any text but that of another column; each of text,
+                integers, numbers or booleans, or None. NaN and infinity count as None. A column of integers
+                becomes one of numbers when other numbers come.
             form: in which the embeddings are stored: float32, float16 or int8.
             dimensions: all in which the family's embeddings stand alone, as `Model.dimensions`; those of the
                 first rows stay.
@@ -110,9 +115,9 @@ class Gallery(AbstractContextManager["Gallery"]):
             N.
 
         Raises:
-            SfscError: with nothing stored: embeddings of another family than the gallery's, or of a dimension
-                that does not fit it; an id given twice, columns of unequal lengths or another kind than
-                before, or a full disk.
+            SfscError: with nothing changed: embeddings of another family than the gallery's, or of a
+                dimension that does not fit it; an id given twice, columns of unequal lengths or of another
+                kind than before, a name or a value that cannot be stored, or a full disk.
         """
         rows = self._checked(embeddings)
         check_form(form)
@@ -124,18 +129,15 @@ class Gallery(AbstractContextManager["Gallery"]):
             "width": [float(width)] * len(rows),
             "fingerprint": [fingerprint] * len(rows),
         }
-        own = {name: _plain(values) for name, values in (attributes or {}).items()}
+        own, kinds = self._attributes(attributes or {})
         self._check_columns(columns | own, len(rows))
-        kinds = {name: kind for name, values in own.items() if (kind := self._kind(name, values))}
         if not len(rows):
             return 0
         description = self._described(rows.shape[1], fingerprint, kinds, dimensions)
-        rows = self._fitting(rows, description)
-        for name, kind in description.attributes.items():
-            columns[name] = own.get(name, [None] * len(rows))
-            if kind == "number":
-                columns[name] = [None if value is None else float(value) for value in columns[name]]
-        self._store.upsert(rows, form, columns)
+        kinds = {name: description.attributes[name] for name in kinds}
+        for name, kind in kinds.items():
+            columns[name] = [_number(v, name) for v in own[name]] if kind == "number" else own[name]
+        self._store.upsert(self._fitting(rows, description), form, columns, kinds)
         return len(rows)
 
     def search(
@@ -154,7 +156,8 @@ class Gallery(AbstractContextManager["Gallery"]):
                 refuses them.
             fingerprint: of the family.
             top: how many rows; fewer where the gallery has fewer.
-            where: conditions that all of them fulfil, as `Condition` or as text: "camera=2", "price<=9.5".
+            where: conditions that all of them fulfil, as `Condition` or as text that `Condition.parse`
+                reads: "camera=2", "price<=9.5". Several equalities of one column are alternatives.
             exact: whether every row is compared. Else, in a large gallery, only the rows of some lists are:
                 faster, and some of the best may be missing. With conditions, every row is compared.
 
@@ -195,12 +198,12 @@ class Gallery(AbstractContextManager["Gallery"]):
             [Condition("id", "=", tuple(wanted[start : start + IDS_PER_CALL])), *conditions]
             for start in range(0, len(wanted), IDS_PER_CALL)
         ]
-        deleted = 0
-        for part in parts or [conditions]:
-            if found := self._store.count(part):
-                self._store.delete(part)
-                deleted += found
-        return deleted
+        return sum(self._store.delete(part) for part in parts or [conditions])
+
+    def count(self, where: Where = ()) -> int:
+        """Return how many rows fulfil conditions, as in `search`."""
+        description = self._store.describe()
+        return 0 if description is None else self._store.count(self._conditions(where, description))
 
     def rows(self, where: Where = (), embeddings: bool = False) -> Iterator[Row]:
         """Every row that fulfils conditions, as a dictionary of its columns, in no order.
@@ -219,7 +222,10 @@ class Gallery(AbstractContextManager["Gallery"]):
                 yield row if vectors is None else {**row, EMBEDDING: vectors[place]}
 
     def optimize(self) -> None:
-        """Free the room of rows that were replaced or deleted, and make ready for approximate searches."""
+        """Free the room of rows that were replaced or deleted, and make ready for approximate searches.
+
+        Of several rows with one id, only the newest stays.
+        """
         if self._store.describe() is not None:
             self._store.optimize()
 
@@ -236,7 +242,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         return GalleryInfo(
             *(widths.total(), description.dimension, description.fingerprint),
             *(dict(sorted(widths.items())), dict(sorted(forms.items())), dict(description.attributes)),
-            description.dimensions,
+            *(description.dimensions, tuple(self._store.duplicates())),
         )
 
     def __len__(self) -> int:
@@ -274,30 +280,27 @@ class Gallery(AbstractContextManager["Gallery"]):
     def _described(
         self, dimension: int, fingerprint: str, kinds: Mapping[str, str], dimensions: Sequence[int]
     ) -> Description:
-        """The store's description, once it fits these rows: it is made, or gets new columns."""
+        """The store's description with these attributes; the store is made if it is not there yet."""
         if self._store.describe() is None:
             check_dimension(dimension, dimensions or (dimension,))
-            self._store.create(Description(dimension, fingerprint, kinds, dimensions=tuple(dimensions)))
+            self._store.create(Description(dimension, fingerprint, dimensions=tuple(dimensions)))
         self.check_family(dimension, fingerprint)
         description = self._store.describe()
         assert description is not None
-        for name, kind in kinds.items():
-            known = description.attributes.get(name, kind)
-            if kind != known and (kind, known) != ("integer", "number"):
-                raise SfscError(f"gallery {self.name}: column {name} is {known}, these values are {kind}")
-        new = {name: kind for name, kind in kinds.items() if name not in description.attributes}
-        if new:
-            self._store.extend(new)
-            return replace(description, attributes={**description.attributes, **new})
-        return description
+        return description.with_attributes(kinds, self.name)
 
-    def _kind(self, name: str, values: list[Any]) -> str | None:
-        if name in COLUMNS or name == EMBEDDING or not re.fullmatch(r"[A-Za-z_]\w*", name):
-            raise SfscError(
-                f"gallery {self.name}: an attribute cannot be named {name!r}: use letters, digits and _, and "
-                f"none of {', '.join(COLUMNS)}, {EMBEDDING}"
-            )
-        return kind_of(values, name)
+    def _attributes(
+        self, attributes: Mapping[str, Sequence[Any] | np.ndarray]
+    ) -> tuple[dict[str, list[Any]], dict[str, str]]:
+        """The attributes that have values, under the names that they are stored by, and their kinds."""
+        columns: dict[str, list[Any]] = {}
+        for given, values in attributes.items():
+            name = check_name(given, (*COLUMNS, EMBEDDING))
+            if name in columns:
+                raise SfscError(f"gallery {self.name}: attribute {name!r} is given twice")
+            columns[name] = _plain(values)
+        kinds = {name: kind for name, values in columns.items() if (kind := kind_of(values, name))}
+        return columns, kinds
 
     def _conditions(self, where: Where, description: Description) -> list[Condition]:
         return [condition.typed(description.columns) for condition in parse_conditions(where)]
@@ -319,6 +322,9 @@ class Gallery(AbstractContextManager["Gallery"]):
         for name, values in columns.items():
             if len(values) != rows:
                 raise SfscError(f"gallery {self.name}: {rows} embeddings, but {len(values)} of {name}")
+            if name in ("id", "path") and None in values:
+                raise SfscError(f"gallery {self.name}: every row needs a text as its {name}, one has None")
+            _check_storable(values, f"gallery {self.name}: column {name}")
         twice = [name for name, times in Counter(columns["id"]).items() if times > 1]
         if twice:
             raise SfscError(f"gallery {self.name}: id {twice[0]!r} is given twice: every row needs its own")
@@ -338,7 +344,27 @@ def open_store(path: str, create: bool) -> Store:
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    return [value.item() if isinstance(value, np.generic) else value for value in values]
+    """The values as Python's own; what is not finite is no value."""
+    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
+    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in plain]
+
+
+def _check_storable(values: Sequence[Any], column: str) -> None:
+    """Raise `SfscError` for a text that UTF-8 cannot encode, or an integer of more than 64 bits."""
+    try:
+        "".join(value for value in values if isinstance(value, str)).encode()
+    except UnicodeEncodeError as error:
+        shown = error.object[max(0, error.start - 20) : error.end + 20]
+        raise SfscError(f"{column} has a value that is not Unicode text, near {shown!r}: change it") from None
+    large = next((v for v in values if isinstance(v, int) and not -(2**63) <= v < 2**63), None)
+    if large is not None:
+        raise SfscError(f"{column} has an integer of more than 64 bits, {large}: give it as text")
+
+
+def _number(value: Any, name: str) -> float | None:
+    if isinstance(value, int) and abs(value) > EXACT:
+        raise SfscError(f"column {name} holds numbers, and no number equals {value}: give it as text")
+    return None if value is None else float(value)
 
 
 def _texts(values: Sequence[Any] | np.ndarray) -> list[Any]:

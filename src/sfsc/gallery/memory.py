@@ -38,6 +38,8 @@ Found = tuple[np.ndarray, np.ndarray]
 class MemoryIndex:
     """Embeddings and columns of n rows, searched by the cosine; exactly, or by probing some of many lists.
 
+    `attributes` are the columns that hits show beside those of every gallery.
+
     The lists hold six bits for each component and say which rows to compare; scores are always those of the
     rows themselves. Memory: 4 bytes for each component, three quarters of a byte more once an approximate
     search was asked for, and the columns.
@@ -51,7 +53,7 @@ class MemoryIndex:
             self._flat.add(vectors)
             tables.append(table)
         self.columns = Columns.of(pa.concat_tables(tables))
-        self._attributes = [name for name in self.columns.names if name not in COLUMNS]
+        self.attributes: Sequence[str] = [name for name in self.columns.names if name not in COLUMNS]
         self.alive = np.ones(self._flat.ntotal, bool)
         self._living = len(self.alive)  # counted here: to count flags takes longer than to search
         self._lists: Any = None
@@ -59,6 +61,11 @@ class MemoryIndex:
 
     def __len__(self) -> int:
         return self._living
+
+    @property
+    def dimension(self) -> int:
+        """Of the rows."""
+        return int(self._flat.d)
 
     @property
     def vectors(self) -> np.ndarray:
@@ -72,15 +79,17 @@ class MemoryIndex:
         return len(self) < (1 - STALE) * len(self.alive)
 
     def extend(self, vectors: np.ndarray, table: pa.Table) -> None:
-        """Add rows; older ones of the same ids are gone."""
-        replaced = Condition("id", "=", tuple(table["id"].to_pylist()))
-        gone = np.flatnonzero(self.columns.fulfilling([replaced]))
-        self._living += len(vectors) - int(self.alive[gone].sum())
-        self.alive[gone] = False
-        self.vectors[gone] = 0.0
+        """Add rows, as the constructor takes them; older rows have no value in a column that is new."""
         (self._flat if self._lists is None else self._lists).add(vectors)
         self.alive = np.concatenate([self.alive, np.ones(len(vectors), bool)])
+        self._living += len(vectors)
         self.columns = self.columns.extended(table)
+
+    def remove(self, rows: np.ndarray) -> None:
+        """Take rows away, by their (k,) numbers in the order in which they came."""
+        self._living -= int(self.alive[rows].sum())
+        self.alive[rows] = False
+        self.vectors[rows] = 0.0
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
@@ -206,7 +215,7 @@ class MemoryIndex:
     def _own(self, rows: np.ndarray) -> list[dict[str, Any]]:
         """The user's attributes of each row."""
         own: list[dict[str, Any]] = [{} for _ in rows]
-        for name in self._attributes:
+        for name in self.attributes:
             for attributes, value in zip(own, self.columns.take(name, rows), strict=True):
                 attributes[name] = value
         return own

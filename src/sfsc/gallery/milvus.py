@@ -12,9 +12,19 @@ from typing import Any
 import numpy as np
 
 from sfsc.errors import SfscError, missing_extra
-from sfsc.gallery.conditions import Condition, Value
+from sfsc.gallery.conditions import EQUALITIES, Condition, Value
 from sfsc.gallery.forms import decode, encode
-from sfsc.gallery.store import COLUMNS, EMBEDDING, HIT_COLUMNS, Description, Hit, StoreUnavailable, ranked
+from sfsc.gallery.names import column_of
+from sfsc.gallery.store import (
+    COLUMNS,
+    EMBEDDING,
+    FORMAT,
+    HIT_COLUMNS,
+    Description,
+    Hit,
+    StoreUnavailable,
+    ranked,
+)
 
 try:
     from pymilvus import DataType, MilvusClient
@@ -49,12 +59,16 @@ class MilvusStore:
         self._url = url
         with self._reported("opened"):
             self._client = MilvusClient(file or f"http://{host}", timeout=SECONDS)
-        self._known: Description | None = None
         if self.describe() is None and not create:
             raise SfscError(f"gallery {url} does not exist: add embeddings to it first, or check the address")
         with self._reported("opened"):
             if self._client.has_collection(self._name):
                 self._make_searchable()
+
+    def _existing(self) -> Description:
+        description = self.describe()
+        assert description is not None, "the gallery asks for rows only where there is a collection"
+        return description
 
     def describe(self) -> Description | None:
         """See `Store`."""
@@ -93,41 +107,54 @@ class MilvusStore:
             self._client.create_index(self._name, index)
         self._client.load_collection(self._name)
 
-    def extend(self, attributes: Mapping[str, str]) -> None:
-        """See `Store`."""
-        description = self.describe()
-        assert description is not None
-        stored = description.to_json()
-        stored["attributes"] |= attributes
-        with self._reported("written"):
-            self._client.alter_collection_properties(self._name, {PROPERTY: json.dumps(stored)})
-
-    def upsert(self, embeddings: np.ndarray, form: str, columns: Mapping[str, Sequence[Any]]) -> None:
+    def upsert(
+        self,
+        embeddings: np.ndarray,
+        form: str,
+        columns: Mapping[str, Sequence[Any]],
+        attributes: Mapping[str, str],
+    ) -> None:
         """See `Store`; all at once up to 10,000 rows, else in parts."""
+        description = self._existing()
+        extended = description.with_attributes(attributes, self._url)
         rounded = decode(encode(embeddings, form))
+        fields = {_field(name, description): values for name, values in columns.items()}
         now = time.time()
-        with self._reported("written"):
-            for start in range(0, len(rounded), ROWS_PER_CALL):
-                rows = [
-                    {
-                        **{name: values[place] for name, values in columns.items()},
-                        **{"form": form, "time": now, EMBEDDING: rounded[place]},
-                    }
-                    for place in range(start, min(start + ROWS_PER_CALL, len(rounded)))
-                ]
-                self._client.upsert(self._name, rows)
+        if extended != description:
+            self._store_description(extended)
+        try:
+            with self._reported("written"):
+                for start in range(0, len(rounded), ROWS_PER_CALL):
+                    rows = [
+                        {
+                            **{name: values[place] for name, values in fields.items()},
+                            **{"form": form, "time": now, EMBEDDING: rounded[place]},
+                        }
+                        for place in range(start, min(start + ROWS_PER_CALL, len(rounded)))
+                    ]
+                    self._client.upsert(self._name, rows)
+        except StoreUnavailable:
+            with suppress(StoreUnavailable):
+                self._store_description(description)
+            raise
 
-    def delete(self, where: Sequence[Condition]) -> None:
-        """See `Store`."""
+    def _store_description(self, description: Description) -> None:
         with self._reported("written"):
-            self._client.delete(self._name, filter=_expression(where))
+            stored = {PROPERTY: json.dumps(description.to_json())}
+            self._client.alter_collection_properties(self._name, stored)
+
+    def delete(self, where: Sequence[Condition]) -> int:
+        """See `Store`."""
+        description, deleted = self._existing(), self.count(where)
+        with self._reported("written"):
+            self._client.delete(self._name, filter=_expression(where, description))
+        return deleted
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
     ) -> list[list[Hit]]:
         """See `Store`."""
-        description = self.describe()
-        assert description is not None
+        description = self._existing()
         found = self._search(queries, top, where, exact or bool(where), top + 1)
         return [ranked([_hit(entity, description) for entity in entities], top) for entities in found]
 
@@ -147,7 +174,7 @@ class MilvusStore:
                 self._name,
                 data=queries.tolist(),
                 limit=min(limit, MOST_HITS),
-                filter=_expression(where),
+                filter=_expression(where, self._existing()),
                 output_fields=["*"],
                 search_params={"params": {"nprobe": LISTS if exact else PROBES}},
                 consistency_level="Strong",
@@ -162,13 +189,19 @@ class MilvusStore:
         self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
     ) -> Iterator[tuple[dict[str, list[Any]], np.ndarray | None]]:
         """See `Store`."""
-        fields = [*columns, *([EMBEDDING] if embeddings else [])]
+        description = self._existing()
+        fields = {
+            name: _field(name, description) for name in [*columns, *([EMBEDDING] if embeddings else [])]
+        }
         with self._reported("read"):
             found = self._client.query_iterator(
-                self._name, batch_size=ROWS_PER_CALL, filter=_expression(where), output_fields=fields
+                self._name,
+                batch_size=ROWS_PER_CALL,
+                filter=_expression(where, description),
+                output_fields=[*fields.values()],
             )
             while part := found.next():
-                values = {name: [row.get(name) for row in part] for name in columns}
+                values = {name: [row.get(fields[name]) for row in part] for name in columns}
                 vectors = [row[EMBEDDING] for row in part] if embeddings else None
                 yield values, None if vectors is None else np.array(vectors, np.float32)
             found.close()
@@ -178,10 +211,14 @@ class MilvusStore:
         with self._reported("read"):
             if not self._client.has_collection(self._name):
                 return 0
-            filtered = _expression(where)
+            filtered = _expression(where, self._existing())
             return int(
                 self._client.query(self._name, filter=filtered, output_fields=["count(*)"])[0]["count(*)"]
             )
+
+    def duplicates(self) -> list[str]:
+        """See `Store`; the id is the collection's primary key."""
+        return []
 
     def optimize(self) -> None:
         """See `Store`."""
@@ -209,19 +246,30 @@ class MilvusStore:
 def _hit(found: Mapping[str, Any], description: Description) -> Hit:
     entity = found["entity"]
     fixed = {name: entity.get(name) for name in HIT_COLUMNS}
-    attributes = {name: entity.get(name) for name in description.attributes}
+    attributes = {name: entity.get(_field(name, description)) for name in description.attributes}
     return Hit(**fixed, score=float(found["distance"]), attributes=attributes)
 
 
-def _expression(where: Sequence[Condition]) -> str:
-    return " and ".join(_expression_of(condition) for condition in where)
+def _field(name: str, description: Description) -> str:
+    """The field that holds a column; in the second format, fields are called as attributes are."""
+    plain = name in COLUMNS or name == EMBEDDING
+    plain = plain or (description.format < FORMAT and re.fullmatch(r"[A-Za-z_]\w*", name) is not None)
+    return name if plain else column_of(name)
 
 
-def _expression_of(condition: Condition) -> str:
-    values = [_literal(value) for value in condition.values]
-    if condition.operator == "=":
-        return f"{condition.column} in [{', '.join(values)}]"
-    return f"{condition.column} {condition.operator} {values[0]}"
+def _expression(where: Sequence[Condition], description: Description) -> str:
+    return " and ".join(_expression_of(one, _field(one.column, description)) for one in where)
+
+
+def _expression_of(condition: Condition, field: str) -> str:
+    values = [_literal(value) for value in condition.values if value is not None]
+    if condition.operator not in EQUALITIES:
+        return f"{field} {condition.operator} {values[0]}"
+    among = f"{field} in [{', '.join(values)}]"
+    if condition.operator == "!=":
+        return " and ".join([f"{field} is not null", *([f"not ({among})"] if values else [])])
+    either = ([among] if values else []) + ([f"{field} is null"] if None in condition.values else [])
+    return f"({' or '.join(either)})"
 
 
 def _literal(value: Value) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition, Value
 
-FORMAT = 2
+FORMAT = 3  # in which attributes have any names; in the second one, those of their columns
 # The columns that every gallery has, and their kinds; attributes come after.
 COLUMNS = {
     "id": "text",
@@ -75,6 +75,26 @@ class Description:
         """All columns with their kinds."""
         return {**COLUMNS, **self.attributes}
 
+    def with_attributes(self, kinds: Mapping[str, str], name: str) -> Description:
+        """Return the description once rows with attributes of these kinds are added to the gallery `name`.
+
+        Numbers and integers together are numbers.
+
+        Raises:
+            SfscError: an attribute is of another kind.
+        """
+        attributes = dict(self.attributes)
+        for attribute, kind in kinds.items():
+            known = attributes.setdefault(attribute, kind)
+            if {known, kind} == {"integer", "number"}:
+                attributes[attribute] = "number"
+            elif kind != known:
+                raise SfscError(
+                    f"gallery {name}: column {attribute} is {known}, these values are {kind}: "
+                    "give them as such, or under another name"
+                )
+        return replace(self, attributes=attributes)
+
     def to_json(self) -> dict[str, Any]:
         """The description as `from_json` reads it."""
         return {**asdict(self), "attributes": dict(self.attributes)}
@@ -109,20 +129,30 @@ class Store(Protocol):
     def create(self, description: Description) -> None:
         """Make the empty store of a family."""
 
-    def extend(self, attributes: Mapping[str, str]) -> None:
-        """Add columns of these kinds, without values in the rows that there are."""
+    def upsert(
+        self,
+        embeddings: np.ndarray,
+        form: str,
+        columns: Mapping[str, Sequence[Any]],
+        attributes: Mapping[str, str],
+    ) -> None:
+        """Write (N, dimension) float32 rows of length 1, each in the place of that of the same id.
 
-    def upsert(self, embeddings: np.ndarray, form: str, columns: Mapping[str, Sequence[Any]]) -> None:
-        """Write (N, dimension) float32 rows of length 1 at once, each in the place of that of the same id.
+        All of them are written, with new attributes, or nothing is changed.
 
         Args:
             embeddings: N rows.
             form: in which they are stored.
-            columns: the N values of every column.
+            columns: the N values of each column that they have, attributes included.
+            attributes: the kinds of these attributes.
+
+        Raises:
+            SfscError: an attribute is of another kind in the rows that there are, or a value cannot be
+                stored.
         """
 
-    def delete(self, where: Sequence[Condition]) -> None:
-        """Take away the rows that fulfil all conditions."""
+    def delete(self, where: Sequence[Condition]) -> int:
+        """Take away the rows that fulfil all conditions; return how many there were."""
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
@@ -159,8 +189,11 @@ class Store(Protocol):
     def count(self, where: Sequence[Condition] = ()) -> int:
         """The number of rows that fulfil all conditions."""
 
+    def duplicates(self) -> list[str]:
+        """Return the ids that several rows have, sorted; there are none but in galleries of old versions."""
+
     def optimize(self) -> None:
-        """Free what old rows take, and make ready for searches."""
+        """Free what old rows take, remove all but the newest row of each id, and make ready for searches."""
 
     def close(self) -> None:
         """Let go of connections and memory."""

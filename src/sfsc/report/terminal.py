@@ -130,6 +130,11 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
         Console().print(table)
     if info.attributes:
         _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
+    if info.duplicates:
+        _say(
+            f"{len(info.duplicates)} ids stand in several rows, the first: {info.duplicates[0]}; "
+            f"`sfsc gallery optimize {name}` keeps the newest row of each"
+        )
 
 
 def print_profile(profile: Profile) -> None:

@@ -68,6 +68,8 @@ class Guard:
             await self._app(scope, receive, send)
             return
         status = 500  # of an exception that nobody answered
+        # Where GET is answered, so is HEAD: with the same headers, and the server leaves out the body.
+        asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         shared = self._shared(scope)
 
         async def sending(message: Message) -> None:
@@ -78,9 +80,9 @@ class Guard:
             await send(message)
 
         try:
-            await (self._answer(scope, bool(shared)) or self._app)(scope, _limited(receive), sending)
+            await (self._answer(scope, bool(shared)) or self._app)(asked, _limited(receive), sending)
         finally:
-            route = getattr(scope.get("route"), "path", "other")
+            route = getattr(asked.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
 
     def _shared(self, scope: Scope) -> dict[str, str]:

@@ -14,7 +14,11 @@ Top = Annotated[int, Field(ge=1, le=100, description="How many hits.")]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT)]
 Where = Annotated[
     list[str],
-    Field(description="Conditions that every hit fulfils: camera=2, price<=9.5.", examples=[["camera=2"]]),
+    Field(
+        description='Conditions that hits fulfil: camera=2, price<=9.5, name="lamp, red". Of several '
+        "equalities on one column, any will do.",
+        examples=[["camera=2"]],
+    ),
 ]
 Exact = Annotated[bool, Field(description="Whether every row is compared.")]
 Width = Annotated[float, Field(description="The sub-model that embeds the query.", examples=[1.0])]

@@ -240,6 +240,11 @@ function showColumns() {
   if (usable.length) showFilterValues();
 }
 
+// A name or a value as conditions have it: what is not a plain word stands in quotes.
+function quoted(text) {
+  return /^[\p{L}\p{N}_./:-]*$/u.test(text) ? text : `"${text.replaceAll('"', '""')}"`;
+}
+
 function showFilters() {
   const chips = state.filters.map((condition) => {
     const button = element("button", { type: "button", textContent: `${condition} ✕` });
@@ -259,7 +264,7 @@ function listenToFilters() {
   at("column").addEventListener("change", showFilterValues);
   at("filter-form").addEventListener("submit", (event) => {
     event.preventDefault();
-    const condition = `${at("column").value}${at("operator").value}${at("value").value}`;
+    const condition = quoted(at("column").value) + at("operator").value + quoted(at("value").value);
     if (!state.filters.includes(condition)) state.filters.push(condition);
     showFilters();
     search();

@@ -68,16 +68,7 @@ def _attributes(text: str) -> dict[str, Value | None]:
         values = None
     if not isinstance(values, dict):
         raise SfscError('attributes are a JSON object such as {"price": 9.5}')
-    for name, value in values.items():
-        if not _storable(value):
-            raise SfscError(f"attribute {name}: give text, a finite number, a boolean or null")
     return values
-
-
-def _storable(value: object) -> bool:
-    if isinstance(value, str):
-        return value.isprintable() or "\0" not in value
-    return value is None or (isinstance(value, bool | int | float) and abs(value) < 2**63)
 
 
 def _form_search(

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from threading import Lock
 from typing import TypeVar
 
 import numpy as np
@@ -60,7 +59,6 @@ class Service:
         self._embedding = Worker("embedding", EMBEDDING_THREADS, IMAGES_WAITING)
         self._gallery = Worker("gallery", GALLERY_THREADS, GALLERY_WAITING)
         self.metrics = Metrics([self._embedding, self._gallery])
-        self._writing = Lock()
         self._summary: tuple[float, GalleryAnswer] | None = None
 
     def close(self) -> None:
@@ -147,8 +145,18 @@ class Service:
         return kept[1]
 
     async def rows(self) -> int:
-        """How many rows the gallery has now."""
-        return await run_in_threadpool(self.gallery.__len__)  # a full queue must not hide itself
+        """Return how many rows the gallery has now, once it was searched.
+
+        Raises:
+            StoreUnavailable: it cannot be searched.
+        """
+
+        def count() -> int:
+            probe = np.eye(1, self.family.spec.embedding_dim)
+            self.gallery.search(probe, self.fingerprint, top=1, exact=False)
+            return len(self.gallery)
+
+        return await run_in_threadpool(count)  # not in the queue: a full one must not hide itself
 
     async def _compare(self, source: Source, widths: Sequence[float], search: Search) -> list[SearchAnswer]:
         for width in widths:
@@ -204,13 +212,7 @@ class Service:
         raise UnknownId(id_)
 
     async def _change(self, work: Callable[[], int]) -> int:
-        """Change the gallery, one change after the other: two of them may bring the same new column."""
-
-        def changed() -> int:
-            with self._writing:
-                return work()
-
-        result = await self._in_gallery(changed)
+        result = await self._in_gallery(work)
         self._summary = None
         return result
 
