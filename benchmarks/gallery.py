@@ -220,7 +220,7 @@ def kinds(gallery: Gallery, rows: np.ndarray, queries: np.ndarray) -> dict[str, 
 
 def chosen_lists(gallery: Gallery) -> tuple[int, int]:
     """How many lists the gallery made, and how many it probes: no user needs to know."""
-    coded = faiss.downcast_index(gallery._store._memory._lists.base_index)
+    coded = faiss.downcast_index(gallery._store._mirror._index._lists.base_index)
     return coded.nlist, coded.nprobe
 
 

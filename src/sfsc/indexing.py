@@ -78,7 +78,7 @@ def index(
         for place, path in enumerate(paths)
     ]
     if resume:
-        there = {row["path"] for row in gallery.rows([f"width={width!r}"])}
+        there = {*gallery.column("path", [f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
     return _write(model, gallery, rows, width, form, engine)
@@ -162,7 +162,7 @@ def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[
     A name is an id, or else a path: relative ones start at the working folder, as for `index`.
     """
     wanted = tuple({*names, *map(_absolute, names)})
-    there = {row["id"] for row in gallery.rows([Condition("id", "=", wanted)])} if names else set()
+    there = {*gallery.column("id", [Condition("id", "=", wanted)])} if names else set()
     found = {name: name if name in there else _absolute(name) for name in names}
     known = [id_ for id_ in found.values() if id_ in there]
     return known, [name for name, id_ in found.items() if id_ not in there]

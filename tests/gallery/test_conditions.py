@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import cProfile
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -39,6 +41,28 @@ def test_a_text_becomes_a_condition(text: str, expected: Condition) -> None:
 def test_what_is_no_condition_is_refused(text: str) -> None:
     with pytest.raises(SfscError, match="a condition is COLUMN=VALUE"):
         Condition.parse(text)
+
+
+@pytest.mark.parametrize("part", [" ", '"', '""', '"a",', "a", "=", "a ", "<", '" "', "\\"])
+@pytest.mark.parametrize("start", ["", "a=", '"', 'a="'])
+def test_long_texts_take_no_longer_than_they_are(part: str, start: str) -> None:
+    counted: list[int] = []
+    for length in (1000, 100_000 - len(start)):
+        text = start + (part * length)[:length]
+        profile = cProfile.Profile()
+        with suppress(SfscError):
+            profile.runcall(Condition.parse, text)
+        counted.append(sum(entry.callcount for entry in profile.getstats()))
+    assert counted[1] <= 110 * counted[0]
+    with pytest.raises(SfscError, match="at most 100,000 characters"):
+        Condition.parse("a" * 100_001)
+
+
+@pytest.mark.parametrize("text", ["x" * 10**5, "x=" + "," * 10**5, 'x="' * 10**4, "x=" + "9" * 10**5])
+def test_messages_quote_no_more_than_can_be_read(text: str) -> None:
+    with pytest.raises(SfscError) as caught:
+        Condition.parse(text[:100_000]).typed({"x": "integer"})
+    assert len(str(caught.value)) < 800
 
 
 @pytest.mark.parametrize(

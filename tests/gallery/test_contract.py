@@ -301,6 +301,17 @@ def test_a_first_add_that_is_refused_binds_the_gallery_to_nothing(opener: Opener
     assert gallery.add(embeddings(1)[:, :5], ["a"], paths=["a"], width=1.0, fingerprint="other") == 1
 
 
+def test_a_gallery_has_so_many_attributes_and_no_more(opener: Opener, address: str) -> None:
+    gallery = opener(create=True)
+    names = [f"n{place}" for place in range(501)]
+    with pytest.raises(SfscError, match="at most 500 attributes, with these it would have 501"):
+        add(gallery, embeddings(1), ["a"], attributes={name: [1] for name in names})
+    add(gallery, embeddings(1), ["a"], attributes={name: [1] for name in names[:500]})
+    with pytest.raises(SfscError, match="with these it would have 501"):
+        add(gallery, embeddings(1), ["b"], attributes={"other": [1]})
+    assert len(gallery.info().attributes) == 500
+
+
 NAMES = [
     *(
         "action",

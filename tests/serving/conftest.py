@@ -49,14 +49,14 @@ def stored(indexed: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def client(run: Path, indexed: Path) -> Iterator[TestClient]:
     """For requests that change nothing."""
-    with TestClient(create_app(run, indexed)) as client:
+    with TestClient(create_app(run, indexed, hosts=["testserver"])) as client:
         yield client
 
 
 @pytest.fixture
 def writer(run: Path, stored: Path) -> Iterator[TestClient]:
     """A service whose gallery may be changed."""
-    with TestClient(create_app(run, stored)) as client:
+    with TestClient(create_app(run, stored, hosts=["testserver"])) as client:
         yield client
 
 

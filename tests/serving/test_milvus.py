@@ -20,7 +20,7 @@ def test_a_collection_is_searched_and_written(
         index(Family.load(run), shapes, gallery, 1.0, workers=0)
     form = {"width": "0.25", "where": "camera=c1"}
     files = {"image": (picture.name, picture.read_bytes())}
-    with TestClient(create_app(run, url)) as served:
+    with TestClient(create_app(run, url, hosts=["testserver"])) as served:
         answers = [one.post("/search/image", data=form, files=files).json() for one in (client, served)]
         assert [hit["id"] for hit in answers[1]["hits"]] == [hit["id"] for hit in answers[0]["hits"]] != []
         assert served.get("/gallery").json()["rows"] == 24

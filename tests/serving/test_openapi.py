@@ -20,7 +20,7 @@ ERRORS = {"401", "404", "413", "422", "429", "503"}
 @pytest.fixture(scope="module")
 def schema(run: Path, indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> schemathesis.BaseSchema:
     stored = shutil.copytree(indexed, tmp_path_factory.mktemp("described") / "gallery")
-    return schemathesis.openapi.from_asgi("/openapi.json", create_app(run, stored))
+    return schemathesis.openapi.from_asgi("/openapi.json", create_app(run, stored, hosts=["testserver"]))
 
 
 def check(schema: schemathesis.BaseSchema, examples: int) -> int:

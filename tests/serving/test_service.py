@@ -130,7 +130,7 @@ def test_a_small_gallery_is_searched_with_images_and_embeddings(
     family = Family.load(run)
     with Gallery.open(tmp_path / "small", create=True) as gallery:
         index(family, shapes, gallery, 1.0, workers=0, dimension=8)
-    with TestClient(create_app(run, tmp_path / "small")) as client:
+    with TestClient(create_app(run, tmp_path / "small", hosts=["testserver"])) as client:
         [hit] = client.post("/search/image", files=upload(picture), data={"top": 1}).json()["hits"]
         assert (hit["id"], hit["score"]) == (str(picture), pytest.approx(1))
         added = {"path": "s3://new.png", "id": "new", "width": 1.0}
@@ -218,7 +218,7 @@ def test_an_attribute_of_any_name_is_stored_and_found(writer: TestClient, pictur
 
 
 def test_health_says_when_the_gallery_cannot_be_searched(run: Path, stored: Path) -> None:
-    with TestClient(create_app(run, stored)) as client:
+    with TestClient(create_app(run, stored, hosts=["testserver"])) as client:
         assert client.get("/health").json()["rows"] == 24
         for file in (stored / "gallery.lance" / "_versions").iterdir():
             file.unlink()
@@ -281,8 +281,10 @@ def test_a_row_of_a_file_that_is_no_image(
         gallery.add(
             np.ones((1, 16), np.float32), ["s"], paths=[str(secret)], width=1.0, fingerprint=fingerprint
         )
-    refused(writer.get("/images/s"), 404, "not a JPEG")
-    refused(writer.post("/search/id", json={"id": "s", "width": 0.25}), 422, "not a JPEG")
+    refused(writer.get("/images/s"), 404, "no such file")
+    with TestClient(create_app(run, stored, hosts=["testserver"], image_roots=[tmp_path])) as client:
+        refused(client.get("/images/s"), 404, "not a JPEG")
+        refused(client.post("/search/id", json={"id": "s", "width": 0.25}), 422, "not a JPEG")
     assert len(writer.post("/search/id", json={"id": "s"}).json()["hits"]) == 10
 
 
@@ -315,18 +317,18 @@ def test_the_matrix_of_the_run_is_shown_if_it_is_this_familys(
     }
     file = tmp_path / "run" / "evaluation.json"
     file.write_text(json.dumps(evaluation))
-    with TestClient(create_app(tmp_path / "run", stored)) as client:
+    with TestClient(create_app(tmp_path / "run", stored, hosts=["testserver"])) as client:
         assert client.get("/family").json()["evaluation"]["matrix"] == matrix
     wider = {
         "metrics": {"mAP": [[*row, 0.9] for row in [*matrix, matrix[0]]]},
         "exported": {"0.25 int8": 0.25},
     }
     file.write_text(json.dumps({**evaluation, **wider}))
-    with TestClient(create_app(tmp_path / "run", stored)) as client:
+    with TestClient(create_app(tmp_path / "run", stored, hosts=["testserver"])) as client:
         assert client.get("/family").json()["evaluation"]["matrix"] == matrix, "the sub-models alone"
     file.write_text(json.dumps({**evaluation, "fingerprint": "other"}))
     with pytest.raises(SfscError, match="another family"):
-        create_app(tmp_path / "run", stored)
+        create_app(tmp_path / "run", stored, hosts=["testserver"])
 
 
 def test_the_gallery_is_described(client: TestClient, picture: Path) -> None:
@@ -432,7 +434,7 @@ def test_a_body_that_is_too_large(client: TestClient) -> None:
 def test_a_failure_of_the_service_is_json_too(
     run: Path, stored: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = create_app(run, stored)
+    app = create_app(run, stored, hosts=["testserver"])
     monkeypatch.setattr(app.state.service.gallery, "search", lambda *_: 1 / 0)
     client = TestClient(app, raise_server_exceptions=False)
     refused(client.post("/search/embedding", json={"embedding": [1.0] * 16}), 500, "failed")
@@ -447,7 +449,7 @@ def test_a_gallery_that_is_lost_is_not_the_clients_fault(writer: TestClient, sto
 
 
 def test_the_key(run: Path, stored: Path, picture: Path) -> None:
-    with TestClient(create_app(run, stored, api_key="secret")) as client:
+    with TestClient(create_app(run, stored, api_key="secret", hosts=["testserver"])) as client:
         for path in ("/", "/page.js", "/page.css", "/style.css", "/health", "/metrics"):
             assert client.get(path).status_code == 200
         for path in ("/family", "/gallery", image_address(picture), "/nowhere"):
@@ -459,7 +461,7 @@ def test_the_key(run: Path, stored: Path, picture: Path) -> None:
             == 200
         )
     with pytest.raises(SfscError, match="key is empty"):
-        create_app(run, stored, api_key=" ")
+        create_app(run, stored, api_key=" ", hosts=["testserver"])
 
 
 @pytest.mark.parametrize(
@@ -487,7 +489,9 @@ def test_the_services_own_page_may_ask(client: TestClient, picture: Path, header
 @pytest.fixture
 def shared(run: Path, indexed: Path) -> Iterator[TestClient]:
     """A service that pages of one other origin may use, with the key."""
-    with TestClient(create_app(run, indexed, api_key="secret", origins=[PAGES])) as client:
+    with TestClient(
+        create_app(run, indexed, api_key="secret", origins=[PAGES], hosts=["testserver"])
+    ) as client:
         yield client
 
 
@@ -542,7 +546,7 @@ def test_pages_of_other_origins_still_may_not(shared: TestClient, picture: Path,
 )
 def test_what_is_no_origin_is_refused(run: Path, indexed: Path, origin: str) -> None:
     with pytest.raises(SfscError, match=rf"origin {re.escape(origin)}: give scheme, host and port"):
-        create_app(run, indexed, origins=[origin])
+        create_app(run, indexed, origins=[origin], hosts=["testserver"])
 
 
 @pytest.mark.parametrize(
@@ -560,7 +564,7 @@ def test_a_full_queue_refuses_and_recovers(
 ) -> None:
     monkeypatch.setattr(service_module, "IMAGES_WAITING", 1)
     monkeypatch.setattr(service_module, "EMBEDDING_THREADS", 1)
-    app = create_app(run, stored)
+    app = create_app(run, stored, hosts=["testserver"])
     family, go, begun = app.state.service.family, threading.Event(), threading.Event()
     embed = family.embed
 
@@ -590,7 +594,7 @@ def test_a_full_queue_refuses_and_recovers(
 def test_one_slow_image_does_not_stall_the_others(
     run: Path, stored: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    app = create_app(run, stored)
+    app = create_app(run, stored, hosts=["testserver"])
     family, go, begun = app.state.service.family, threading.Event(), threading.Event()
     embed = family.embed
 
@@ -655,7 +659,7 @@ def test_a_port_in_use_is_refused_in_one_line(run: Path, stored: Path) -> None:
 def test_a_gallery_of_another_family(stored: Path, tmp_path: Path) -> None:
     Family.create("small", WIDTHS, 16, (32, 32), seed=1).save(tmp_path / "other")
     with pytest.raises(SfscError, match="belongs to the family"):
-        create_app(tmp_path / "other", stored)
+        create_app(tmp_path / "other", stored, hosts=["testserver"])
 
 
 # Its document

@@ -184,11 +184,43 @@ def serve(
         list[str] | None,
         typer.Option(metavar="URL", help="Pages of this origin may use the service; repeatable."),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Name that the service is reached by, beside --host; repeatable; * for any."
+        ),
+    ] = None,
+    images_root: Annotated[
+        list[Path] | None,
+        typer.Option(
+            exists=True,
+            file_okay=False,
+            help="Folder whose images may be seen; repeatable; default: the one that all images are in.",
+        ),
+    ] = None,
+    proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="ADDRESS", help="Reverse proxy whose forwarded headers are believed; repeatable."
+        ),
+    ] = None,
+    root_path: Annotated[str, typer.Option(help="Path under which a proxy offers the service.")] = "",
 ) -> None:
     """Search a gallery over HTTP, and on a page in the browser, until SIGTERM or Ctrl-C."""
     from sfsc.serving.running import serve as run_service
 
-    run_service(run, gallery, host, port, api_key, allow_origin or ())
+    run_service(
+        run,
+        gallery,
+        host,
+        port,
+        api_key=api_key,
+        origins=allow_origin or (),
+        hosts=allow_host or (),
+        image_roots=images_root,
+        proxies=proxy or (),
+        root_path=root_path,
+    )
 
 
 @gallery_app.command("info")

@@ -18,6 +18,8 @@ EQUALITIES = ("=", "!=")
 _OPERATOR = re.compile("<=|>=|!=|=|<|>")
 _QUOTE = '"'
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")*+)"\s*')
+MOST_CONDITIONS, LONGEST = 100, 100_000  # texts of one search, and characters of one of them
+SHOWN, MOST_SHOWN = 100, 30  # characters of a text, and columns, that a message quotes
 _FORM = 'COLUMN=VALUE, or with one of != < <= > >=, as in camera=2 or "unit price"<=9.5'
 
 
@@ -43,16 +45,18 @@ class Condition:
         empty value stands for no value.
 
         Raises:
-            SfscError: the text is no condition, or a comma stands in a value without quotes.
+            SfscError: the text is no condition or too long, or a comma stands in a value without quotes.
         """
+        if len(text) > LONGEST:
+            raise SfscError(f"a condition has at most {LONGEST:,} characters, and this one {len(text):,}")
         column, rest = _read_column(text)
         found = _OPERATOR.match(rest)
         if found is None or not column:
-            raise SfscError(f"a condition is {_FORM}; got {text!r}")
+            raise SfscError(f"a condition is {_FORM}; got {_shown(text)}")
         operator = found[0]
         values = _read_values(rest[found.end() :], column + operator, operator in EQUALITIES)
         if len(values) > 1 and operator not in EQUALITIES:
-            raise SfscError(f"condition {text!r}: only = and != take several values")
+            raise SfscError(f"condition {_shown(text)}: only = and != take several values")
         return cls(column, operator, values)
 
     def typed(self, columns: Mapping[str, str]) -> Condition:
@@ -66,7 +70,8 @@ class Condition:
         """
         column = unicodedata.normalize("NFC", self.column)
         if column not in columns:
-            raise SfscError(f"the gallery has no column {self.column!r}; it has {', '.join(columns)}")
+            there = ", ".join([*columns][:MOST_SHOWN]) + (", ..." if len(columns) > MOST_SHOWN else "")
+            raise SfscError(f"the gallery has no column {_shown(self.column)}; it has {there}")
         kind = columns[column]
         if kind in ("text", "boolean") and self.operator not in EQUALITIES:
             raise SfscError(f"column {column} is {kind}: compare it with = or !=, not {self.operator}")
@@ -84,8 +89,10 @@ def parse_conditions(where: Sequence[str | Condition]) -> list[Condition]:
     Several equalities of one column become one: any of their values will do.
 
     Raises:
-        SfscError: a text is no condition.
+        SfscError: a text is no condition, or there are too many.
     """
+    if len(where) > MOST_CONDITIONS:
+        raise SfscError(f"a search has at most {MOST_CONDITIONS} conditions, and this one {len(where)}")
     conditions: list[Condition] = []
     equalities: dict[str, int] = {}
     for item in where:
@@ -133,10 +140,10 @@ def _read_values(text: str, before: str, several: bool) -> tuple[str, ...]:
     text = text.strip()
     if not text.startswith(_QUOTE):
         if several and "," in text:
-            each = ",".join(_quote(part.strip()) for part in text.split(","))
+            each = ",".join(_quote(part.strip()) for part in text[:SHOWN].split(","))
             raise SfscError(
-                f"condition {before}{text}: quote a value with a comma: {before}{_quote(text)} for this one, "
-                f"{before}{each} for any of several"
+                f"condition {_shown(before + text)}: quote a value with a comma: {_quote(text[:SHOWN])} for "
+                f"this one, {each} for any of several"
             )
         return (text,)
     values, end = [], -1
@@ -144,12 +151,17 @@ def _read_values(text: str, before: str, several: bool) -> tuple[str, ...]:
         quoted = _QUOTED.match(text, end + 1)
         if quoted is None or text[quoted.end() : quoted.end() + 1] not in ("", ","):
             raise SfscError(
-                f"condition {before}{text}: a quoted value ends in a quote, and before the next one comes a "
-                'comma; write "" for a quote within'
+                f"condition {_shown(before + text)}: a quoted value ends in a quote, and before the next one "
+                'comes a comma; write "" for a quote within'
             )
         values.append(_unquote(quoted[1]))
         end = quoted.end()
     return tuple(values)
+
+
+def _shown(value: Value) -> str:
+    """A value as messages quote it."""
+    return repr(value) if len(str(value)) <= SHOWN else f"{str(value)[:SHOWN]!r}..."
 
 
 def _unquote(text: str) -> str:
@@ -172,8 +184,7 @@ def _typed(value: Value | None, kind: str, column: str) -> Value | None:
             raise ValueError("no store compares with it")
         return _integer(value) if kind == "integer" else float(value)
     except (KeyError, ValueError):
-        shown = repr(value) if len(str(value)) < 100 else f"{str(value)[:100]!r}..."
-        raise SfscError(f"column {column} is {kind}, and {shown} is not") from None
+        raise SfscError(f"column {column} is {kind}, and {_shown(value)} is not") from None
 
 
 def _integer(value: Value) -> int:

@@ -21,6 +21,7 @@ from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
 from sfsc.model import same_space
 
 MILVUS = "milvus://"
+MOST_ATTRIBUTES = 500  # of a gallery: every hit shows all of them
 IDS_PER_CALL = 1000
 
 Where = Sequence[str | Condition]
@@ -221,6 +222,19 @@ class Gallery(AbstractContextManager["Gallery"]):
             for place, row in enumerate(rows):
                 yield row if vectors is None else {**row, EMBEDDING: vectors[place]}
 
+    def column(self, name: str, where: Where = ()) -> Iterator[Any]:
+        """Yield the values of one column, of every row that fulfils conditions, in no order.
+
+        Args:
+            name: of the column.
+            where: conditions, as in `search`.
+        """
+        description = self._store.describe()
+        if description is None:
+            return
+        for columns, _ in self._store.rows(self._conditions(where, description), [name]):
+            yield from columns[name]
+
     def optimize(self) -> None:
         """Free the room of rows that were replaced or deleted, and make ready for approximate searches.
 
@@ -287,7 +301,15 @@ class Gallery(AbstractContextManager["Gallery"]):
         self.check_family(dimension, fingerprint)
         description = self._store.describe()
         assert description is not None
-        return description.with_attributes(kinds, self.name)
+        return self._checked_attributes(description.with_attributes(kinds, self.name))
+
+    def _checked_attributes(self, description: Description) -> Description:
+        if len(description.attributes) > MOST_ATTRIBUTES:
+            raise SfscError(
+                f"gallery {self.name}: a gallery has at most {MOST_ATTRIBUTES} attributes, with these it "
+                f"would have {len(description.attributes)}: leave some out"
+            )
+        return description
 
     def _attributes(
         self, attributes: Mapping[str, Sequence[Any] | np.ndarray]

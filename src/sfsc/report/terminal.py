@@ -184,9 +184,14 @@ def print_calibration(report: CalibrationReport) -> None:
     Console().print(table)
 
 
-def print_address(host: str, port: int) -> None:
-    """Where a service is that has begun."""
+def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bool) -> None:
+    """Print where a service is that has begun, and what it shows to whom."""
     _say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+    folders = ", ".join(map(str, image_roots))
+    _say(f"images in {folders} can be seen" if folders else "no images can be seen: name --images-root")
+    if not has_key and host not in ("localhost", "::1") and not host.startswith("127."):
+        text = "anyone who reaches this address may search and change the gallery: set SFSC_API_KEY"
+        Console(stderr=True).print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:

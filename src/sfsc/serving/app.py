@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Collection
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,7 +15,7 @@ try:
     from fastapi.security import APIKeyHeader
     from starlette.exceptions import HTTPException
 
-    from sfsc.serving.guard import KEY_HEADER, Guard, check_origins, error_response
+    from sfsc.serving.guard import KEY_HEADER, Guard, check_hosts, check_origins, error_response
     from sfsc.serving.routes import page_router, router
     from sfsc.serving.service import Service, UnknownId
     from sfsc.serving.worker import Busy
@@ -26,7 +26,12 @@ RETRY_SECONDS = "1"
 
 
 def create_app(
-    run: str | Path, gallery: str | Path, api_key: str | None = None, origins: Collection[str] = ()
+    run: str | Path,
+    gallery: str | Path,
+    api_key: str | None = None,
+    origins: Collection[str] = (),
+    hosts: Collection[str] = (),
+    image_roots: Sequence[str | Path] | None = None,
 ) -> FastAPI:
     """An ASGI app that serves one trained family with one gallery.
 
@@ -35,15 +40,20 @@ def create_app(
         gallery: the directory or URL of a gallery of this family.
         api_key: what requests must bring in the header X-API-Key; without it, none is asked for.
         origins: of other pages that may use the service, such as http://127.0.0.1:8080.
+        hosts: names under which the service is reached, such as search.example; addresses and localhost need
+            not be among them, and "*" stands for any name.
+        image_roots: the folders whose images the service may show and embed, as far as rows name them; by
+            default the folder that all of them have in common.
 
     Raises:
         SfscError: there is no family or no gallery, the gallery is of another family, the key is empty, or
-            an origin is none.
+            an origin or a host is none.
     """
     if api_key is not None and not api_key.strip():
         raise SfscError("the API key is empty: give one, or none at all")
     check_origins(origins)
-    service = Service(Path(run), gallery)
+    check_hosts(hosts)
+    service = Service(Path(run), gallery, image_roots)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -56,7 +66,7 @@ def create_app(
     key = [Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))] if api_key else []
     app.include_router(router, dependencies=key)
     app.include_router(page_router)
-    app.add_middleware(Guard, metrics=service.metrics, api_key=api_key, origins=origins)
+    app.add_middleware(Guard, metrics=service.metrics, api_key=api_key, origins=origins, hosts=hosts)
     _answer_errors(app, service)
     return app
 

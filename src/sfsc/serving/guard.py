@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import hmac
+import ipaddress
 import re
 from collections.abc import Collection
 
@@ -12,9 +14,12 @@ from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from sfsc.errors import SfscError
+from sfsc.serving.attempts import Attempts
 from sfsc.serving.metrics import Metrics
 
 MAX_BODY = 10 * 1024 * 1024
+BODY_SECONDS = 30.0  # in which a body must arrive
+ANY_HOST = "*"
 KEY_HEADER = "X-API-Key"
 # What tells nothing of the gallery's images: the empty page, and what monitors ask for.
 OPEN = frozenset(
@@ -28,10 +33,12 @@ SECURITY = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Vary": "Origin",  # what the browser keeps of an answer to our own page does for no other
 }
 # As browsers write them: with a path, capitals or the port that goes without saying, it would match none.
 ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d+)?")
+HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){0,10}")
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
@@ -47,20 +54,40 @@ def check_origins(origins: Collection[str]) -> None:
             raise SfscError(f"origin {origin}: give scheme, host and port alone, as in http://127.0.0.1:8080")
 
 
+def check_hosts(hosts: Collection[str]) -> None:
+    """Raise `SfscError` for what is no name of a host, such as search.example."""
+    for host in hosts:
+        if host != ANY_HOST and not HOST.fullmatch(host):
+            raise SfscError(f"host {host}: give the name alone, in lower case, as in search.example")
+
+
 class Guard:
-    """Refuses requests without the key, from pages of other sites, or with too large a body; counts all.
+    """Refuses requests without the key, to other hosts, from pages of other sites, or with too large a body.
+
+    A browser says to which host it sends a request. If that is a name, it must be one of `hosts`: else a page
+    from elsewhere, whose own name was made to lead here, could read every answer (DNS rebinding). An address
+    and `localhost` cannot be made so, and are always right.
 
     Pages of `origins` may do whatever the service's own page may; browsers learn of it by CORS.
 
-    It stands before the app as ASGI middleware. The size is checked while the body arrives: whatever the
-    client announced, no more than `MAX_BODY` is read.
+    It stands before the app as ASGI middleware, and counts all requests. The size is checked while the body
+    arrives: whatever the client announced, no more than `MAX_BODY` is read, and no longer than BODY_SECONDS.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, api_key: str | None, origins: Collection[str]) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        api_key: str | None,
+        origins: Collection[str],
+        hosts: Collection[str],
+    ) -> None:
         self._app = app
         self._metrics = metrics
         self._key = None if api_key is None else api_key.encode()
+        self._attempts = Attempts()
         self._origins = frozenset(origins)
+        self._hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -94,24 +121,55 @@ class Guard:
             "Access-Control-Allow-Origin": origin,
             "Access-Control-Allow-Methods": "GET, POST, DELETE",
             "Access-Control-Allow-Headers": f"Content-Type, {KEY_HEADER}",
+            "Cross-Origin-Resource-Policy": "cross-origin",
         }
 
     def _answer(self, scope: Scope, shared: bool) -> Response | None:
         """What the guard answers by itself: a browser's question whether a page may ask, or a refusal."""
         headers = Headers(scope=scope)
+        if not self._is_host(headers.get("Host", "")):
+            return error_response(
+                421, "this service does not answer for this host: start it with --allow-host for that"
+            )
         if shared and scope["method"] == "OPTIONS":
             return Response(status_code=204)
-        given = headers.get(KEY_HEADER, "").encode("latin-1")
-        if self._key and scope["path"] not in OPEN and not hmac.compare_digest(given, self._key):
-            return error_response(401, f"this service wants its API key in the header {KEY_HEADER}")
+        is_open = scope["path"].removeprefix(scope.get("root_path", "")) in OPEN
+        if not is_open and (refusal := self._check_key(scope, headers)):
+            return refusal
         if scope["method"] not in ("GET", "HEAD") and _foreign(headers) and not shared:
             return error_response(
                 403, "a page of another site cannot use this service: start it with --allow-origin for that"
             )
         length = headers.get("Content-Length", "")
-        if length.isdecimal() and int(length) > MAX_BODY:
+        if length.isdecimal() and int(length[:20]) > MAX_BODY:
             return error_response(413, _too_large())
         return None
+
+    def _check_key(self, scope: Scope, headers: Headers) -> Response | None:
+        if self._key is None:
+            return None
+        client = (scope.get("client") or ("",))[0]
+        if seconds := self._attempts.wait(client):
+            return error_response(
+                429, "too many wrong API keys: try again later", {"Retry-After": f"{seconds}"}
+            )
+        given = headers.get(KEY_HEADER)
+        if given is not None and hmac.compare_digest(given.encode("latin-1"), self._key):
+            return None
+        if given is not None:
+            self._attempts.note(client)
+        return error_response(401, f"this service wants its API key in the header {KEY_HEADER}")
+
+    def _is_host(self, header: str) -> bool:
+        name = header.rpartition(":")[0] if re.search(r":\d{0,5}$", header) else header
+        name = name.lower().removesuffix(".")
+        if ANY_HOST in self._hosts or name in self._hosts or name in ("", "localhost"):
+            return True
+        try:
+            ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+        except ValueError:
+            return name.endswith(".localhost")
+        return True
 
 
 def _foreign(headers: Headers) -> bool:
@@ -128,11 +186,21 @@ def _foreign(headers: Headers) -> bool:
 
 def _limited(receive: Receive) -> Receive:
     read = 0
+    end = asyncio.get_running_loop().time() + BODY_SECONDS
+    complete = False
 
     async def receiving() -> Message:
-        nonlocal read
-        message = await receive()
+        nonlocal read, complete
+        try:
+            # After the body, the only message is that the client has gone: for that one waits at leisure.
+            async with asyncio.timeout_at(None if complete else end):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(
+                408, f"the body took longer than {BODY_SECONDS:g} seconds", {"Connection": "close"}
+            ) from None
         read += len(message.get("body", b""))
+        complete = complete or not message.get("more_body", False)
         if read > MAX_BODY:
             raise HTTPException(413, _too_large())
         return message

@@ -18,7 +18,7 @@ from sfsc.gallery import Gallery
 from sfsc.gallery.conditions import Value
 from sfsc.gallery.store import COLUMNS, Row
 from sfsc.serving.messages import Column, Evaluation, Example, FamilyAnswer, GalleryAnswer, SubModel
-from sfsc.serving.row_images import has_image
+from sfsc.serving.row_images import RowImages
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
 
@@ -51,13 +51,13 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
     )
 
 
-def describe_gallery(gallery: Gallery) -> GalleryAnswer:
-    """What the gallery holds, in one pass over its rows."""
+def describe_gallery(gallery: Gallery, images: RowImages) -> GalleryAnswer:
+    """Describe what the gallery holds, in one pass over its rows; `images` are those that can be shown."""
     info = gallery.info()
     kinds = {**{name: COLUMNS[name] for name in FILTERS}, **info.attributes}
     values: dict[str, set[Value]] = {name: set() for name in kinds}
     first = nsmallest(4 * EXAMPLES, _collecting(gallery, values), key=_shuffled)
-    shown = [row for row in first if has_image(row["path"])][:EXAMPLES]
+    shown = [row for row in first if images.has(row["path"])][:EXAMPLES]
     return GalleryAnswer(
         rows=info.rows,
         dimension=info.dimension,

@@ -52,6 +52,10 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     503: {"model": Error, "description": "The gallery cannot be read or written now"},
 }
 
+MOST_ATTRIBUTES = 100  # of a row that is added
+
+MOST_ATTRIBUTES = 100  # of a row that is added
+
 router = APIRouter(responses=REFUSALS)
 page_router = APIRouter(include_in_schema=False)
 
@@ -64,10 +68,12 @@ def _attributes(text: str) -> dict[str, Value | None]:
     """The attributes of a row to add, from a JSON object."""
     try:
         values = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
         raise SfscError('attributes are a JSON object such as {"price": 9.5}')
+    if len(values) > MOST_ATTRIBUTES:
+        raise SfscError(f"a row has at most {MOST_ATTRIBUTES} attributes, and this one {len(values)}")
     return values
 
 
@@ -186,7 +192,7 @@ async def metrics(service: ServiceHere) -> Response:
 
 def page_file(request: Request) -> Response:
     """One of the files of the page."""
-    package, name, type_ = PAGE[request.url.path]
+    package, name, type_ = PAGE[request.scope["route"].path]
     text = resources.files(package).joinpath(name).read_text("utf-8")
     return Response(text, media_type=type_, headers={"Cache-Control": "no-cache"})
 

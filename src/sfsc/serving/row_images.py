@@ -2,37 +2,79 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sfsc.data.images import MEMBER, CorruptImage, read_image
 from sfsc.errors import SfscError
 
 MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"BM": "image/bmp"}
+URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,31}://")
 
 
 def media_type(data: bytes) -> str | None:
-    """The type of an image file by its first bytes; None for anything else."""
+    """Return the type of an image file by its first bytes; None for anything else."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((name for start, name in MEDIA_TYPES.items() if data.startswith(start)), None)
 
 
-def has_image(path: str) -> bool:
-    """Whether a row's path names a regular file on this machine, or a member of one; not what it holds."""
-    try:
-        return Path(path.partition(MEMBER)[0]).is_file()
-    except OSError:  # a name that is too long
-        return False
+def common_folder(paths: Iterable[str]) -> Path | None:
+    """Return the folder that all files of this machine among some paths lie in; None if that is the root."""
+    files = (path.partition(MEMBER)[0] for path in paths if _is_local(path))
+    folders = {os.path.split(os.path.abspath(file))[0] for file in files}
+    common = Path(os.path.commonpath(folders)) if folders else None
+    return None if common is None or common == Path(common.anchor) else common
 
 
-def row_image(path: str) -> bytes:
-    """The bytes of a row's image; CorruptImage where the path is no image file on this machine."""
-    if not has_image(path):
-        raise CorruptImage(path, "this service has no such file")
-    data = read_image(path)
-    if media_type(data) is None:
-        raise CorruptImage(path, "not a JPEG, PNG, WebP or BMP image")
-    return data
+def is_uri(path: str) -> bool:
+    """Return whether a row's path is a URI, which is never opened."""
+    return URI.match(path) is not None
+
+
+def _is_local(path: str) -> bool:
+    """Whether a path may be that of a file here; a relative one would depend on the working folder."""
+    return not is_uri(path) and Path(path).is_absolute()
+
+
+class RowImages:
+    """The images of rows, as far as they lie in some folders of this machine."""
+
+    def __init__(self, roots: Sequence[Path]) -> None:
+        """Take the folders; what links out of them lead to is not in them."""
+        self._roots = [root.resolve() for root in roots]
+
+    def has(self, path: str) -> bool:
+        """Return whether a row's path names a file, or a member of one, in one of the folders."""
+        return self._real(path) is not None
+
+    def read(self, path: str) -> bytes:
+        """Return the bytes of a row's image.
+
+        Raises:
+            CorruptImage: the path is no image file in one of the folders.
+        """
+        real = self._real(path)
+        if real is None:
+            raise CorruptImage(path, "this service has no such file")
+        data = read_image(real)
+        if media_type(data) is None:
+            raise CorruptImage(path, "not a JPEG, PNG, WebP or BMP image")
+        return data
+
+    def _real(self, path: str) -> str | None:
+        """The path without links, if it is that of a file in one of the folders."""
+        if not _is_local(path):
+            return None
+        try:
+            file, member = (path, "") if Path(path).is_file() else path.split(MEMBER, 1)
+            real = Path(file).resolve(strict=True)
+        except (OSError, ValueError):  # it is not there, or its name is too long or holds a zero byte
+            return None
+        inside = real.is_file() and any(real.is_relative_to(root) for root in self._roots)
+        return f"{real}{MEMBER}{member}" if inside and member else str(real) if inside else None
 
 
 def check_path(path: str, image: bytes) -> None:
@@ -44,9 +86,7 @@ def check_path(path: str, image: bytes) -> None:
     Raises:
         SfscError: neither.
     """
-    if "://" in path and not Path(path).is_absolute():
-        return
-    if not (Path(path).is_absolute() and _holds(Path(path), image)):
+    if not is_uri(path) and not (_is_local(path) and _holds(Path(path), image)):
         raise SfscError(
             f"path {path}: give a URI such as https://..., or the absolute path of this image here"
         )
@@ -55,5 +95,5 @@ def check_path(path: str, image: bytes) -> None:
 def _holds(file: Path, data: bytes) -> bool:
     try:
         return file.is_file() and file.stat().st_size == len(data) and file.read_bytes() == data
-    except OSError:
+    except (OSError, ValueError):
         return False

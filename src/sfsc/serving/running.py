@@ -6,16 +6,19 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import FrameType
 
 from sfsc.errors import SfscError, missing_extra
 from sfsc.report import terminal
 from sfsc.serving.app import create_app
+from sfsc.serving.guard import HOST
 
 try:
     import uvicorn
+
+    from sfsc.serving.connections import limited_connections
 except ModuleNotFoundError as error:
     raise missing_extra("uvicorn", "serve") from error
 
@@ -23,9 +26,30 @@ GRACE_SECONDS = 30  # for requests in flight when the end is asked for
 
 
 def serve(
-    run: Path, gallery: str, host: str, port: int, api_key: str | None, origins: Collection[str]
+    run: Path,
+    gallery: str,
+    host: str,
+    port: int,
+    api_key: str | None,
+    origins: Collection[str],
+    hosts: Collection[str] = (),
+    image_roots: Sequence[Path] | None = None,
+    proxies: Sequence[str] = (),
+    root_path: str = "",
 ) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is finished.
+
+    Args:
+        run: as for `create_app`, and so are all that are not named here.
+        gallery: see there.
+        host: the address to listen on, and the name that it is reached by, if it is a name.
+        port: to listen on; 0 for any that is free.
+        api_key: see there.
+        origins: see there.
+        hosts: see there.
+        image_roots: see there.
+        proxies: addresses of reverse proxies, whose word is taken for the address and the scheme of a client.
+        root_path: the path that a proxy leaves out in front of every request's.
 
     Raises:
         SfscError: the port is in use or not allowed, or as `create_app`.
@@ -34,10 +58,18 @@ def serve(
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _leave)
     with _listening(host, port) as listener:
-        app = create_app(run, gallery, api_key, origins)
-        terminal.print_address(host, listener.getsockname()[1])
+        names = [*hosts, *([host.lower()] if HOST.fullmatch(host.lower()) else [])]
+        app = create_app(run, gallery, api_key, origins, names, image_roots)
+        terminal.print_serving(host, listener.getsockname()[1], app.state.service.roots, api_key is not None)
         config = uvicorn.Config(
-            app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
+            app,
+            http=limited_connections(),
+            log_level="warning",
+            access_log=False,
+            timeout_graceful_shutdown=GRACE_SECONDS,
+            proxy_headers=bool(proxies),
+            forwarded_allow_ips=[*proxies],
+            root_path=root_path,
         )
         # It takes over the signals, and raises them again when all is finished: then `_leave` is called.
         uvicorn.Server(config).run([listener])

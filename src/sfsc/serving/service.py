@@ -20,7 +20,7 @@ from sfsc.gallery.store import Row
 from sfsc.serving.messages import Added, CompareAnswer, GalleryAnswer, HitAnswer, Search, SearchAnswer
 from sfsc.serving.metrics import Metrics
 from sfsc.serving.overview import describe_family, describe_gallery
-from sfsc.serving.row_images import check_path, row_image
+from sfsc.serving.row_images import RowImages, check_path, common_folder
 from sfsc.serving.worker import Worker
 from sfsc.switchable.family import Family
 
@@ -44,8 +44,12 @@ class UnknownId(SfscError):
 class Service:
     """One family, one gallery, and the threads that work with them; closed by `close`."""
 
-    def __init__(self, run: Path, gallery: str | Path) -> None:
+    def __init__(
+        self, run: Path, gallery: str | Path, image_roots: Sequence[str | Path] | None = None
+    ) -> None:
         """Load the family, open the gallery and make it ready for approximate searches.
+
+        `roots` are the folders whose images may be read, as far as rows name them.
 
         Raises:
             SfscError: there is no family or no gallery, or the gallery is of another family.
@@ -55,6 +59,10 @@ class Service:
         self.gallery = Gallery.open(gallery)
         self.gallery.check_family(self.family.spec.embedding_dim, self.fingerprint)
         self.description = describe_family(self.family, run)
+        self.roots = [Path(root) for root in image_roots or ()]
+        if image_roots is None and (common := common_folder(self.gallery.column("path"))):
+            self.roots = [common]
+        self.images = RowImages(self.roots)
         self.gallery.search(np.eye(1, self.family.spec.embedding_dim), self.fingerprint, exact=False)
         self._embedding = Worker("embedding", EMBEDDING_THREADS, IMAGES_WAITING)
         self._gallery = Worker("gallery", GALLERY_THREADS, GALLERY_WAITING)
@@ -134,13 +142,13 @@ class Service:
 
     async def image(self, id_: str) -> bytes:
         """The file of a row's image."""
-        return await self._in_gallery(lambda: row_image(self._row(id_)["path"]))
+        return await self._in_gallery(lambda: self.images.read(self._row(id_)["path"]))
 
     async def summary(self) -> GalleryAnswer:
         """What the gallery holds; what other processes changed is seen within a minute."""
         kept = self._summary
         if kept is None or kept[0] < time.monotonic():
-            described = await self._in_gallery(lambda: describe_gallery(self.gallery))
+            described = await self._in_gallery(lambda: describe_gallery(self.gallery, self.images))
             kept = self._summary = (time.monotonic() + SUMMARY_SECONDS, described)
         return kept[1]
 
@@ -204,7 +212,7 @@ class Service:
     async def _source(self, id_: str) -> Source:
         """Where the image of a row comes from; it is read in the thread that decodes it."""
         path = (await self._in_gallery(lambda: self._row(id_)))["path"]
-        return lambda: (path, row_image(path))
+        return lambda: (path, self.images.read(path))
 
     def _row(self, id_: str, embeddings: bool = False) -> Row:
         for row in self.gallery.rows([Condition("id", "=", (id_,))], embeddings):

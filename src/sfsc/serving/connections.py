@@ -1,0 +1,64 @@
+"""Connections to the service: how many there may be, and how long a client may take over a request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.auto import AutoHTTPProtocol
+
+MOST_CONNECTIONS = 500
+HEADER_SECONDS = 10.0  # from the opening of a connection, or the last answer on it, to the end of a header
+
+Base: Any = AutoHTTPProtocol
+
+
+def limited_connections(most: int = MOST_CONNECTIONS, seconds: float = HEADER_SECONDS) -> type[Any]:
+    """Return uvicorn's HTTP protocol with limits, for one server.
+
+    A connection that waits for a request is closed after some seconds. Where there are as many connections
+    as may be, a new one takes the place of the one that has waited longest; if none waits, the new one is
+    closed. So a crowd of clients that send nothing, or half of a header, keeps nobody out.
+
+    Args:
+        most: how many connections there may be at once.
+        seconds: in which a client must complete the header of a request.
+    """
+    waiting: dict[Any, asyncio.TimerHandle] = {}  # in the order in which they began to wait
+
+    class Connection(Base):  # type: ignore[misc]
+        """A connection to one client."""
+
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            if len(self.connections) > most:
+                oldest = next(iter(waiting), None)
+                (oldest or self).transport.abort()
+                if oldest is None:
+                    return
+                oldest._stop_waiting()
+            self._wait()
+
+        def data_received(self, data: bytes) -> None:
+            super().data_received(data)
+            if self.cycle is not None and not self.cycle.response_complete:
+                self._stop_waiting()
+
+        def on_response_complete(self) -> None:
+            super().on_response_complete()
+            self._wait()
+
+        def connection_lost(self, error: Exception | None) -> None:
+            self._stop_waiting()
+            super().connection_lost(error)
+
+        def _wait(self) -> None:
+            self._stop_waiting()
+            if not self.transport.is_closing():
+                waiting[self] = self.loop.call_later(seconds, self.transport.abort)
+
+        def _stop_waiting(self) -> None:
+            if timer := waiting.pop(self, None):
+                timer.cancel()
+
+    return Connection
