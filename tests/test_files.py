@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,8 +18,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfsc.errors import SfscError
-from sfsc.files import read_json, write_atomic, write_json
+from sfsc.files import read_json, replacing, write_atomic, write_json
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from sfsc.files import replacing
+with replacing(Path(sys.argv[1])) as file:
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
 FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
@@ -50,17 +61,52 @@ def test_content_is_replaced_and_nothing_else_is_left(tmp_path: Path) -> None:
         write_atomic(path, data)
         assert path.read_bytes() == data
         assert [file.name for file in path.parent.iterdir()] == ["file"]
-    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_a_new_file_has_the_permissions_of_any_and_an_old_one_keeps_its(
+    tmp_path: Path, umask: int, mode: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        write_atomic(tmp_path / "new", b"x")
+    finally:
+        os.umask(before)
+    assert (tmp_path / "new").stat().st_mode & 0o777 == mode
+    (tmp_path / "new").chmod(0o640)
+    write_atomic(tmp_path / "new", b"y")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o640
+
+
+def test_what_a_killed_writer_leaves_is_removed_and_what_a_living_one_writes_is_not(tmp_path: Path) -> None:
+    path = tmp_path / "fi[l]e"
+    command = [sys.executable, "-c", KILLED, str(path)]
+    assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+    [left] = tmp_path.iterdir()
+    assert left.name.startswith(".fi[l]e.")
+    with replacing(path) as living:
+        assert not left.exists()
+        living.write(b"slow")
+        write_atomic(path, b"quick")
+        write_atomic(tmp_path / "other", b"other")
+        assert path.read_bytes() == b"quick"
+    assert path.read_bytes() == b"slow"
+    assert {file.name for file in tmp_path.iterdir()} == {"fi[l]e", "other"}
+
+
+def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(stat.S_ISDIR(os.fstat(handle).st_mode)))
+    write_atomic(tmp_path / "file", b"x")
+    assert synced == [False, True]
 
 
 @pytest.mark.parametrize(
     ("where", "number", "reason"),
     [
         ("os.fsync", errno.ENOSPC, "No space left on device"),
-        ("os.fdopen", errno.EMFILE, "Too many open files"),
-        ("pathlib.Path.chmod", errno.EPERM, "Operation not permitted"),
         ("pathlib.Path.replace", errno.EIO, "Input/output error"),
-        ("tempfile.mkstemp", errno.EROFS, "Read-only file system"),
+        ("pathlib.Path.open", errno.EROFS, "Read-only file system"),
     ],
 )
 @pytest.mark.parametrize("old", [b"old", None])

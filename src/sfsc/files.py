@@ -2,51 +2,114 @@
 
 from __future__ import annotations
 
+import glob
 import json
 import os
-import tempfile
+import secrets
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from sfsc.errors import SfscError
 
+try:
+    import fcntl
+except ImportError:  # not on Windows: there, what a killed process leaves behind stays
+    fcntl = None  # type: ignore[assignment]
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`, durably and all at once.
+UNFINISHED = ".unfinished"
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Give a new file to write; it takes the place of the one at `path` once the context ends without error.
+
+    It is written under another name in the same folder, which is made if it is missing, and synced to the
+    disk with its folder before and after it takes its place. It has the permissions of the file that it
+    replaces, or those of any new file. What writers leave behind that were killed is removed.
 
     Raises:
         SfscError: the disk is full or not writable; what was at `path` is still there.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        _remove_left_behind(path)
+        file, unfinished = _create_beside(path)
         try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
+            with file:
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
+            unfinished.replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)
+            unfinished.unlink(missing_ok=True)
             raise
+        _sync_folder(path.parent)
     except OSError as error:
         kept = "; the previous file is unharmed" if path.exists() else ""
         raise SfscError(
-            f"cannot write {path}: {error.strerror}{kept}; make room there and run the command again"
+            f"cannot write {path}: {error.strerror or error}{kept}; make room there and run the command again"
         ) from error
 
 
+def write_atomic(path: Path, data: bytes) -> None:
+    """Replace the file at `path` by `data`, durably and all at once; as `replacing`."""
+    with replacing(path) as file:
+        file.write(data)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON, atomically; SfscError as `write_atomic`."""
+    """Write `value` as indented JSON; as `replacing`."""
     write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file; SfscError naming the file where it is missing or damaged."""
+    """Return the value of a JSON file.
+
+    Raises:
+        SfscError: it cannot be read, or is damaged.
+    """
     try:
         return json.loads(path.read_bytes())
     except OSError as error:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise SfscError(f"{path} is damaged: it is not JSON") from None
+
+
+def _create_beside(path: Path) -> tuple[BinaryIO, Path]:
+    """A new file in the folder of `path`, and its name; it is locked while its writer lives."""
+    while True:
+        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        file = unfinished.open("xb")
+        if fcntl is None:
+            break
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if unfinished.exists():  # else another writer has taken it for one that was left behind
+            break
+        file.close()
+    with suppress(FileNotFoundError):
+        unfinished.chmod(stat.S_IMODE(path.stat().st_mode))
+    return file, unfinished
+
+
+def _remove_left_behind(path: Path) -> None:
+    """Remove what killed writers of `path` have left: the files that nobody has locked."""
+    if fcntl is None:
+        return
+    for name in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"):
+        with suppress(OSError), name.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            name.unlink()
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the names in a folder durable, where the file system does that on request."""
+    with suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from sfsc.errors import SfscError
+from sfsc.files import replacing
 from sfsc.gallery.gallery import Gallery
 from sfsc.gallery.lance_table import TYPES
 from sfsc.gallery.store import COLUMNS, EMBEDDING
@@ -31,17 +31,10 @@ def export(gallery: Gallery, out: str | Path) -> int:
         raise SfscError(f"gallery {gallery.name} holds no rows to export")
     fields = {name: TYPES[kind] for name, kind in (COLUMNS | info.attributes).items()}
     schema = pa.schema([*fields.items(), (EMBEDDING, pa.list_(pa.float32(), info.dimension))])
-    unfinished, written = out.with_name(f".{out.name}.part"), 0
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with parquet.ParquetWriter(unfinished, schema) as writer:
-            rows = gallery.rows(embeddings=True)
-            while group := list(islice(rows, ROWS_PER_GROUP)):
-                writer.write_table(pa.Table.from_pylist(group, schema))
-                written += len(group)
-        unfinished.replace(out)
-    except OSError as error:
-        with suppress(OSError):
-            unfinished.unlink()
-        raise SfscError(f"cannot write {out}: {error.strerror or error}") from error
+    written = 0
+    with replacing(out) as file, parquet.ParquetWriter(file, schema) as writer:
+        rows = gallery.rows(embeddings=True)
+        while group := list(islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist(group, schema))
+            written += len(group)
     return written
