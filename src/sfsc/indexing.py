@@ -9,10 +9,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sfsc.data.dataset import names_dataset, open_dataset
-from sfsc.data.images import CorruptImage, find_images
+from sfsc.data.images import CorruptImage
+from sfsc.data.sources import images_of
 from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine
 from sfsc.errors import SfscError
@@ -42,8 +40,8 @@ def index(
 
     Args:
         model: a family in evaluation mode, as `Family.load` gives it, or an exported sub-model.
-        images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split is added
-            with its identities and cameras.
+        images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split, or all of it
+            where it has none, is added with its identities and cameras.
         gallery: empty, or written by its family.
         width: the sub-model that embeds.
         workers: threads that decode images.
@@ -56,7 +54,8 @@ def index(
             has, or all where it is new.
 
     Returns:
-        The images that could not be read; all others are in the gallery.
+        The images that could not be read or stored, and the folders that could not be opened; all others are
+        in the gallery.
 
     Raises:
         SfscError: no images, not one of the model's widths or dimensions, an unknown form, or a gallery of
@@ -66,22 +65,22 @@ def index(
     if dimension is not None:
         model.check_dimension(dimension)
     check_form(form)
-    paths, identities, cameras = labelled_paths(str(images))
+    found = images_of(images, "gallery").storable()
     gallery.check_family(dimension or model.dimension, model.fingerprint)
     rows = [
         {
             "path": path,
-            "identity": None if identities is None else str(identities[place]),
-            "camera": None if cameras is None else str(cameras[place]),
+            "identity": None if found.identities is None else str(found.identities[place]),
+            "camera": None if found.cameras is None else str(found.cameras[place]),
             "attributes": (attributes or {}).get(path, {}),
         }
-        for place, path in enumerate(paths)
+        for place, path in enumerate(found.paths)
     ]
     if resume:
         there = {row["path"] for row in gallery.rows([f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
-    return _write(model, gallery, rows, width, form, engine)
+    return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
 
 
 def upgrade(
@@ -140,20 +139,6 @@ def read_attributes(path: Path) -> Attributes:
         _absolute(str(path.parent / row["path"])): {name: values[place] for name, values in columns.items()}
         for place, row in enumerate(rows)
     }
-
-
-def labelled_paths(images: str) -> tuple[list[str], np.ndarray | None, np.ndarray | None]:
-    """Absolute paths, and identities and cameras where they are known, each (N,) str.
-
-    Raises:
-        SfscError: there are no images.
-    """
-    if names_dataset(images):
-        split = open_dataset(images).gallery
-        return [_absolute(path) for path in split.paths], split.identities, split.cameras
-    if not Path(images).exists():
-        raise SfscError(f"there is nothing at {images}: give an image, a folder or KIND:PATH of a data set")
-    return [_absolute(path) for path in find_images(Path(images))], None, None
 
 
 def _write(

@@ -92,21 +92,6 @@ def absolute(path: str) -> str:
     return MEMBER.join([os.path.abspath(archive), *member])  # Path.absolute keeps ".."
 
 
-def find_images(path: Path) -> list[str]:
-    """The image at `path`, or those in the folder `path` and below, sorted; SfscError if there is none."""
-    if path.is_file():
-        return [str(path)]
-    found = sorted(str(file) for file in path.rglob("*") if is_image(file))
-    if not found:
-        raise SfscError(f"{path} holds no images: expected {', '.join(sorted(SUFFIXES))}")
-    return found
-
-
-def is_image(path: Path) -> bool:
-    """Whether `path` is a file with the name of an image; hidden files are none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
 def write_png(path: Path, image: np.ndarray) -> None:
     """Write a (height, width, 3) uint8 RGB array; the same array gives the same bytes.
 
