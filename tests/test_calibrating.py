@@ -120,3 +120,12 @@ def test_images_of_a_folder_serve_too(run: Path, shapes: str, tmp_path: Path) ->
     with pytest.raises(SfscError, match="1 images are too few to calibrate 16 dimensions"):
         calibrate(run, tmp_path / "few", images=f"{folder}/00_c0_0.png", workers=0)
     assert not (tmp_path / "few").exists()
+
+
+def test_a_data_set_without_training_images_serves_too(run: Path, shapes: str, tmp_path: Path) -> None:
+    paths = open_dataset(shapes).gallery.paths
+    table = tmp_path / "t.csv"
+    table.write_text("\n".join(["path,identity,split", *(f"{path},one,test" for path in paths)]))
+    assert set(calibrate(run, tmp_path / "out", images=f"csv:{table}", workers=0).after) == {0.25, 0.5}
+    recalibrate(run, tmp_path / "again", [0.25], f"csv:{table}", workers=0)
+    assert Family.load(tmp_path / "again").fingerprint != Family.load(run).fingerprint

@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pyarrow import parquet
 
 import sfsc.engines
 from sfsc import Condition, Family, Gallery, SfscError, index, open_dataset, upgrade
-from sfsc.data import decode
+from sfsc.data import decode, find_images, write_png
+from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine, make_engine
 from sfsc.gallery.export import export
 from sfsc.image_set import embed_all
-from sfsc.indexing import labelled_paths, read_attributes
+from sfsc.indexing import read_attributes
 from sfsc.vectors import embed
 
 WIDTHS = (0.25, 0.5, 1.0)
@@ -136,6 +140,61 @@ def test_an_upgrade_that_was_stopped_goes_on(family: Family, gallery: Gallery, f
     assert gallery.info().rows_by_width == {1.0: 2}
 
 
+@given(st.sets(st.binary(min_size=1, max_size=20), max_size=5))
+@settings(max_examples=15, deadline=None)
+def test_images_of_any_name_are_stored_or_named(
+    tmp_path_factory: pytest.TempPathFactory, family: Family, stems: set[bytes]
+) -> None:
+    out = tmp_path_factory.mktemp("names")
+    photos = out / "photos"
+    photos.mkdir()
+    # Beside the drawn names there are a good one and those that were met: Latin-1, line feed, "::".
+    for stem in {*stems, b"good", b"caf\xe9", b"a\nb", b"x::y"}:
+        name = os.fsdecode(stem.translate(None, b"/\0").lstrip(b".") + b".png")
+        write_png(out / "one.png", np.zeros((8, 8, 3), np.uint8))
+        (out / "one.png").rename(photos / name) if not name.startswith(".") else None
+    there = {str(path) for path in photos.iterdir()}
+    storable = {path for path in there if path.encode(errors="replace").decode() == path}
+    gallery = Gallery.open(out / "gallery", create=True)
+    engine = counting(lambda paths: iter([fake(paths)]), [])
+    skipped = index(family, photos, gallery, 0.5, engine=engine)
+    assert {row["path"] for row in gallery.rows()} == storable
+    assert {error.path for error in skipped} == there - storable
+    assert [error.path for error in embed(photos, out / "parts", engine, 0.5)] == [e.path for e in skipped]
+    assert set(parquet.read_table(out / "parts")["path"].to_pylist()) == storable
+
+
+def fake(paths: Sequence[str]) -> Embedded[float]:
+    return Embedded({0.5: np.eye(len(paths), 16, dtype=np.float32) + 1}, np.arange(len(paths)), [])
+
+
+def test_where_no_image_can_be_stored_it_is_said(family: Family, gallery: Gallery, tmp_path: Path) -> None:
+    bad = tmp_path / "images" / os.fsdecode(b"caf\xe9.png")
+    bad.parent.mkdir()
+    write_png(bad.with_name("x.png"), np.zeros((8, 8, 3), np.uint8))
+    bad.with_name("x.png").rename(bad)
+    engine = local_engine(family, 0.5, 0)
+    for source in (bad, bad.parent):
+        assert [e.path for e in index(family, source, gallery, 0.5, engine=engine)] == [str(bad)]
+        assert [e.path for e in embed(source, tmp_path / "out", engine, 0.5)] == [str(bad)]
+        with pytest.raises(SfscError, match=r"nothing to write into .*v\.npy: .*the path is not UTF-8"):
+            embed(source, tmp_path / "v.npy", engine, 0.5)
+
+
+def test_a_data_set_without_a_gallery_split_is_taken_whole(
+    family: Family, gallery: Gallery, shapes: str, tmp_path: Path
+) -> None:
+    paths = open_dataset(shapes).gallery.paths[:3]
+    rows = [f"{path},of {number},train" for number, path in enumerate(paths)]
+    (tmp_path / "t.csv").write_text("\n".join(["path,identity,split", *rows]))
+    assert index(family, f"csv:{tmp_path / 't.csv'}", gallery, 0.5, 0) == []
+    assert {row["path"]: row["identity"] for row in gallery.rows()} == {
+        path: f"of {number}" for number, path in enumerate(paths)
+    }
+    assert embed(f"csv:{tmp_path / 't.csv'}", tmp_path / "v.npy", local_engine(family, 0.5, 0), 0.5) == []
+    assert np.load(tmp_path / "v.npy").shape == (3, 16)
+
+
 def test_embeddings_become_an_array(family: Family, folder: Path, tmp_path: Path) -> None:
     corrupt = embed(folder, tmp_path / "out" / "v.npy", local_engine(family, 0.5, 0), 0.5)
     assert [Path(error.path).name for error in corrupt] == ["x.png"]
@@ -182,7 +241,7 @@ def test_a_gallery_is_exported(family: Family, gallery: Gallery, folder: Path, t
 def test_ray_embeds_as_this_process_does(family: Family, folder: Path, tmp_path: Path) -> None:
     family.save(tmp_path / "run")
     engine = make_engine("ray", tmp_path / "run", family, 0.5, 2)
-    paths = labelled_paths(str(folder))[0]
+    paths = find_images(folder)
     parts = list(engine(paths))
     found = {paths[i]: part.vectors[0.5][n] for part in parts for n, i in enumerate(part.indices)}
     assert [Path(error.path).name for part in parts for error in part.corrupt] == ["x.png"]

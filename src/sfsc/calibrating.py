@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfsc.data.dataset import names_dataset, open_dataset
-from sfsc.data.images import find_images
+from sfsc.data.sources import images_of
 from sfsc.errors import SfscError
 from sfsc.files import write_json
 from sfsc.image_set import Embedder, embed_all
@@ -42,8 +41,8 @@ def calibrate(
     Args:
         run: a run folder with a trained family; it is not changed.
         out: the folder of the new family; made where it does not exist.
-        images: a folder of images, or KIND:PATH of a data set, whose training split is taken without its
-            labels; by default the run's.
+        images: an image, a folder of images, or KIND:PATH of a data set, whose training split, or all of it
+            where it has none, is taken without its labels; by default the run's.
         workers: threads that decode images.
 
     Raises:
@@ -54,17 +53,12 @@ def calibrate(
     config, family = read_config(run), Family.load(run)
     if (out / CONFIG_FILE).exists():
         raise SfscError(f"{out} already holds a run: choose another folder")
-    paths = image_paths(images or config.dataset)
+    paths = images_of(images or config.dataset, "train").paths
     _check(family, len(paths))
     calibrated, report = fit_calibration(family, embed_all(family, paths, workers, "calibrating").of(paths))
     calibrated.save(out)
     write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
     return report
-
-
-def image_paths(images: str) -> list[str]:
-    """The images of a folder, or those of a data set's training split."""
-    return list(open_dataset(images).train.paths) if names_dataset(images) else find_images(Path(images))
 
 
 def fit_calibration(

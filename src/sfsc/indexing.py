@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sfsc.data.dataset import names_dataset, open_dataset
-from sfsc.data.images import CorruptImage, find_images
+from sfsc.data.images import CorruptImage, absolute
+from sfsc.data.sources import images_of
 from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine
 from sfsc.errors import SfscError
@@ -42,8 +39,8 @@ def index(
 
     Args:
         model: a family in evaluation mode, as `Family.load` gives it, or an exported sub-model.
-        images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split is added
-            with its identities and cameras.
+        images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split, or all of it
+            where it has none, is added with its identities and cameras.
         gallery: empty, or written by its family.
         width: the sub-model that embeds.
         workers: threads that decode images.
@@ -56,7 +53,8 @@ def index(
             has, or all where it is new.
 
     Returns:
-        The images that could not be read; all others are in the gallery.
+        The images that could not be read or stored, and the folders that could not be opened; all others are
+        in the gallery.
 
     Raises:
         SfscError: no images, not one of the model's widths or dimensions, an unknown form, or a gallery of
@@ -66,22 +64,22 @@ def index(
     if dimension is not None:
         model.check_dimension(dimension)
     check_form(form)
-    paths, identities, cameras = labelled_paths(str(images))
+    found = images_of(images, "gallery").storable()
     gallery.check_family(dimension or model.dimension, model.fingerprint)
     rows = [
         {
             "path": path,
-            "identity": None if identities is None else str(identities[place]),
-            "camera": None if cameras is None else str(cameras[place]),
+            "identity": None if found.identities is None else str(found.identities[place]),
+            "camera": None if found.cameras is None else str(found.cameras[place]),
             "attributes": (attributes or {}).get(path, {}),
         }
-        for place, path in enumerate(paths)
+        for place, path in enumerate(found.paths)
     ]
     if resume:
         there = {*gallery.column("path", [f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
-    return _write(model, gallery, rows, width, form, engine)
+    return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
 
 
 def upgrade(
@@ -137,23 +135,9 @@ def read_attributes(path: Path) -> Attributes:
         raise SfscError(f"{path}: there is no column 'path', or no row")
     columns = {name: _typed([row[name] for row in rows]) for name in rows[0] if name not in ("path", None)}
     return {
-        _absolute(str(path.parent / row["path"])): {name: values[place] for name, values in columns.items()}
+        absolute(str(path.parent / row["path"])): {name: values[place] for name, values in columns.items()}
         for place, row in enumerate(rows)
     }
-
-
-def labelled_paths(images: str) -> tuple[list[str], np.ndarray | None, np.ndarray | None]:
-    """Absolute paths, and identities and cameras where they are known, each (N,) str.
-
-    Raises:
-        SfscError: there are no images.
-    """
-    if names_dataset(images):
-        split = open_dataset(images).gallery
-        return [_absolute(path) for path in split.paths], split.identities, split.cameras
-    if not Path(images).exists():
-        raise SfscError(f"there is nothing at {images}: give an image, a folder or KIND:PATH of a data set")
-    return [_absolute(path) for path in find_images(Path(images))], None, None
 
 
 def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -161,9 +145,9 @@ def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[
 
     A name is an id, or else a path: relative ones start at the working folder, as for `index`.
     """
-    wanted = tuple({*names, *map(_absolute, names)})
+    wanted = tuple({*names, *map(absolute, names)})
     there = {*gallery.column("id", [Condition("id", "=", wanted)])} if names else set()
-    found = {name: name if name in there else _absolute(name) for name in names}
+    found = {name: name if name in there else absolute(name) for name in names}
     known = [id_ for id_ in found.values() if id_ in there]
     return known, [name for name, id_ in found.items() if id_ not in there]
 
@@ -212,7 +196,3 @@ def _typed(texts: list[str | None]) -> list[Any]:
             continue
         return [typed[value] if value else None for value in values]
     return [value or None for value in values]
-
-
-def _absolute(path: str) -> str:
-    return os.path.abspath(path)  # Path.absolute keeps ".."

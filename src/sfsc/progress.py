@@ -1,15 +1,23 @@
-"""One progress bar for every long step."""
+"""What is said while a long step runs: one progress bar, and remarks on standard error."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 T = TypeVar("T")
+
+
+@cache
+def say(line: str) -> None:
+    """Print a line on standard error, the first time only that it is said."""
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def track(

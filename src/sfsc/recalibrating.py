@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfsc.data.dataset import open_dataset
 from sfsc.data.loading import load_batches
+from sfsc.data.sources import images_of
 from sfsc.errors import SfscError
 from sfsc.files import write_json
 from sfsc.progress import track
@@ -41,7 +41,8 @@ def recalibrate(
         run: a run folder with a trained family; it is not changed.
         out: the folder of the new family, which has another fingerprint; made where it does not exist.
         widths: those to recalibrate, in any order; by default all of the family's.
-        dataset: KIND:PATH whose training images, without labels, give the statistics; by default the run's.
+        dataset: KIND:PATH whose training images (all, where it has none) give the statistics, without labels;
+            by default the run's.
         workers: processes that decode images.
 
     Raises:
@@ -54,15 +55,15 @@ def recalibrate(
         raise SfscError(f"{out} already holds a run: choose another folder")
     if family.spec.calibrated:
         raise SfscError(f"{run} is calibrated, for its statistics as they are: recalibrate the run before")
-    images = open_dataset(dataset or config.dataset).train
+    paths = images_of(dataset or config.dataset, "train").paths
     chosen = widths or family.widths
     for width in chosen:
         if width not in family.widths.ratios:
             family = with_width(family, width)
-    order = np.random.default_rng(config.seed).permutation(len(images))
-    batches = np.array_split(order, max(1, round(len(images) / BATCH)))
+    order = np.random.default_rng(config.seed).permutation(len(paths))
+    batches = np.array_split(order, max(1, round(len(paths) / BATCH)))
     for width in chosen:
-        loaded = load_batches(images.paths, batches, family.spec.image_size, workers)
+        loaded = load_batches(paths, batches, family.spec.image_size, workers)
         bar = track(loaded, f"statistics at width {width:g}", total=len(batches))
         estimate_statistics(family, width, bar)
     settings = config.model_copy(update={"widths": family.widths.ratios}).model_dump(mode="json")

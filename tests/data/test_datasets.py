@@ -5,36 +5,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from folders import touch
 
 from sfsc.data import Dataset, dataset_sheet, decode, open_dataset, summarise, write_png
 from sfsc.errors import SfscError
-
-MARKET = {
-    "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000301_01.jpg", "0007_c3s3_077419_03.jpg"],
-    "query": ["0001_c1s1_001051_00.jpg", "0003_c6s4_000001_00.jpg"],
-    "bounding_box_test": [
-        "-1_c1s1_000401_03.jpg",
-        "0000_c4s1_000151_01.jpg",
-        "0001_c2s1_001051_00.jpg",
-        "0003_c1s4_000001_00.jpg",
-        "Thumbs.db",
-    ],
-}
-
-
-def touch(*paths: Path) -> None:
-    for path in paths:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(b"")
 
 
 def paint(path: Path, shade: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     write_png(path, np.full((12, 10, 3), shade, np.uint8))
-
-
-def write_market(root: Path) -> None:
-    touch(*(root / folder / name for folder, names in MARKET.items() for name in names))
 
 
 def write_omniglot(root: Path, alphabets: dict[str, int], drawers: int = 3) -> list[str]:
@@ -58,30 +37,6 @@ def pack(root: Path, archive: Path) -> None:
 
 def identities_of(dataset: Dataset, split: str) -> set[str]:
     return set(dataset.identities[dataset.splits == split].tolist())
-
-
-class TestMarket1501:
-    def test_junk_is_dropped_and_distractors_stay_in_the_gallery(self, tmp_path: Path) -> None:
-        write_market(tmp_path)
-        dataset = open_dataset(f"market1501:{tmp_path}")
-        assert [len(part) for part in (dataset.train, dataset.query, dataset.gallery)] == [3, 2, 3]
-        assert "-1" not in dataset.identities
-        assert dataset.gallery.identities.tolist() == ["0000", "0001", "0003"]
-        assert dataset.gallery.cameras is not None
-        assert dataset.gallery.cameras.tolist() == ["c4", "c2", "c1"]
-        assert "0000" not in dataset.query.identities
-        assert dataset.image_size == (256, 128)
-
-    def test_a_name_that_does_not_parse_is_named(self, tmp_path: Path) -> None:
-        write_market(tmp_path)
-        touch(tmp_path / "query" / "holiday.jpg")
-        with pytest.raises(SfscError, match=r"holiday\.jpg"):
-            open_dataset(f"market1501:{tmp_path}")
-
-    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        touch(tmp_path / "bounding_box_train" / "0002_c1s1_000451_03.jpg")
-        with pytest.raises(SfscError, match="query is missing"):
-            open_dataset(f"market1501:{tmp_path}")
 
 
 class TestOmniglot:
@@ -119,52 +74,30 @@ class TestOmniglot:
         greek = {name for name in test if name.startswith("Greek")}
         assert greek == {"Greek/character01", "Greek/character03", "Greek/character06"}
 
+    def test_a_set_lies_at_any_depth_and_beside_what_systems_leave(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_omniglot(tmp_path / "deep" / "images_background", {"Greek": 4})
+        pack(tmp_path / "deep" / "images_background", tmp_path / "images_background.zip")
+        touch(tmp_path / "._images_background.zip")
+        expected = open_dataset(f"omniglot:{tmp_path / 'images_background.zip'}").identities.tolist()
+        for root in (tmp_path, tmp_path / "deep", tmp_path / "deep" / "images_background"):
+            assert open_dataset(f"omniglot:{root}").identities.tolist() == expected
+        assert capsys.readouterr().err == f"omniglot:{tmp_path}: passed over 1 hidden or system entry\n"
+
+    def test_archives_that_were_packed_with_back_slashes_are_read(self, tmp_path: Path) -> None:
+        names = write_omniglot(tmp_path / "images_background", {"Greek": 4})
+        with zipfile.ZipFile(tmp_path / "images_background_w.zip", "w") as file:
+            for name in names:
+                file.writestr(name.replace("/", "\\"), (tmp_path / name).read_bytes())
+        dataset = open_dataset(f"omniglot:{tmp_path / 'images_background_w.zip'}")
+        assert len(dataset.paths) == len(names)
+        assert decode(dataset.paths[0], None).shape == (12, 10, 3)
+
     def test_a_broken_archive_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "images_background.zip").write_bytes(b"PK torn")
         with pytest.raises(SfscError, match=r"images_background\.zip"):
             open_dataset(f"omniglot:{tmp_path}")
-
-
-class TestFolder:
-    def test_identity_folders_are_halved_the_same_way_each_time(self, tmp_path: Path) -> None:
-        touch(*(tmp_path / f"id{i}" / f"{j}.JPG" for i in range(9) for j in range(2)))
-        touch(tmp_path / "id0" / "notes.txt")
-        dataset, again = (open_dataset(f"folder:{tmp_path}") for _ in range(2))
-        np.testing.assert_array_equal(dataset.splits, again.splits)
-        train, test = identities_of(dataset, "train"), identities_of(dataset, "test")
-        assert (len(train), len(test)) == (5, 4)
-        assert not train & test
-        assert len(dataset.paths) == 18
-        assert dataset.cameras is None
-
-    def test_adding_images_moves_no_identity(self, tmp_path: Path) -> None:
-        touch(*(tmp_path / f"id{i}" / "0.png" for i in range(8)))
-        before = identities_of(open_dataset(f"folder:{tmp_path}"), "test")
-        touch(*(tmp_path / f"id{i}" / "1.png" for i in range(8)))
-        assert identities_of(open_dataset(f"folder:{tmp_path}"), "test") == before
-
-    @pytest.mark.parametrize("splits", [("train", "query", "gallery"), ("train", "test")])
-    def test_split_folders(self, tmp_path: Path, splits: tuple[str, ...]) -> None:
-        touch(*(tmp_path / split / f"{split}{i}" / "a.png" for split in splits for i in range(2)))
-        dataset = open_dataset(f"folder:{tmp_path}")
-        for split in splits:
-            assert identities_of(dataset, split) == {f"{split}0", f"{split}1"}
-        assert len(dataset.query) == len(dataset.gallery) == 2
-
-    def test_a_folder_beside_the_split_folders_is_named(self, tmp_path: Path) -> None:
-        touch(tmp_path / "train" / "a" / "1.png", tmp_path / "val" / "a" / "1.png")
-        with pytest.raises(SfscError, match="val"):
-            open_dataset(f"folder:{tmp_path}")
-
-    def test_one_identity_is_too_few_to_train(self, tmp_path: Path) -> None:
-        touch(tmp_path / "only" / "a.png")
-        dataset = open_dataset(f"folder:{tmp_path}")
-        with pytest.raises(SfscError, match=r"folder:.* one identity.*only"):
-            _ = dataset.train
-
-    def test_no_images(self, tmp_path: Path) -> None:
-        with pytest.raises(SfscError, match=r"folder:.* holds no images"):
-            open_dataset(f"folder:{tmp_path}")
 
 
 class TestCsv:
@@ -299,62 +232,6 @@ def test_sheet_copes_with_long_names_and_no_cameras(tmp_path: Path) -> None:
     assert sheet.dtype == np.uint8
     assert sheet.ndim == 3
     assert (sheet[:, -104:-8] == 100).all(axis=2).sum() == 3 * 96 * 96
-
-
-def write_veri(root: Path) -> None:
-    files = {
-        "image_train": ["0002_c002_00030600_0.jpg", "0003_c001_00030600_1.jpg"],
-        "image_query": ["0005_c003_00078120_0.jpg"],
-        "image_test": ["0005_c004_00078120_0.jpg", "0006_c004_00078121_0.jpg"],
-    }
-    touch(*(root / folder / name for folder, names in files.items() for name in names))
-
-
-def write_msmt(root: Path, folders: tuple[str, str] = ("train", "test")) -> None:
-    lists = {
-        "list_train.txt": (folders[0], ["0000/0000_000_01_0303morning_0015_0.jpg 0"]),
-        "list_val.txt": (folders[0], ["0001/0001_000_05_0303noon_0034_1.jpg 1"]),
-        "list_query.txt": (folders[1], ["0000/0000_000_02_0303morning_0015_0.jpg 0"]),
-        "list_gallery.txt": (folders[1], ["0000/0000_001_14_0303morning_0015_0.jpg 0"]),
-    }
-    for name, (folder, lines) in lists.items():
-        touch(*(root / folder / line.split(" ")[0] for line in lines))
-        (root / name).write_text("\n".join(lines) + "\n")
-
-
-class TestVehicles:
-    def test_names_say_identity_and_camera(self, tmp_path: Path) -> None:
-        write_veri(tmp_path)
-        dataset = open_dataset(f"veri776:{tmp_path}")
-        assert [len(part) for part in (dataset.train, dataset.query, dataset.gallery)] == [2, 1, 2]
-        assert dataset.gallery.identities.tolist() == ["0005", "0006"]
-        assert dataset.query.cameras is not None
-        assert dataset.query.cameras.tolist() == ["c003"]
-
-    def test_a_missing_folder_is_named(self, tmp_path: Path) -> None:
-        with pytest.raises(SfscError, match=r"image_train is missing: VeRi-776 has the folders"):
-            open_dataset(f"veri776:{tmp_path}")
-
-
-class TestMsmt17:
-    @pytest.mark.parametrize("folders", [("train", "test"), ("mask_train_v2", "mask_test_v2")])
-    def test_lists_say_what_is_where(self, tmp_path: Path, folders: tuple[str, str]) -> None:
-        write_msmt(tmp_path, folders)
-        dataset = open_dataset(f"msmt17:{tmp_path}")
-        assert dataset.train.identities.tolist() == ["train/0000", "train/0001"]
-        assert dataset.gallery.identities.tolist() == dataset.query.identities.tolist() == ["test/0000"]
-        assert dataset.gallery.cameras is not None
-        assert dataset.gallery.cameras.tolist() == ["14"]
-        assert all(Path(path).exists() for path in dataset.paths)
-
-    def test_what_is_wrong_is_named(self, tmp_path: Path) -> None:
-        write_msmt(tmp_path)
-        (tmp_path / "list_query.txt").write_text("somewhere.jpg 0\n")
-        with pytest.raises(SfscError, match=r"list_query.txt: 'somewhere.jpg 0' is not like"):
-            open_dataset(f"msmt17:{tmp_path}")
-        (tmp_path / "list_val.txt").unlink()
-        with pytest.raises(SfscError, match=r"lacks list_val.txt"):
-            open_dataset(f"msmt17:{tmp_path}")
 
 
 class TestResplit:

@@ -10,9 +10,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sfsc.data import CorruptImage, decode, find_images, write_png
+from sfsc.data import CorruptImage, decode, write_png
 from sfsc.data.images import MAX_PIXELS
-from sfsc.errors import SfscError
 
 
 @pytest.fixture
@@ -161,16 +160,3 @@ def test_missing_file_is_corrupt(tmp_path: Path) -> None:
 def test_error_survives_pickling() -> None:
     error = pickle.loads(pickle.dumps(CorruptImage("a.png", "torn")))
     assert (str(error), error.path) == ("a.png: torn", "a.png")
-
-
-def test_find_images(tmp_path: Path, picture: np.ndarray) -> None:
-    for name in ("b/2.PNG", "b/1.jpeg", "a.webp", "notes.txt", ".hidden.png"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_bytes(b"x")
-    expected = [str(tmp_path / name) for name in ("a.webp", "b/1.jpeg", "b/2.PNG")]
-    assert find_images(tmp_path) == expected
-    assert find_images(tmp_path / "a.webp") == expected[:1]
-    for nothing in (tmp_path / "absent", tmp_path / ".."):
-        (tmp_path / "empty").mkdir(exist_ok=True)
-        with pytest.raises(SfscError, match="holds no images"):
-            find_images(tmp_path / "empty" if nothing.exists() else nothing)

@@ -243,3 +243,12 @@ def test_a_page_that_cannot_be_written_is_named(trained: Path) -> None:
         write_report(trained)
     shutil.rmtree(trained / "report.html")
     assert write_report(trained).is_file()
+
+
+def test_images_whose_names_are_not_utf_8_are_shown(evaluated: Path) -> None:
+    file = evaluated / "rankings.json"
+    content = json.loads(file.read_text())
+    for row in content["rows"]:
+        row["query"]["path"] = "/photos/caf\udce9.png"
+    file.write_text(json.dumps(content))
+    assert "/photos/caf\\xe9.png" in write_report(evaluated).read_text("utf-8")

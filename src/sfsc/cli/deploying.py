@@ -31,13 +31,13 @@ def export(
     ] = None,
 ) -> None:
     """Write sub-models into files that platforms run; each is compared with its sub-model first."""
-    from sfsc.calibrating import image_paths
+    from sfsc.data.sources import images_of
     from sfsc.deploy.exporting import export as run_export
     from sfsc.switchable.family import Family
     from sfsc.training.config import read_config
 
     family = Family.load(run)
-    paths = image_paths(images or read_config(run).dataset)
+    paths = images_of(images or read_config(run).dataset, "train").paths
     widths = width or list(family.widths)
     if out is not None and len(widths) > 1:
         raise SfscError("--out names one file: give one --width, or leave --out away")

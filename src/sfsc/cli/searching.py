@@ -67,7 +67,7 @@ def index(
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
 ) -> None:
-    """Embed images and write them to a gallery; of a data set, its gallery split with identities.
+    """Embed images and write them to a gallery; of a data set, its gallery split or, without one, all of it.
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """

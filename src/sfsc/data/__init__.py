@@ -2,9 +2,10 @@
 
 from sfsc.data.dataset import open_dataset
 from sfsc.data.emoji_build import build_emoji
-from sfsc.data.images import CorruptImage, decode, find_images, write_png
+from sfsc.data.images import CorruptImage, decode, write_png
 from sfsc.data.records import Dataset, Split
 from sfsc.data.sheet import contact_sheet, dataset_sheet, summarise
+from sfsc.data.walking import find_images
 
 __all__ = [
     "CorruptImage",

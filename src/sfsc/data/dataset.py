@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,8 +44,8 @@ def open_dataset(spec: str) -> Dataset:
     if kind not in KINDS or not location:
         raise SfscError(f"{spec!r} is no dataset: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
     path = Path(location)
-    if not path.exists() and kind != "emoji":
+    if not os.path.exists(path) and kind != "emoji":
         raise SfscError(f"{spec}: {path} does not exist")
-    if kind in ("folder", "market1501", "veri776", "msmt17") and not path.is_dir():
+    if kind in ("folder", "market1501", "veri776", "msmt17") and not os.path.isdir(path):
         raise SfscError(f"{spec}: {path} is not a folder")
     return KINDS[kind](spec, path)

@@ -2,49 +2,116 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from sfsc.data.images import is_image
+from sfsc.data.names import as_text
 from sfsc.data.records import SPLITS, Dataset, held_out
+from sfsc.data.walking import Walk, cannot_be_read, say_passed_over, subfolders, walk
 from sfsc.errors import SfscError
+
+# What others call splits.
+OTHER_SPLITS = ("training", "val", "valid", "validation", "testing")
+
+
+@dataclass
+class _Layout:
+    """Images with what their folders say, images of no identity, and folders within an identity's."""
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)  # path, identity, split
+    stray: list[str] = field(default_factory=list)
+    nested: list[str] = field(default_factory=list)
 
 
 def read_folder(source: str, path: Path) -> Dataset:
-    """The dataset of `path/SPLIT/IDENTITY/*`, or of `path/IDENTITY/*`, half of the identities for testing.
+    """The dataset of `path/SPLIT/IDENTITY/**`, or of `path/IDENTITY/**`, half of the identities for testing.
 
-    Raises SfscError if `path` holds folders of both kinds.
+    An identity's images may lie in folders within its own. Raises SfscError if folders of splits stand beside
+    others or below those of identities, or if there are images but no folders of identities.
     """
-    folders = _subfolders(path)
-    named = [folder for folder in folders if folder.name in SPLITS]
-    if named and len(named) < len(folders):
-        other = next(folder for folder in folders if folder not in named)
-        raise SfscError(f"{path}: the folder {other.name} stands beside {named[0].name}: move one of them")
-    if named:
-        rows = [(*row, folder.name) for folder in named for row in _identities(folder)]
+    folders = subfolders(path)
+    layout = _Layout()
+    if splits := _split_folders(path, folders):
+        walks = [walk(folder) for folder in splits]
+        for folder, found in zip(splits, walks, strict=True):
+            _place(layout, found, folder, folder.name.lower())
     else:
-        testing = held_out(folder.name for folder in folders)
-        rows = [(*row, "test" if row[1] in testing else "train") for row in _identities(path)]
+        walks = [walk(path)]
+        _place(layout, walks[0], path, "train", held_out(as_text(folder.name) for folder in folders))
+        _check_levels(path, layout.nested)
+    if layout.stray and not layout.rows:
+        raise SfscError(
+            f"{source} holds {len(layout.stray)} images, but no folders of identities: "
+            "put the images of each identity into a folder of its own, or list them in a csv table"
+        )
+    say_passed_over(source, walks, [*cannot_be_read(walks), *_remarks(layout)])
     return Dataset(
         source=source,
-        paths=tuple(image for image, _, _ in rows),
-        identities=np.array([identity for _, identity, _ in rows]),
+        paths=tuple(image for image, _, _ in layout.rows),
+        identities=np.array([identity for _, identity, _ in layout.rows]),
         cameras=None,
-        splits=np.array([split for _, _, split in rows]),
+        splits=np.array([split for _, _, split in layout.rows]),
         image_size=(224, 224),
         mirrors=True,
     )
 
 
-def _identities(path: Path) -> Iterator[tuple[str, str]]:
-    """(image path, identity) for all images of all identity folders, sorted."""
-    for folder in _subfolders(path):
-        for image in sorted(folder.iterdir()):
-            if is_image(image):
-                yield str(image), folder.name
+def _split_folders(path: Path, folders: list[Path]) -> list[Path]:
+    """The folders of splits; none where an identity has the name of a split, and so images but no folders."""
+    named = [folder for folder in folders if folder.name.lower() in SPLITS]
+    others = [folder for folder in folders if folder not in named]
+    if not named or not others:
+        return named
+    if not any(subfolders(folder) for folder in named):
+        return []
+    raise SfscError(
+        f"{path}: the folder {others[0].name} stands beside {named[0].name}, a split: move it into a "
+        f"split's folder ({', '.join(SPLITS)}) or elsewhere"
+    )
 
 
-def _subfolders(path: Path) -> list[Path]:
-    return sorted(child for child in path.iterdir() if child.is_dir() and not child.name.startswith("."))
+def _place(layout: _Layout, found: Walk, root: Path, split: str, testing: Collection[str] = ()) -> None:
+    """Sort in the images of a walk by where they lie below its root; some identities may be for testing."""
+    for image in found.images:
+        folders = Path(image).relative_to(root).parts[:-1]
+        if not folders:
+            layout.stray.append(image)
+            continue
+        identity = as_text(folders[0])
+        layout.rows.append((image, identity, "test" if identity in testing else split))
+        if len(folders) > 1:
+            layout.nested.append("/".join(folders))
+
+
+def _check_levels(path: Path, nested: list[str]) -> None:
+    """Refuse splits where identities are expected, or below them: test images would be trained on."""
+    for above, below in (name.split("/")[:2] for name in nested):
+        if above.lower() in OTHER_SPLITS:
+            raise SfscError(
+                f"{path}: the folder {above} holds folders: if it is a split, call it one of "
+                f"{', '.join(SPLITS)}"
+            )
+        if below.lower() in (*SPLITS, *OTHER_SPLITS):
+            raise SfscError(
+                f"{path}: {below} lies within {above}: folders of splits hold those of identities, as in "
+                f"{below}/{above}; if {above} is no identity, give folder:{path / above}"
+            )
+
+
+def _remarks(layout: _Layout) -> list[str]:
+    total, remarks = len(layout.rows) + len(layout.stray), []
+    if layout.stray:
+        remarks.append(
+            f"passed over {len(layout.stray)} of {total} images, which are in no identity's folder, "
+            f"such as {layout.stray[0]}"
+        )
+    if layout.nested:
+        first = layout.nested[0]
+        remarks.append(
+            f"{len(layout.nested)} of {total} images lie in folders within an identity's, such as {first}: "
+            f"they are taken as images of {first.partition('/')[0]}"
+        )
+    return remarks

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import os
-import zipfile
-from functools import lru_cache
+import re
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from sfsc.data.archives import ArchiveError, read_member
 from sfsc.data.image_header import measure
+from sfsc.data.names import printable
 from sfsc.errors import SfscError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -27,7 +28,7 @@ class CorruptImage(SfscError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
+        return printable(f"{self.path}: {self.reason}")
 
 
 def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
@@ -59,32 +60,36 @@ def decode_bytes(data: bytes, name: str, size: tuple[int, int] | None) -> np.nda
 
 def read_image(path: str) -> bytes:
     """The bytes of an image file, or of `archive.zip::member`; CorruptImage where there is none."""
-    archive, separator, member = path.partition(MEMBER)
     try:
-        if not separator:
-            return Path(path).read_bytes()
-        return _open_archive(archive, Path(archive).stat().st_mtime_ns, os.getpid()).read(member)
+        inside = split_member(path)
+        return Path(path).read_bytes() if inside is None else read_member(*inside)
+    except ArchiveError as error:
+        raise CorruptImage(path, error.reason) from error
     except FileNotFoundError as error:
         raise CorruptImage(path, "no such file") from error
-    except KeyError as error:
-        raise CorruptImage(path, "no such member in the archive") from error
-    except (OSError, zipfile.BadZipFile) as error:
-        raise CorruptImage(path, f"cannot be read ({error})") from error
+    except OSError as error:
+        raise CorruptImage(path, f"cannot be read ({error.strerror or error})") from error
+    except ValueError as error:  # a zero byte, or what no file system can write
+        raise CorruptImage(path, "no file can have this name") from error
 
 
-def find_images(path: Path) -> list[str]:
-    """The image at `path`, or those in the folder `path` and below, sorted; SfscError if there is none."""
-    if path.is_file():
-        return [str(path)]
-    found = sorted(str(file) for file in path.rglob("*") if is_image(file))
-    if not found:
-        raise SfscError(f"{path} holds no images: expected {', '.join(sorted(SUFFIXES))}")
-    return found
+def split_member(path: str) -> tuple[str, str] | None:
+    """The archive and the member that `archive.zip::member` names; None where `path` is that of a file.
+
+    "::" may stand in any name: a file that has exactly this path comes first, then the shortest archive
+    that exists.
+    """
+    if MEMBER not in path or os.path.isfile(path):
+        return None
+    places = [match.start() for match in re.finditer(f"(?={MEMBER})", path)]
+    splits = [(path[:place], path[place + len(MEMBER) :]) for place in places]
+    return next((split for split in splits if os.path.isfile(split[0])), None)
 
 
-def is_image(path: Path) -> bool:
-    """Whether `path` is a file with the name of an image; hidden files are none."""
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+def absolute(path: str) -> str:
+    """The absolute path of an image, without ".."; the name of a member stays as it is."""
+    archive, *member = split_member(path) or (path,)
+    return MEMBER.join([os.path.abspath(archive), *member])  # Path.absolute keeps ".."
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
@@ -98,12 +103,6 @@ def write_png(path: Path, image: np.ndarray) -> None:
         path.write_bytes(encoded.tobytes())
     except OSError as error:
         raise SfscError(f"cannot write {path}: {error.strerror}") from None
-
-
-@lru_cache(maxsize=8)
-def _open_archive(archive: str, modified: int, process: int) -> zipfile.ZipFile:
-    """An archive stays open, but never across a fork: the processes would share one file position."""
-    return zipfile.ZipFile(archive)
 
 
 def _decode(data: bytes) -> np.ndarray:

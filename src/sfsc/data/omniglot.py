@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import re
-import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
+from sfsc.data.archives import member_names
 from sfsc.data.images import MEMBER
 from sfsc.data.records import Dataset, held_out
-from sfsc.errors import SfscError
+from sfsc.data.walking import cannot_be_read, is_system_entry, say_passed_over, walk
 
-_NAME = re.compile(r"images_background[^/]*/([^/]+)/(character\d+)/\d+_(\d+)\.png")
+_NAME = re.compile(r"(?:.*/)?images_background[^/]*/([^/]+)/(character\d+)/\d+_(\d+)\.png")
 
 
 def read_omniglot(source: str, path: Path) -> Dataset:
@@ -24,7 +24,7 @@ def read_omniglot(source: str, path: Path) -> Dataset:
     characters of each alphabet are for testing.
     """
     images: dict[tuple[str, str], str] = {}
-    for image, name in _files(path):
+    for image, name in _files(source, path):
         match = _NAME.fullmatch(name)
         if match:
             alphabet, character, drawer = match.groups()
@@ -42,23 +42,19 @@ def read_omniglot(source: str, path: Path) -> Dataset:
     )
 
 
-def _files(path: Path) -> Iterator[tuple[str, str]]:
-    """(path for `decode`, name inside the original archive) of each file, sorted."""
-    archives = [path] if path.is_file() else sorted(path.glob("*images_background*.zip"))
+def _files(source: str, path: Path) -> Iterator[tuple[str, str]]:
+    """(path for `decode`, name inside the original archive, perhaps with folders before it) of each file."""
+    there = [path] if path.is_file() else sorted(path.glob("*images_background*.zip"))
+    archives = [file for file in there if file == path or not is_system_entry(file.name)]
     for archive in archives:
-        for member in _members(archive):
-            yield f"{archive}{MEMBER}{member}", member
+        for member in member_names(str(archive)):
+            yield f"{archive}{MEMBER}{member}", member.replace("\\", "/")  # as some programs pack
     if path.is_dir():
-        for file in sorted(path.glob("images_background*/*/*/*.png")):
-            yield str(file), file.relative_to(path).as_posix()
-
-
-def _members(archive: Path) -> list[str]:
-    try:
-        with zipfile.ZipFile(archive) as file:
-            return sorted(file.namelist())
-    except zipfile.BadZipFile as error:
-        raise SfscError(f"{archive} is not a readable zip file") from error
+        found = walk(path)
+        found.others -= Counter({".zip": len(archives)})
+        say_passed_over(source, [found], cannot_be_read([found]))
+        for file in found.images:
+            yield file, Path(file).absolute().as_posix()
 
 
 def _held_out(identities: set[str]) -> set[str]:

@@ -85,6 +85,15 @@ class Dataset:
         """The images to search in; SfscError if there is none."""
         return self._select("gallery", "test")
 
+    def part(self, split: str) -> Split:
+        """The images of a split ("train", "query" or "gallery"); all where the data set has none of it.
+
+        For those who want images alone, whatever they are labelled for.
+        """
+        inside = np.isin(self.splits, [split] if split == "train" else [split, "test"])
+        whole = Split(self.paths, self.identities, self.cameras)
+        return whole.select(inside) if inside.any() else whole
+
     def _select(self, *names: str) -> Split:
         inside = np.isin(self.splits, names)
         if not inside.any():

@@ -1,39 +1,47 @@
-"""Re-identification sets in their original folders: Market-1501, VeRi-776, MSMT17."""
+"""Re-identification sets as their authors ship them: Market-1501, VeRi-776, MSMT17."""
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from sfsc.data.images import is_image
 from sfsc.data.records import Dataset
+from sfsc.data.walking import cannot_be_read, say_passed_over, subfolders, walk
 from sfsc.errors import SfscError
 
 PERSON, VEHICLE = (256, 128), (256, 256)
+UNPACKED = 2  # folders of an archive's name that may lie around a set
 
 Row = tuple[str, str, str, str]  # path, identity, camera, split
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """A set whose file names say identity and camera, in one folder for each split."""
+    """A set whose file names say identity and camera, in one folder for each split.
+
+    Where there is a list for a folder, it says which of the images there belong to the set. `numbered` is
+    put before identities by split, where splits use the same numbers for others.
+    """
 
     title: str
-    folders: dict[str, str]
+    folders: Mapping[str, str]
     name: re.Pattern[str]
     example: str
     image_size: tuple[int, int]
     junk: str | None = None
+    lists: Mapping[str, str] = field(default_factory=dict)
+    numbered: Mapping[str, str] = field(default_factory=dict)
 
 
 _MARKET = _Layout(
     title="Market-1501",
     folders={"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"},
-    name=re.compile(r"(-1|\d+)_(c\d+)s\d+_\d+_\d+\.jpg(?:\.jpg)?"),  # as shipped, 48 names end twice
+    name=re.compile(r"(-1|\d+)_(c\d+)s\d+_\d+_\d+\.jpg(?:\.jpg)?"),  # as shipped, some names end twice
     example="0002_c1s1_000451_03.jpg",
     image_size=PERSON,
     junk="-1",
@@ -44,6 +52,16 @@ _VERI = _Layout(
     name=re.compile(r"(\d+)_(c\d+)_\d+_\d+\.jpg"),
     example="0001_c001_00016450_0.jpg",
     image_size=VEHICLE,
+    lists={"image_train": "name_train.txt", "image_query": "name_query.txt", "image_test": "name_test.txt"},
+)
+# MSMT17 as others pack it again, in the folders of Market-1501.
+_MSMT_REPACKED = _Layout(
+    title="MSMT17",
+    folders=_MARKET.folders,
+    name=re.compile(r"(\d+)_(c\d+)_\w+\.jpg"),
+    example="0000_c1_0000.jpg",
+    image_size=PERSON,
+    numbered={"train": "train/", "query": "test/", "gallery": "test/"},
 )
 _MSMT_LISTS = {
     "list_train.txt": ("train", "train"),
@@ -51,8 +69,8 @@ _MSMT_LISTS = {
     "list_query.txt": ("test", "query"),
     "list_gallery.txt": ("test", "gallery"),
 }
-_MSMT_FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}
-_MSMT_NAME = re.compile(r"(\d+)/\d+_\d+_(\d+)_[^/]*\.jpg")
+_MSMT_FOLDERS = {"train": ("train", "mask_train_v2"), "test": ("test", "mask_test_v2")}  # of V1 and V2
+_MSMT_NAME = re.compile(r"(\d+)/\d+_\d+_(\d+)_[^/]*\.jpe?g")
 
 
 def read_market1501(source: str, path: Path) -> Dataset:
@@ -61,21 +79,45 @@ def read_market1501(source: str, path: Path) -> Dataset:
     The distractors (identity 0000) stay in the gallery. Raises SfscError for a missing folder and for an
     image whose name does not say identity and camera.
     """
-    return _dataset(source, _named(path, _MARKET), _MARKET.image_size)
+    return _named(source, path, _MARKET)
 
 
 def read_veri776(source: str, path: Path) -> Dataset:
-    """VeRi-776 (Liu et al. 2016), vehicles seen by twenty cameras; SfscError as for Market-1501."""
-    return _dataset(source, _named(path, _VERI), _VERI.image_size)
+    """VeRi-776 (Liu et al. 2016), vehicles seen by twenty cameras.
+
+    Where its lists (`name_train.txt`, `name_query.txt`, `name_test.txt`) are there, they say which images
+    belong to it. SfscError as for Market-1501.
+    """
+    return _named(source, path, _VERI)
 
 
 def read_msmt17(source: str, path: Path) -> Dataset:
     """MSMT17 (Wei et al. 2018), V1 or V2, persons seen by fifteen cameras, with its lists of images.
 
-    The validation images are trained on too. Raises SfscError for a missing list or folder and for a line
-    that is not as it should be.
+    The validation images are trained on too. Without lists, the folders of Market-1501 are expected, in
+    which others pack it. Raises SfscError for a missing list or folder and for a line or name that is not as
+    it should be.
     """
-    return _dataset(source, _listed(path), PERSON)
+    root = _root(path, [*_MSMT_LISTS, next(iter(_MSMT_REPACKED.folders))])
+    if (root / next(iter(_MSMT_REPACKED.folders))).is_dir():
+        return _named(source, root, _MSMT_REPACKED)
+    return _dataset(source, _listed(root), PERSON)
+
+
+def _root(path: Path, entries: Iterable[str]) -> Path:
+    """The folder with one of these entries: `path`, or one that an archive was unpacked into, below it.
+
+    `path` where there is none; SfscError if there are several.
+    """
+    level = [path]
+    for _ in range(1 + UNPACKED):
+        found = [folder for folder in level if any(os.path.exists(folder / entry) for entry in entries)]
+        if len(found) > 1:
+            raise SfscError(f"{path} holds the set more than once: name {found[0]} or {found[1]}")
+        if found:
+            return found[0]
+        level = [folder for above in level for folder in subfolders(above)]
+    return path
 
 
 def _dataset(source: str, rows: Iterable[Row], image_size: tuple[int, int]) -> Dataset:
@@ -91,36 +133,78 @@ def _dataset(source: str, rows: Iterable[Row], image_size: tuple[int, int]) -> D
     )
 
 
-def _named(path: Path, layout: _Layout) -> Iterator[Row]:
+def _named(source: str, path: Path, layout: _Layout) -> Dataset:
+    root = _root(path, [*layout.folders][:1])
+    rows, walks, remarks = [], [], []
     for name, split in layout.folders.items():
-        folder = path / name
+        folder = root / name
         if not folder.is_dir():
             raise SfscError(
                 f"{folder} is missing: {layout.title} has the folders {', '.join(layout.folders)}"
             )
-        for image in sorted(folder.iterdir()):
-            if not is_image(image):
-                continue
-            match = layout.name.fullmatch(image.name)
-            if match is None:
-                raise SfscError(f"{image}: the name is not like {layout.example}")
-            identity, camera = match.groups()
-            if identity != layout.junk:
-                yield str(image), identity, camera, split
+        found = walk(folder)
+        walks.append(found)
+        images = found.images
+        list_file = root / layout.lists.get(name, "")
+        if list_file.is_file():
+            images = [str(folder / image) for image in sorted(_read_list(list_file))]
+            remarks += _differences(found.images, images, list_file.name)
+        rows += [
+            (image, layout.numbered.get(split, "") + identity, camera, split)
+            for image, (identity, camera) in ((image, _parse(image, layout)) for image in images)
+            if identity != layout.junk
+        ]
+    say_passed_over(source, walks, [*cannot_be_read(walks), *remarks])
+    return _dataset(source, rows, layout.image_size)
 
 
-def _listed(path: Path) -> Iterator[Row]:
+def _differences(there: list[str], listed: list[str], name: str) -> list[str]:
+    """What is to be said of images that a list lacks, or names in vain."""
+    unlisted, missing = sorted({*there} - {*listed}), sorted({*listed} - {*there})
+    said = []
+    if unlisted:
+        said.append(f"passed over images that {name} does not list: {len(unlisted)}, such as {unlisted[0]}")
+    if missing:
+        said.append(f"images that {name} lists are missing: {len(missing)}, such as {missing[0]}")
+    return said
+
+
+def _parse(image: str, layout: _Layout) -> tuple[str, str]:
+    """The identity and the camera in the name of an image."""
+    match = layout.name.fullmatch(Path(image).name)
+    if match is None:
+        raise SfscError(
+            f"{image}: the name is not like {layout.example}, which says identity and camera in "
+            f"{layout.title}: remove it if it does not belong there"
+        )
+    return match[1], match[2]
+
+
+def _listed(root: Path) -> Iterator[Row]:
     for list_name, (part, split) in _MSMT_LISTS.items():
-        folder = next((path / name for name in _MSMT_FOLDERS[part] if (path / name).is_dir()), None)
-        if folder is None or not (path / list_name).is_file():
-            raise SfscError(f"{path} is not MSMT17: it lacks {list_name} or the folder {part}")
-        for line in (path / list_name).read_text().splitlines():
-            image = line.split(" ")[0]
+        folder = next((root / name for name in _MSMT_FOLDERS[part] if (root / name).is_dir()), None)
+        if folder is None or not (root / list_name).is_file():
+            raise SfscError(
+                f"{root} is not MSMT17: it lacks {list_name} or the folder {' or '.join(_MSMT_FOLDERS[part])}"
+            )
+        for image, line in _read_list(root / list_name).items():
             match = _MSMT_NAME.fullmatch(image)
             if match is None:
                 raise SfscError(
-                    f"{path / list_name}: {line!r} is not like 0000/0000_000_01_0303morning_0015_0.jpg 0"
+                    f"{root / list_name}, line {line}: {image} is not like "
+                    "0000/0000_000_01_0303morning_0015_0.jpg"
                 )
             identity, camera = match.groups()
             # Training and test persons are both numbered from 0.
             yield str(folder / image), f"{part}/{identity}", camera, split
+
+
+def _read_list(file: Path) -> dict[str, int]:
+    """The first word of each line, and the line's number."""
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise SfscError(f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SfscError(f"{file} is not text in UTF-8: {error}") from error
+    return {line.split()[0]: number for number, line in enumerate(lines, 1) if line.strip()}

@@ -232,13 +232,13 @@ def _load_family(run: Path) -> Family | None:
 
 
 def _export_missing(run: Path, family: Family, paths: Mapping[tuple[float, str], Path]) -> None:
-    from sfsc.calibrating import image_paths
+    from sfsc.data.sources import images_of
     from sfsc.deploy.exporting import export
     from sfsc.training.config import read_config
 
     missing = [key for key, path in paths.items() if not _is_of(path, family.fingerprint)]
     if missing:
-        images = image_paths(read_config(run).dataset)
+        images = images_of(read_config(run).dataset, "train").paths
         for width, form in track(missing, "exporting"):
             export(family, width, paths[width, form], images, form == "int8")
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
+from sfsc.data.walking import is_system_entry
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.forms import encode
@@ -177,7 +178,7 @@ class LanceStore:
         if (path / TABLE).is_dir() or not path.exists():
             return
         others = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name]
-        if others := [name for name in others if not name.startswith(".")]:
+        if others := [name for name in others if not is_system_entry(name)]:
             raise SfscError(f"{path} is not a gallery, but holds {others[0]}: choose another directory")
 
 

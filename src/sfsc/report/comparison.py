@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sfsc.comparing import Comparison, Contestant, folder_of, mean_and_deviation
+from sfsc.data.names import as_text
 from sfsc.errors import missing_extra
 from sfsc.files import write_atomic
 from sfsc.report.figures import heat_map, save, to_svg
@@ -51,7 +52,7 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
         tables=tables,
         figures={name: to_svg(figure) for name, figure in figures.items()},
     )
-    write_atomic(out / PAGE_FILE, page.encode())
+    write_atomic(out / PAGE_FILE, as_text(page).encode())
     return out / PAGE_FILE
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 
+from sfsc.data.names import as_text
 from sfsc.errors import SfscError, missing_extra
 from sfsc.report.figures import (
     AXIS_LABELS,
@@ -56,7 +57,7 @@ def write_report(run: str | Path) -> Path:
     text = _render(run)
     unfinished = page.with_suffix(".html.part")
     try:
-        unfinished.write_text(text, encoding="utf-8")
+        unfinished.write_text(as_text(text), encoding="utf-8")  # names of images may be no text
         unfinished.replace(page)
     except OSError as error:
         raise SfscError(f"{page} cannot be written: {error.strerror}") from error

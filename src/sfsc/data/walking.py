@@ -1,0 +1,173 @@
+"""Looking for images in folders: one walk, by one rule, for every place that does so.
+
+Hidden entries and those of operating systems are passed over. Linked folders are followed, and no folder is
+taken twice. What cannot be read is named, and what is passed over is counted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter, deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+
+from sfsc.data.images import SUFFIXES, CorruptImage
+from sfsc.data.names import printable
+from sfsc.errors import SfscError
+from sfsc.progress import say
+
+# What Windows, macOS, Linux and network storage leave in folders under names that are not hidden.
+SYSTEM_NAMES = frozenset(
+    {
+        *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
+        *("$recycle.bin", "recycler", "recycled", "system volume information"),
+        *("__macosx", "icon\r", "network trash folder", "temporary items", "thevolumesettingsfolder"),
+        *("lost+found", "aquota.user", "aquota.group"),
+        *("@eadir", "@tmp", "@recycle", "@recently-snapshot", "@__thumb", "#recycle", "#snapshot"),
+    }
+)
+HIDDEN = ("hidden or system entry", "hidden or system entries")
+TAKEN = ("link to a folder that is taken already", "links to folders that are taken already")
+SPECIAL = ("device, pipe or socket", "devices, pipes or sockets")
+OTHER = ("file that is no image", "files that are no images")
+_NAMED = 3  # of many, so many are named
+
+
+@dataclass
+class Walk:
+    """What is in a folder and below.
+
+    Attributes:
+        images: the paths of files with the name of an image, folder by folder, each sorted by name.
+        unreadable: folders that cannot be opened, and links that lead nowhere.
+        passed: how many entries were passed over, by what one and what several of them are.
+        others: how many files of other kinds there are, by their suffix.
+    """
+
+    images: list[str] = field(default_factory=list)
+    unreadable: list[CorruptImage] = field(default_factory=list)
+    passed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    others: Counter[str] = field(default_factory=Counter)
+
+
+def is_system_entry(name: str) -> bool:
+    """Whether a file or folder, by its name, is hidden or belongs to an operating system."""
+    return name.startswith(".") or name.casefold() in SYSTEM_NAMES
+
+
+def walk(root: Path) -> Walk:
+    """Look for images in the folder `root`, whatever its own name, and below."""
+    found = Walk()
+    taken: set[tuple[int, int]] = set()
+    waiting = deque([str(root)])
+    while waiting:
+        folder = waiting.popleft()
+        try:
+            status = Path(folder).stat()
+            if (status.st_dev, status.st_ino) in taken:
+                found.passed[TAKEN] += 1
+                continue
+            taken.add((status.st_dev, status.st_ino))
+            entries = _entries(folder)
+        except OSError as error:
+            found.unreadable.append(_unreadable(folder, error))
+            continue
+        for entry in entries:
+            _sort_in(entry, found, waiting)
+    found.images.sort(key=lambda path: PurePath(path).parts)
+    return found
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """The folders in a folder, sorted, without hidden ones and those of operating systems.
+
+    Raises:
+        SfscError: it cannot be opened.
+    """
+    try:
+        entries = _entries(str(folder))
+    except OSError as error:
+        raise SfscError(str(_unreadable(str(folder), error))) from error
+    return [folder / e.name for e in entries if not is_system_entry(e.name) and _is_folder(e)]
+
+
+def find_images(path: Path) -> list[str]:
+    """The image at `path`, or those in the folder `path` and below; SfscError if there is none."""
+    if os.path.isfile(path):
+        return [str(path)]
+    found = walk(path)
+    if not found.images:
+        raise no_images(path, found)
+    return found.images
+
+
+def no_images(path: Path, found: Walk) -> SfscError:
+    """The error for a folder without images."""
+    reason = next(iter(cannot_be_read([found])), f"expected {', '.join(sorted(SUFFIXES))}")
+    return SfscError(f"{path} holds no images: {reason}")
+
+
+def say_passed_over(where: str, walks: Iterable[Walk], more: Sequence[str] = ()) -> None:
+    """Say in one line on standard error, once in a process, what walks passed over, and more if there is."""
+    walks = list(walks)
+    passed = sum((walked.passed for walked in walks), Counter[tuple[str, str]]())
+    others = sum((walked.others for walked in walks), Counter[str]())
+    kinds = [_counted(count, names) for names, count in passed.items()]
+    if others:
+        suffixes = ", ".join(suffix or "no suffix" for suffix, _ in others.most_common(_NAMED))
+        kinds.append(f"{_counted(others.total(), OTHER)} ({suffixes})")
+    said = [f"passed over {', '.join(kinds)}"] if kinds else []
+    if said or more:
+        say(printable(f"{where}: {'; '.join([*said, *more])}"))
+
+
+def cannot_be_read(walks: Iterable[Walk]) -> list[str]:
+    """What walks could not read, in one sentence, or nothing."""
+    errors = [error for walked in walks for error in walked.unreadable]
+    named = [*map(str, errors[:_NAMED]), *(["..."] if len(errors) > _NAMED else [])]
+    return [f"{len(errors)} cannot be read: {', '.join(named)}"] if errors else []
+
+
+def _counted(count: int, names: tuple[str, str]) -> str:
+    return f"{count} {names[count > 1]}"
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    with os.scandir(folder) as entries:
+        return sorted(entries, key=lambda entry: entry.name)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
+
+
+def _sort_in(entry: os.DirEntry[str], found: Walk, waiting: deque[str]) -> None:
+    """Put an entry of a folder where it belongs; a link waits until all folders before it are done.
+
+    So a folder is taken under its own path rather than a link's.
+    """
+    suffix = PurePath(entry.name).suffix.lower()
+    try:
+        if is_system_entry(entry.name):
+            found.passed[HIDDEN] += 1
+        elif entry.is_dir():
+            (waiting.append if entry.is_symlink() else waiting.appendleft)(entry.path)
+        elif entry.is_file():
+            if suffix in SUFFIXES:
+                found.images.append(entry.path)
+            else:
+                found.others[suffix] += 1
+        elif entry.is_symlink():
+            found.unreadable.append(CorruptImage(entry.path, "a link that leads nowhere"))
+        else:
+            found.passed[SPECIAL] += 1
+    except OSError as error:  # a link to itself
+        found.unreadable.append(_unreadable(entry.path, error))
+
+
+def _unreadable(path: str, error: OSError) -> CorruptImage:
+    return CorruptImage(path, error.strerror or str(error))
