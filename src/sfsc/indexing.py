@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sfsc.attributes import Attributes, AttributeTable
 from sfsc.data.dataset import names_dataset, open_dataset
 from sfsc.data.images import CorruptImage, find_images
 from sfsc.embedding import Embedded
@@ -19,11 +19,9 @@ from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.forms import check_form
 from sfsc.model import Model
+from sfsc.progress import remark
 
 BATCHES_PER_ADD = 64
-
-# By the absolute path of an image, what is said of it.
-Attributes = Mapping[str, Mapping[str, Any]]
 
 
 def index(
@@ -33,7 +31,7 @@ def index(
     width: float = 1.0,
     workers: int = 2,
     form: str = "float32",
-    attributes: Attributes | None = None,
+    attributes: AttributeTable | Attributes | None = None,
     resume: bool = False,
     engine: Engine | None = None,
     dimension: int | None = None,
@@ -48,7 +46,8 @@ def index(
         width: the sub-model that embeds.
         workers: threads that decode images.
         form: in which embeddings are stored: float32, float16 or int8.
-        attributes: as `read_attributes` gives them.
+        attributes: a table, as `read_attributes` reads it, whose rows without an image and images without a
+            row are remarked on; or by the absolute path of an image, what is said of it.
         resume: leave out images of which the gallery has a row by this sub-model.
         engine: embeds the images, with the sub-model at `width` and in `dimension`; by default this process
             does.
@@ -68,6 +67,10 @@ def index(
     check_form(form)
     paths, identities, cameras = labelled_paths(str(images))
     gallery.check_family(dimension or model.dimension, model.fingerprint)
+    if isinstance(attributes, AttributeTable):
+        attributes, remarks = attributes.match(paths)
+        for text in remarks:
+            remark(text)
     rows = [
         {
             "path": path,
@@ -119,29 +122,6 @@ def upgrade(
     return corrupt
 
 
-def read_attributes(path: Path) -> Attributes:
-    """The attributes of images from a csv file with a column "path" and others.
-
-    Paths start at the file's folder. A column whose values are all integers, numbers, or true and false
-    becomes one of integers, numbers or booleans; an empty value is none.
-
-    Raises:
-        SfscError: there is no such file, it is no csv file in UTF-8, or it has no column "path".
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SfscError(f"{path} is not a csv file in UTF-8: {error}") from error
-    if not rows or "path" not in rows[0]:
-        raise SfscError(f"{path}: there is no column 'path', or no row")
-    columns = {name: _typed([row[name] for row in rows]) for name in rows[0] if name not in ("path", None)}
-    return {
-        _absolute(str(path.parent / row["path"])): {name: values[place] for name, values in columns.items()}
-        for place, row in enumerate(rows)
-    }
-
-
 def labelled_paths(images: str) -> tuple[list[str], np.ndarray | None, np.ndarray | None]:
     """Absolute paths, and identities and cameras where they are known, each (N,) str.
 
@@ -187,19 +167,6 @@ def in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:
     """The batches, some together: what is written at once is neither slow nor much to lose."""
     while part := list(islice(batches, BATCHES_PER_ADD)):
         yield Embedded.join(part)
-
-
-def _typed(texts: list[str | None]) -> list[Any]:
-    """The values of a column as integers, numbers, booleans or texts; None for empty ones."""
-    values = [text.strip() if text else None for text in texts]
-    said = [value for value in values if value]
-    for read in (int, float, {"true": True, "false": False}.__getitem__):
-        try:
-            typed = {value: read(value) for value in said}
-        except (ValueError, KeyError):
-            continue
-        return [typed[value] if value else None for value in values]
-    return [value or None for value in values]
 
 
 def _absolute(path: str) -> str:

@@ -12,6 +12,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
+def remark(text: str) -> None:
+    """Write a line to standard error, as it is."""
+    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 def track(
     iterable: Iterable[T], description: str, total: int | None = None, completed: int = 0
 ) -> Iterator[T]:
