@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -25,59 +26,103 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
         images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split is taken.
         out: FILE.npy, for (N, dim) float32 with the N paths in FILE.txt, a line each; else a folder of
             Parquet files with the columns path and embedding, where images that it holds already are not
-            embedded again.
+            embedded again. Several runs may write into one folder at once.
         engine: as `make_engine` gives it, for the sub-model
         width: at this width.
 
     Returns:
-        The images that could not be read; all others are in the files.
+        The images that could not be read, or whose paths the files cannot hold; all others are in the files.
 
     Raises:
         SfscError: there are no images, or the files cannot be read or written.
     """
     paths, out = labelled_paths(str(images))[0], Path(out)
-    folder = out.parent if out.suffix == ".npy" else out
+    single = out.suffix == ".npy"
     try:  # what cannot be written is known before the first image, not after the last
-        folder.mkdir(parents=True, exist_ok=True)
+        (out.parent if single else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SfscError(f"cannot write {out}: {error.strerror}") from error
-    if out.suffix == ".npy":
-        embedded = Embedded.join(list(engine(paths)))
-        array = io.BytesIO()
-        np.save(array, embedded.vectors[width])
-        read = [paths[i] for i in embedded.indices]
-        write_atomic(out, array.getvalue())
-        write_atomic(out.with_suffix(".txt"), "".join(f"{path}\n" for path in read).encode())
-        return embedded.corrupt
-    there = set(_stored_paths(out))
+    refused = [CorruptImage(path, reason) for path in paths if (reason := _unfit(path, single))]
+    unfit = {error.path for error in refused}
+    fit = [path for path in paths if path not in unfit]
+    if not fit:
+        raise SfscError(f"{out} can hold none of the images, the first: {refused[0]}")
+    return refused + (_write_array if single else _write_parts)(out, fit, engine, width)
+
+
+def _unfit(path: str, single: bool) -> str | None:
+    """Why the files cannot hold a path; None where they can."""
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        return "its path is not UTF-8: rename it"
+    if single and path.splitlines() != [path]:
+        return "its path has a line break, and the list of paths a line for each: rename it"
+    return None
+
+
+def _write_array(out: Path, paths: Sequence[str], engine: Engine, width: float) -> list[CorruptImage]:
+    names = out.with_suffix(".txt")
+    if names.exists() and not out.exists():
+        raise SfscError(
+            f"{names} is no list of {out}, which is missing, and would be overwritten: rename one of them"
+        )
+    embedded = Embedded.join(list(engine(paths)))
+    array = io.BytesIO()
+    np.save(array, embedded.vectors[width])
+    write_atomic(out, array.getvalue())
+    write_atomic(names, "".join(f"{paths[i]}\n" for i in embedded.indices).encode())
+    return embedded.corrupt
+
+
+def _write_parts(out: Path, paths: Sequence[str], engine: Engine, width: float) -> list[CorruptImage]:
+    parts = _Parts(out)
+    there = parts.paths()
     left = [path for path in paths if path not in there]
     corrupt: list[CorruptImage] = []
     for embedded in in_parts(engine(left)) if left else ():
         corrupt += embedded.corrupt
-        _write_part(out, [left[i] for i in embedded.indices], embedded.vectors[width])
+        parts.add([left[i] for i in embedded.indices], embedded.vectors[width])
     return corrupt
 
 
-def _stored_paths(folder: Path) -> Iterator[str]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "gallery") from error
-    for file in sorted(folder.glob(PARTS)):
+class _Parts:
+    """The Parquet files in a folder, to which other runs may add while this one does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: set[Path] = set()
+        self._paths: set[str] = set()
+
+    def paths(self) -> set[str]:
+        """The images of all files; each file is read once."""
         try:
-            yield from parquet.read_table(file, columns=["path"])["path"].to_pylist()
-        except (OSError, ValueError, KeyError) as error:
-            raise SfscError(f"{file} cannot be read ({first_line(error)}): remove it and go on") from error
+            from pyarrow import parquet
+        except ImportError as error:
+            raise missing_extra("pyarrow", "gallery") from error
+        for file in sorted({*self._folder.glob(PARTS)} - self._read):
+            try:
+                self._paths.update(parquet.read_table(file, columns=["path"])["path"].to_pylist())
+            except (OSError, ValueError, KeyError) as error:
+                raise SfscError(
+                    f"{file} cannot be read ({first_line(error)}): remove it and go on"
+                ) from error
+            self._read.add(file)
+        return self._paths
 
+    def add(self, paths: Sequence[str], vectors: np.ndarray) -> None:
+        """Write a file of those images that no other run has written meanwhile."""
+        import pyarrow as pa
+        from pyarrow import parquet
 
-def _write_part(folder: Path, paths: list[str], vectors: np.ndarray) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if not paths:
-        return
-    embeddings = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    file = io.BytesIO()
-    parquet.write_table(pa.table({"path": paths, "embedding": embeddings}), file)
-    number = len(list(folder.glob(PARTS)))
-    write_atomic(folder / f"part-{number:05d}.parquet", file.getvalue())
+        there = self.paths()
+        new = [place for place, path in enumerate(paths) if path not in there]
+        if not new:
+            return
+        embeddings = pa.FixedSizeListArray.from_arrays(pa.array(vectors[new].reshape(-1)), vectors.shape[1])
+        file = io.BytesIO()
+        parquet.write_table(
+            pa.table({"path": [paths[place] for place in new], "embedding": embeddings}), file
+        )
+        # No number: two runs would count alike, and a file that was taken away would be counted no more.
+        write_atomic(self._folder / f"part-{uuid4().hex}.parquet", file.getvalue())
