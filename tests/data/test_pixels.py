@@ -62,6 +62,12 @@ def test_a_transparent_colour_of_png_becomes_white(colour: int, depth: int, orie
     assert_close(decoded(png(samples, colour, depth, clear, turned)), expected, 1)
 
 
+@pytest.mark.parametrize(("colour", "depth"), [(colour, depth) for colour, depth in KINDS if colour != 3])
+def test_a_transparent_colour_behind_the_pixels_is_no_mistake(colour: int, depth: int) -> None:
+    opaque = png(samples_of(colour, depth), colour, depth)
+    assert decoded(opaque[:-12] + chunk(b"tRNS", bytes(6)) + opaque[-12:]).shape == (HEIGHT, WIDTH, 3)
+
+
 @pytest.mark.parametrize(
     ("lossless", "alpha", "frames", "orientation"),
     [*itertools.product((True, False), (True, False), (1, 2), (1, 6, 7))],

@@ -23,15 +23,15 @@ class ImageHeader:
     Attributes:
         height: in pixels, before the image is turned.
         width: in pixels, before the image is turned.
-        alpha: whether it has an alpha channel, or transparent colours.
-        clear_gray: the level of a gray image that is transparent; None where none is.
+        clear: whether pixels may be transparent.
+        clear_gray: the level of a gray image that is transparent, as it is decoded; None where none is.
         orientation: how to turn what is decoded, 1 to 8 as in EXIF; 1 for a JPEG, which its decoder turns.
         jpeg: more about a JPEG.
     """
 
     height: int
     width: int
-    alpha: bool = False
+    clear: bool = False
     clear_gray: int | None = None
     orientation: int = 1
     jpeg: Jpeg | None = None
@@ -66,15 +66,18 @@ def _read_png(data: bytes) -> ImageHeader:
             transparency = data[start:end]
         elif kind == b"eXIf":
             orientation = _read_orientation(data[start:end])
-    if colour != _GRAY or transparency is None:
-        alpha = colour in (_GRAY_ALPHA, _RGBA) or transparency is not None
-        return ImageHeader(height, width, alpha, orientation=orientation)
+    clear = transparency is not None or colour in (_GRAY_ALPHA, _RGBA)
+    gray = _clear_gray(transparency, depth) if transparency is not None and colour == _GRAY else None
+    return ImageHeader(height, width, clear, gray, orientation)
+
+
+def _clear_gray(transparency: bytes, depth: int) -> int:
+    """The level that a tRNS chunk names, as the decoder spreads fewer than 8 bits over 8."""
     if depth not in _PNG_DEPTHS:
         raise ValueError(DAMAGED)
     (level,) = struct.unpack_from(">H", transparency)
     highest = 2**depth - 1
-    scale = 255 // highest if depth < 8 else 1  # the decoder makes 8 bits of fewer
-    return ImageHeader(height, width, clear_gray=(level & highest) * scale, orientation=orientation)
+    return (level & highest) * (255 // highest if depth < 8 else 1)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -95,7 +98,7 @@ def _read_webp(data: bytes) -> ImageHeader:
     kind = data[12:16]
     if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, 21)
-        return ImageHeader(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF), alpha=bool(bits >> 28 & 1))
+        return ImageHeader(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF), clear=bool(bits >> 28 & 1))
     if kind != b"VP8X":
         width, height = struct.unpack_from("<HH", data, 26)
         return ImageHeader(height & 0x3FFF, width & 0x3FFF)
@@ -106,7 +109,7 @@ def _read_webp(data: bytes) -> ImageHeader:
         if kind == b"EXIF":
             orientation = _read_orientation(data[position + 8 : position + 8 + length])
         position += 8 + length + length % 2
-    return ImageHeader(height, width, alpha=bool(data[20] & 0x10), orientation=orientation)
+    return ImageHeader(height, width, clear=bool(data[20] & 0x10), orientation=orientation)
 
 
 def _read_bmp(data: bytes) -> ImageHeader:

@@ -11,6 +11,7 @@ import numpy as np
 from sfsc.data.image_header import ImageHeader
 from sfsc.data.jpeg import DAMAGED, decode_jpeg
 
+_OPAQUE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # By the orientation of EXIF, how to turn an image (height, width, 3).
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
@@ -36,14 +37,23 @@ def decode_pixels(data: bytes, header: ImageHeader) -> np.ndarray:
     if header.jpeg is not None:
         return decode_jpeg(data, header.jpeg)
     data = _readable(data)
-    if header.alpha:
-        image = _on_white(_decode(data, cv2.IMREAD_UNCHANGED))
-    else:
-        image = _decode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    if header.clear_gray is not None:
-        image[_decode(data, cv2.IMREAD_UNCHANGED) == header.clear_gray] = 255
+    image = _decode_clear(data, header.clear_gray) if header.clear else None
+    if image is None:
+        image = _decode(data, _OPAQUE)
     turn = _TURNS.get(header.orientation)
     return np.ascontiguousarray(turn(image)) if turn else image
+
+
+def _decode_clear(data: bytes, gray: int | None) -> np.ndarray | None:
+    """The image on white, of which this level of gray is transparent; None where nothing turns out to be."""
+    image = _decode(data, cv2.IMREAD_UNCHANGED)
+    if image.shape[2:] == (4,):
+        return _on_white(image)
+    if gray is None or image.ndim != 2:
+        return None
+    opaque = _decode(data, _OPAQUE)
+    opaque[image == gray] = 255
+    return opaque
 
 
 def _decode(data: bytes, flags: int) -> np.ndarray:
@@ -54,9 +64,9 @@ def _decode(data: bytes, flags: int) -> np.ndarray:
 
 
 def _readable(data: bytes) -> bytes:
-    """The file as OpenCV reads it: of 16 bits a pixel it knows no header of BMP but the oldest with masks.
+    """The file as OpenCV reads it, which knows BMP of 16 bits with a header of 40 bytes and masks only.
 
-    The later ones begin with the same fields, so it is enough to call them so.
+    Longer headers begin with the same fields and masks, so it is enough to write another length.
     """
     if data.startswith(b"BM") and data[14:18] != struct.pack("<I", 12) and data[28:30] == b"\x10\0":
         return data[:14] + struct.pack("<I", 40) + data[18:]
