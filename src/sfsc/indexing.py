@@ -19,7 +19,7 @@ from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.forms import check_form
 from sfsc.model import Model
-from sfsc.progress import remark
+from sfsc.progress import say
 
 BATCHES_PER_ADD = 64
 
@@ -70,7 +70,7 @@ def index(
     if isinstance(attributes, AttributeTable):
         attributes, remarks = attributes.match(paths)
         for text in remarks:
-            remark(text)
+            say(text)
     rows = [
         {
             "path": path,

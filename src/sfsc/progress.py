@@ -1,9 +1,10 @@
-"""One progress bar for every long step."""
+"""What is said while a long step runs: one progress bar, and remarks on standard error."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,9 +13,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 T = TypeVar("T")
 
 
-def remark(text: str) -> None:
-    """Write a line to standard error, as it is."""
-    Console(stderr=True).print(text, highlight=False, markup=False, soft_wrap=True)
+@cache
+def say(line: str) -> None:
+    """Print a line on standard error, the first time only that it is said."""
+    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+        Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def track(
