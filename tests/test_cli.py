@@ -500,7 +500,7 @@ def places(
         ("index {run} --gallery {new} --upgrade", "gallery {new} does not exist"),
         ("index {run} {shapes} --gallery {new} --form int4", "unknown numeric form 'int4'"),
         ("index {run} {shapes} --gallery {new} --engine spark", "unknown engine 'spark'"),
-        ("index {run} {shapes} --gallery {new} --attributes {bad}/none", "{bad}/none is not a csv file"),
+        ("index {run} {shapes} --gallery {new} --attributes {bad}/none", "cannot read {bad}/none"),
         (
             "index {run} {shapes} --gallery {new} --dim 8",
             "dimension 8 is not one of this family's dimensions: 16",

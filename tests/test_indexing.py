@@ -17,12 +17,12 @@ from pyarrow import parquet
 
 import sfsc.engines
 from sfsc import Condition, Family, Gallery, SfscError, index, open_dataset, upgrade
+from sfsc.attributes import read_attributes
 from sfsc.data import decode, find_images, write_png
 from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine, make_engine
 from sfsc.gallery.export import export
 from sfsc.image_set import embed_all
-from sfsc.indexing import read_attributes
 from sfsc.vectors import embed
 
 WIDTHS = (0.25, 0.5, 1.0)
@@ -75,18 +75,6 @@ def test_attributes_are_read_with_their_kinds(family: Family, gallery: Gallery, 
         (4.0, False, None),
         (4.5, False, "red"),
     ]
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [("a,b\n1,2\n", "no column 'path'"), ("path\n", "or no row"), (b"\xff\xfe", "is not a csv file")],
-)
-def test_a_table_without_paths_is_refused(tmp_path: Path, content: str | bytes, message: str) -> None:
-    (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(SfscError, match=message):
-        read_attributes(tmp_path / "t.csv")
-    with pytest.raises(SfscError, match="is not a csv file"):
-        read_attributes(tmp_path / "none.csv")
 
 
 def test_resume_leaves_out_what_the_same_sub_model_wrote(

@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from sfsc.attributes import Attributes, AttributeTable
 from sfsc.data.images import CorruptImage, absolute
 from sfsc.data.sources import images_of
 from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine
-from sfsc.errors import SfscError
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.forms import check_form
 from sfsc.model import Model
+from sfsc.progress import say
 
 BATCHES_PER_ADD = 64
-
-# By the absolute path of an image, what is said of it.
-Attributes = Mapping[str, Mapping[str, Any]]
 
 
 def index(
@@ -30,7 +27,7 @@ def index(
     width: float = 1.0,
     workers: int = 2,
     form: str = "float32",
-    attributes: Attributes | None = None,
+    attributes: AttributeTable | Attributes | None = None,
     resume: bool = False,
     engine: Engine | None = None,
     dimension: int | None = None,
@@ -45,7 +42,8 @@ def index(
         width: the sub-model that embeds.
         workers: threads that decode images.
         form: in which embeddings are stored: float32, float16 or int8.
-        attributes: as `read_attributes` gives them.
+        attributes: a table, as `read_attributes` reads it, whose rows without an image and images without a
+            row are remarked on; or by the absolute path of an image, what is said of it.
         resume: leave out images of which the gallery has a row by this sub-model.
         engine: embeds the images, with the sub-model at `width` and in `dimension`; by default this process
             does.
@@ -66,6 +64,10 @@ def index(
     check_form(form)
     found = images_of(images, "gallery").storable()
     gallery.check_family(dimension or model.dimension, model.fingerprint)
+    if isinstance(attributes, AttributeTable):
+        attributes, remarks = attributes.match(found.paths)
+        for text in remarks:
+            say(text)
     rows = [
         {
             "path": path,
@@ -117,29 +119,6 @@ def upgrade(
     return corrupt
 
 
-def read_attributes(path: Path) -> Attributes:
-    """The attributes of images from a csv file with a column "path" and others.
-
-    Paths start at the file's folder. A column whose values are all integers, numbers, or true and false
-    becomes one of integers, numbers or booleans; an empty value is none.
-
-    Raises:
-        SfscError: there is no such file, it is no csv file in UTF-8, or it has no column "path".
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise SfscError(f"{path} is not a csv file in UTF-8: {error}") from error
-    if not rows or "path" not in rows[0]:
-        raise SfscError(f"{path}: there is no column 'path', or no row")
-    columns = {name: _typed([row[name] for row in rows]) for name in rows[0] if name not in ("path", None)}
-    return {
-        absolute(str(path.parent / row["path"])): {name: values[place] for name, values in columns.items()}
-        for place, row in enumerate(rows)
-    }
-
-
 def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the ids of rows that names stand for, and the names that stand for none.
 
@@ -183,16 +162,3 @@ def in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:
     """The batches, some together: what is written at once is neither slow nor much to lose."""
     while part := list(islice(batches, BATCHES_PER_ADD)):
         yield Embedded.join(part)
-
-
-def _typed(texts: list[str | None]) -> list[Any]:
-    """The values of a column as integers, numbers, booleans or texts; None for empty ones."""
-    values = [text.strip() if text else None for text in texts]
-    said = [value for value in values if value]
-    for read in (int, float, {"true": True, "false": False}.__getitem__):
-        try:
-            typed = {value: read(value) for value in said}
-        except (ValueError, KeyError):
-            continue
-        return [typed[value] if value else None for value in values]
-    return [value or None for value in values]

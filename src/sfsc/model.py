@@ -51,6 +51,9 @@ class Model(Protocol):
 
         Returns:
             (batch, dimension) float32, of length 1.
+
+        Raises:
+            SfscError: images of another shape or dtype, or a width or dimension that it does not have.
         """
 
 

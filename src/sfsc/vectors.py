@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from sfsc.files import write_atomic
 from sfsc.indexing import in_parts
 
 PARTS = "part-*.parquet"
+LINE_BREAK = "its path has a line break, and the list of paths has a line for each: rename it"
 
 
 def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> list[CorruptImage]:
@@ -27,62 +29,93 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
             all of it where it has none.
         out: FILE.npy, for (N, dim) float32 with the N paths in FILE.txt, a line each; else a folder of
             Parquet files with the columns path and embedding, where images that it holds already are not
-            embedded again.
+            embedded again. Several runs may write into one folder at once.
         engine: as `make_engine` gives it, for the sub-model
         width: at this width.
 
     Returns:
-        The images that could not be read or stored, and the folders that could not be opened; all others are
-        in the files.
+        The images that could not be read, or whose paths the files cannot hold, and the folders that could
+        not be opened; all others are in the files.
 
     Raises:
         SfscError: there are no images, or the files cannot be read or written.
     """
     found, out = images_of(images, "gallery").storable(), Path(out)
-    paths, corrupt = found.paths, [*found.skipped]
-    folder = out.parent if out.suffix == ".npy" else out
+    single = out.suffix == ".npy"
     try:  # what cannot be written is known before the first image, not after the last
-        folder.mkdir(parents=True, exist_ok=True)
+        (out.parent if single else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SfscError(f"cannot write {out}: {error.strerror}") from error
-    if out.suffix == ".npy":
-        if not paths:
-            raise SfscError(f"there is nothing to write into {out}: {corrupt[0]}")
-        embedded = Embedded.join(list(engine(paths)))
-        array = io.BytesIO()
-        np.save(array, embedded.vectors[width])
-        read = [paths[i] for i in embedded.indices]
-        write_atomic(out, array.getvalue())
-        write_atomic(out.with_suffix(".txt"), "".join(f"{path}\n" for path in read).encode())
-        return corrupt + embedded.corrupt
-    there = set(_stored_paths(out))
+    odd = [path for path in found.paths if single and path.splitlines() != [path]]
+    refused = [*found.skipped, *(CorruptImage(path, LINE_BREAK) for path in odd)]
+    fit = [path for path in found.paths if path not in {*odd}]
+    if single and not fit:
+        raise SfscError(f"there is nothing to write into {out}: {refused[0]}")
+    return refused + (_write_array if single else _write_parts)(out, fit, engine, width)
+
+
+def _write_array(out: Path, paths: Sequence[str], engine: Engine, width: float) -> list[CorruptImage]:
+    names = out.with_suffix(".txt")
+    if names.exists() and not out.exists():
+        raise SfscError(
+            f"{names} is no list of {out}, which is missing, and would be overwritten: rename one of them"
+        )
+    embedded = Embedded.join(list(engine(paths)))
+    array = io.BytesIO()
+    np.save(array, embedded.vectors[width])
+    write_atomic(out, array.getvalue())
+    write_atomic(names, "".join(f"{paths[i]}\n" for i in embedded.indices).encode())
+    return embedded.corrupt
+
+
+def _write_parts(out: Path, paths: Sequence[str], engine: Engine, width: float) -> list[CorruptImage]:
+    parts = _Parts(out)
+    there = parts.paths()
     left = [path for path in paths if path not in there]
+    corrupt: list[CorruptImage] = []
     for embedded in in_parts(engine(left)) if left else ():
         corrupt += embedded.corrupt
-        _write_part(out, [left[i] for i in embedded.indices], embedded.vectors[width])
+        parts.add([left[i] for i in embedded.indices], embedded.vectors[width])
     return corrupt
 
 
-def _stored_paths(folder: Path) -> Iterator[str]:
-    try:
-        from pyarrow import parquet
-    except ImportError as error:
-        raise missing_extra("pyarrow", "gallery") from error
-    for file in sorted(folder.glob(PARTS)):
+class _Parts:
+    """The Parquet files in a folder, to which other runs may add while this one does."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._read: set[Path] = set()
+        self._paths: set[str] = set()
+
+    def paths(self) -> set[str]:
+        """The images of all files; each file is read once."""
         try:
-            yield from parquet.read_table(file, columns=["path"])["path"].to_pylist()
-        except (OSError, ValueError, KeyError) as error:
-            raise SfscError(f"{file} cannot be read ({first_line(error)}): remove it and go on") from error
+            from pyarrow import parquet
+        except ImportError as error:
+            raise missing_extra("pyarrow", "gallery") from error
+        for file in sorted({*self._folder.glob(PARTS)} - self._read):
+            try:
+                self._paths.update(parquet.read_table(file, columns=["path"])["path"].to_pylist())
+            except (OSError, ValueError, KeyError) as error:
+                raise SfscError(
+                    f"{file} cannot be read ({first_line(error)}): remove it and go on"
+                ) from error
+            self._read.add(file)
+        return self._paths
 
+    def add(self, paths: Sequence[str], vectors: np.ndarray) -> None:
+        """Write a file of those images that no other run has written meanwhile."""
+        import pyarrow as pa
+        from pyarrow import parquet
 
-def _write_part(folder: Path, paths: list[str], vectors: np.ndarray) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    if not paths:
-        return
-    embeddings = pa.FixedSizeListArray.from_arrays(pa.array(vectors.reshape(-1)), vectors.shape[1])
-    file = io.BytesIO()
-    parquet.write_table(pa.table({"path": paths, "embedding": embeddings}), file)
-    number = len(list(folder.glob(PARTS)))
-    write_atomic(folder / f"part-{number:05d}.parquet", file.getvalue())
+        there = self.paths()
+        new = [place for place, path in enumerate(paths) if path not in there]
+        if not new:
+            return
+        embeddings = pa.FixedSizeListArray.from_arrays(pa.array(vectors[new].reshape(-1)), vectors.shape[1])
+        file = io.BytesIO()
+        parquet.write_table(
+            pa.table({"path": [paths[place] for place in new], "embedding": embeddings}), file
+        )
+        # No number: two runs would count alike, and a file that was taken away would be counted no more.
+        write_atomic(self._folder / f"part-{uuid4().hex}.parquet", file.getvalue())

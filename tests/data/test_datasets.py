@@ -107,9 +107,10 @@ class TestCsv:
         return open_dataset(f"csv:{path}")
 
     def test_relative_paths_start_at_the_table(self, tmp_path: Path) -> None:
-        paint(tmp_path / "in" / "a.png", 7)
+        for name in ("a", "b"):
+            paint(tmp_path / "in" / f"{name}.png", 7)
         dataset = self.read(
-            tmp_path, f"split,identity,path\ntest,ä,in/a.png\ntest,b,{tmp_path / 'in' / 'a.png'}\n"
+            tmp_path, f"split,identity,path\ntest,ä,in/a.png\ntest,b,{tmp_path / 'in' / 'b.png'}\n"
         )
         assert [decode(path, None).max() for path in dataset.paths] == [7, 7]
         assert dataset.identities.tolist() == ["ä", "b"]

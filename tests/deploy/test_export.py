@@ -224,7 +224,7 @@ def test_the_page_in_the_browser_reads_what_is_exported() -> None:
 
 def test_images_of_another_size_are_refused(files: Path) -> None:
     model = ExportedModel.load(files / "narrow.onnx")
-    with pytest.raises(SfscError, match=r"of shape \(32, 32, 3\), got uint8 \(16, 16, 3\)"):
+    with pytest.raises(SfscError, match=r"of shape \(batch, 32, 32, 3\), got uint8 of \(1, 16, 16, 3\)"):
         model.embed_pixels(np.zeros((1, 16, 16, 3), np.uint8))
     with pytest.raises(SfscError, match="got float32"):
         model.embed_pixels(np.zeros((1, 32, 32, 3), np.float32))

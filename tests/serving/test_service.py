@@ -367,7 +367,7 @@ def test_images_that_are_none(client: TestClient) -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfsc.data.images._decode", lambda _: pytest.fail("it was decoded"))
+    monkeypatch.setattr("sfsc.data.images.decode_pixels", lambda *_: pytest.fail("it was decoded"))
     refused(
         client.post("/search/image", files={"image": ("bomb.png", png_header(60_000, 60_000))}), 422, "pixels"
     )

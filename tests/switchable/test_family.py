@@ -194,7 +194,7 @@ def test_wrong_width_and_wrong_size_are_named() -> None:
     family = make()
     with pytest.raises(SfscError, match=r"width 0\.3 is not one of this family's widths"):
         family.embed(IMAGES, 0.3)
-    with pytest.raises(SfscError, match=r"\(3, 32, 32\), got \(3, 16, 32\)"):
+    with pytest.raises(SfscError, match=r"\(batch, 3, 32, 32\), got float32 of \(4, 3, 16, 32\)"):
         family.embed(IMAGES[:, :, :16])
 
 

@@ -71,10 +71,10 @@ def index(
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
+    from sfsc.attributes import read_attributes
     from sfsc.engines import make_engine
     from sfsc.gallery import Gallery
     from sfsc.indexing import index as run_index
-    from sfsc.indexing import read_attributes
     from sfsc.indexing import upgrade as run_upgrade
     from sfsc.model import open_model
 

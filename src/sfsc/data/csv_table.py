@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
 from sfsc.data.records import SPLITS, Dataset
+from sfsc.data.table import Row, check_distinct, read_table
 from sfsc.errors import SfscError
 
 COLUMNS = ("path", "identity", "split")
@@ -16,43 +16,42 @@ COLUMNS = ("path", "identity", "split")
 def read_csv(source: str, path: Path) -> Dataset:
     """The dataset of a csv file; relative image paths start at its folder.
 
-    Raises SfscError naming the file, line and column if a column or a value is missing or wrong.
+    Raises SfscError naming the file, line and column if a column or a value is missing or wrong, or an image
+    is listed twice.
     """
-    return read_table(source, path, image_size=(224, 224), mirrors=True)
+    return read_listed(source, path, image_size=(224, 224), mirrors=True)
 
 
-def read_table(source: str, path: Path, image_size: tuple[int, int], mirrors: bool) -> Dataset:
+def read_listed(source: str, path: Path, image_size: tuple[int, int], mirrors: bool) -> Dataset:
     """As `read_csv`, for a table whose images have this size and symmetry."""
-    rows = _read_rows(path)
+    rows = read_table(path, COLUMNS, ["camera"])
+    for row in rows:
+        _check(row, f"{path}, line {row.line}")
+    paths = [_find(path.parent, row.values["path"]) for row in rows]
+    check_distinct(path, zip((row.line for row in rows), paths, strict=True))
     return Dataset(
         source=source,
-        paths=tuple(str(path.parent / row["path"]) for row in rows),
-        identities=np.array([row["identity"] for row in rows]),
-        cameras=np.array([row["camera"] for row in rows]) if rows and "camera" in rows[0] else None,
-        splits=np.array([row["split"] for row in rows]),
+        paths=tuple(paths),
+        identities=np.array([row.values["identity"] for row in rows]),
+        cameras=np.array([row.values["camera"] for row in rows])
+        if rows and "camera" in rows[0].values
+        else None,
+        splits=np.array([row.values["split"] for row in rows]),
         image_size=image_size,
         mirrors=mirrors,
     )
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            columns = reader.fieldnames or ()
-            for column in COLUMNS:
-                if column not in columns:
-                    raise SfscError(f"{path}, line 1: there is no column {column!r}")
-            used = (*COLUMNS, "camera") if "camera" in columns else COLUMNS
-            return [_check(row, used, f"{path}, line {reader.line_num}") for row in reader]
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise SfscError(f"{path} is not a csv file in UTF-8: {error}") from error
+def _find(folder: Path, name: str) -> str:
+    """The path of an image; back slashes are taken for slashes where there is a file only so."""
+    turned = folder / name.replace("\\", "/")
+    path = folder / name
+    return str(turned if turned != path and turned.exists() and not path.exists() else path)
 
 
-def _check(row: dict[str, str], columns: tuple[str, ...], place: str) -> dict[str, str]:
-    for column in columns:
-        if not row[column]:
+def _check(row: Row, place: str) -> None:
+    for column, value in row.values.items():
+        if not value:
             raise SfscError(f"{place}, column {column}: is empty")
-    if row["split"] not in SPLITS:
-        raise SfscError(f"{place}, column split: {row['split']!r} is none of {', '.join(SPLITS)}")
-    return {column: row[column] for column in columns}
+    if row.values["split"] not in SPLITS:
+        raise SfscError(f"{place}, column split: {row.values['split']!r} is none of {', '.join(SPLITS)}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sfsc.data.csv_table import read_table
+from sfsc.data.csv_table import read_listed
 from sfsc.data.records import Dataset
 from sfsc.errors import SfscError
 from sfsc.files import read_json
@@ -20,4 +20,4 @@ def read_emoji(source: str, path: Path) -> Dataset:
     if not marker.is_file():
         raise SfscError(f"{path} holds no complete emoji build: run `sfsc data emoji --out {path}` again")
     size = read_json(marker)["size"]
-    return read_table(source, path / TABLE, image_size=(size, size), mirrors=False)
+    return read_listed(source, path / TABLE, image_size=(size, size), mirrors=False)

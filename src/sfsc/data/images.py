@@ -10,8 +10,10 @@ import cv2
 import numpy as np
 
 from sfsc.data.archives import ArchiveError, read_member
-from sfsc.data.image_header import measure
+from sfsc.data.image_header import read_header
+from sfsc.data.jpeg import DAMAGED
 from sfsc.data.names import printable
+from sfsc.data.pixels import decode_pixels
 from sfsc.errors import SfscError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
@@ -43,17 +45,19 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
 def decode_bytes(data: bytes, name: str, size: tuple[int, int] | None) -> np.ndarray:
     """Turn an image file into (height, width, 3) uint8 RGB, stretched to `size` (height, width) if given.
 
-    Grayscale becomes RGB, 16 bits become 8, transparency is laid on white and the EXIF orientation of an
-    opaque image is applied. Raises CorruptImage, with this name, if the file is empty, truncated, no image,
-    or larger than MAX_PIXELS; the last before anything is decoded.
+    Grayscale becomes RGB, 16 bits become 8, transparency is laid on white, and the EXIF orientation is
+    applied. Raises CorruptImage, with this name, if the file is empty, truncated, damaged, no image, or has
+    more than MAX_PIXELS; the last before anything is decoded.
     """
     try:
-        height, width = measure(data)
-        if height * width > MAX_PIXELS:
-            raise ValueError(f"{width} x {height} pixels are more than the limit of {MAX_PIXELS}")
-        image = _decode(data)
+        header = read_header(data)
+        if header.height * header.width > MAX_PIXELS:
+            raise ValueError(
+                f"{header.width} x {header.height} pixels are more than the limit of {MAX_PIXELS}"
+            )
+        image = decode_pixels(data, header)
     except (ValueError, cv2.error) as error:
-        reason = str(error) if isinstance(error, ValueError) else "the image data is damaged"
+        reason = str(error) if isinstance(error, ValueError) else DAMAGED
         raise CorruptImage(name, reason) from error
     return image if size is None else _resize(image, size)
 
@@ -103,25 +107,6 @@ def write_png(path: Path, image: np.ndarray) -> None:
         path.write_bytes(encoded.tobytes())
     except OSError as error:
         raise SfscError(f"cannot write {path}: {error.strerror}") from None
-
-
-def _decode(data: bytes) -> np.ndarray:
-    buffer = np.frombuffer(data, np.uint8)
-    if data[:4] in (b"\x89PNG", b"RIFF"):
-        image = cv2.imdecode(buffer, cv2.IMREAD_UNCHANGED)
-        if image is not None and image.ndim == 3 and image.shape[2] == 4:
-            return _on_white(image)
-    image = cv2.imdecode(buffer, cv2.IMREAD_COLOR_RGB)
-    if image is None:
-        raise ValueError("the image data is damaged")
-    return image
-
-
-def _on_white(image: np.ndarray) -> np.ndarray:
-    """Compose (height, width, 4) BGRA of 8 or 16 bits on white: uint8 RGB."""
-    scaled = image.astype(np.float32) / np.iinfo(image.dtype).max
-    colour, alpha = scaled[..., 2::-1], scaled[..., 3:]
-    return np.rint(255 * (colour * alpha + (1 - alpha))).astype(np.uint8)
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

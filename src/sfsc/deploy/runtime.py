@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sfsc.batches import as_pixels
 from sfsc.dimensions import shorten
 from sfsc.errors import SfscError, first_line
 
@@ -143,16 +144,13 @@ class ExportedModel:
     def embed_pixels(
         self, images: np.ndarray, width: float | None = None, dimension: int | None = None
     ) -> np.ndarray:
-        """See `Model`; SfscError for images of another size."""
+        """See `Model`."""
         if width is not None:
             self.check_width(width)
         if dimension is not None:
             self.check_dimension(dimension)
-        height, across = self.image_size
-        if images.dtype != np.uint8 or images.shape[1:] != (height, across, 3):
-            raise SfscError(
-                f"this sub-model embeds uint8 images of shape ({height}, {across}, 3), got {images.dtype} "
-                f"{images.shape[1:]}"
-            )
-        embeddings: np.ndarray = self._session.run(None, {INPUT: images})[0]
+        pixels = as_pixels(images, self.image_size)
+        if not len(pixels):
+            return np.empty((0, dimension or self.dimension), np.float32)
+        embeddings: np.ndarray = self._session.run(None, {INPUT: pixels})[0]
         return embeddings if dimension is None else shorten(embeddings, dimension)

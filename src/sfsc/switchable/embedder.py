@@ -8,18 +8,21 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfsc.batches import COLOURS, check_batch, check_fractions
 from sfsc.errors import SfscError, first_line
 from sfsc.switchable.backbones import Backbone
 
 CLASS_TOKEN = "cls_token"
+DTYPES = ("uint8", "float32", "float64", "float16", "bfloat16")  # of images
 
 
 class Embedder(nn.Module):
     """Colour normalisation, backbone, pooling, linear to `dim`, BatchNorm, L2, calibration.
 
-    Maps (batch, 3, height, width) float32 RGB images in [0, 1] to (batch, dim) float32 embeddings of
-    length 1. A sub-model of a family is an instance of this class with smaller tensors; `calibration` does
-    nothing but in the narrow sub-models of a calibrated family.
+    Maps (batch, 3, height, width) RGB images, uint8 or floating-point in [0, 1], to (batch, dim) float32
+    embeddings of length 1. In evaluation mode it raises SfscError for anything else. A sub-model of a family
+    is an instance of this class with smaller tensors; `calibration` does nothing but in the narrow sub-models
+    of a calibrated family.
 
     The backbone's features become (batch, channels): a map (batch, channels, height, width) by its mean;
     tokens (batch, tokens, channels) by the first of them if the backbone has a parameter `cls_token`,
@@ -76,6 +79,11 @@ class Embedder(nn.Module):
         return cls(network, _count_channels(features), dim, backbone.mean, backbone.std).train()
 
     def forward(self, images: Tensor) -> Tensor:
+        if not (self.training or torch.compiler.is_compiling()):
+            check_images(images)
+        if images.dtype != self.mean.dtype:
+            scale = 255 if images.dtype == torch.uint8 else 1
+            images = images.to(self.mean.dtype) / scale
         return self.embed_normalised((images - self.mean) / self.std)
 
     def embed_normalised(self, images: Tensor) -> Tensor:
@@ -89,6 +97,20 @@ class Embedder(nn.Module):
         if features.ndim == 3:
             return features[:, 0] if self.has_class_token else features.mean(1)
         return features
+
+
+def check_images(images: Tensor, size: tuple[int | None, int | None] = (None, None)) -> None:
+    """Raise `SfscError` for what is no batch of images that a family or a sub-model embeds.
+
+    Args:
+        images: (batch, 3, height, width) RGB, uint8 or floating-point in [0, 1].
+        size: the (height, width) that they must have; by default any.
+    """
+    if not isinstance(images, Tensor):
+        raise SfscError(f"images must be a tensor, got {type(images).__name__}: embed_pixels takes arrays")
+    check_batch(images.shape, str(images.dtype).removeprefix("torch."), (COLOURS, *size), DTYPES)
+    if images.is_floating_point() and images.numel():
+        check_fractions(*(float(value) for value in images.detach().aminmax()))
 
 
 def features_of(output: Any) -> Tensor:

@@ -15,12 +15,13 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
+from sfsc.batches import as_pixels
 from sfsc.dimensions import all_dimensions, check_dimension, shorten
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
 from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
-from sfsc.switchable.embedder import Embedder
+from sfsc.switchable.embedder import Embedder, check_images
 from sfsc.switchable.sources import find_backbone
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
@@ -187,28 +188,24 @@ class Family(Switchable):
             (batch, embedding_dim) float32, of length 1, on the family's device.
 
         Raises:
-            SfscError: not one of the family's widths, or images of another size.
+            SfscError: not one of the family's widths, or images of another shape, dtype or range.
         """
-        if tuple(images.shape[1:]) != (3, *self.spec.image_size):
-            height, across = self.spec.image_size
-            raise SfscError(
-                f"this family embeds images of shape (3, {height}, {across}), got {tuple(images.shape[1:])}"
-            )
-        images = images.to(self.network.mean.device)
-        if images.dtype == torch.uint8:
-            images = images.float() / 255
-        return self.at(width)(images)
+        check_images(images, self.spec.image_size)
+        return self.at(width)(images.to(self.network.mean.device))
 
     @torch.inference_mode()
     def embed_pixels(
         self, images: np.ndarray, width: float = 1.0, dimension: int | None = None
     ) -> np.ndarray:
-        """See `Model`; SfscError as from `embed`, or for a dimension that is none of the family's."""
-        embeddings = self.embed(torch.from_numpy(images).permute(0, 3, 1, 2), width).cpu().numpy()
-        if dimension is None:
-            return embeddings
-        self.check_dimension(dimension)
-        return shorten(embeddings, dimension)
+        """See `Model`."""
+        self.check_width(width)
+        if dimension is not None:
+            self.check_dimension(dimension)
+        pixels = as_pixels(images, self.image_size)
+        if not len(pixels):
+            return np.empty((0, dimension or self.dimension), np.float32)
+        embeddings = self.embed(torch.from_numpy(pixels).permute(0, 3, 1, 2), width).cpu().numpy()
+        return embeddings if dimension is None else shorten(embeddings, dimension)
 
     @property
     def dimension(self) -> int:

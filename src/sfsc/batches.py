@@ -1,0 +1,82 @@
+"""Batches of images as models take them: one check, in the same words for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sfsc.errors import SfscError, first_line
+
+COLOURS = 3
+# Resizing takes fractions a little out of [0, 1]. Farther out are bytes, or colours that were normalised.
+LEAST, MOST = -0.5, 1.5
+
+
+def as_pixels(images: Any, size: tuple[int, int]) -> np.ndarray:
+    """Check a batch of images, and make it an array that every library takes: contiguous and writable.
+
+    Args:
+        images: (batch, height, width, 3) uint8 RGB, or what numpy makes such an array of.
+        size: the (height, width) that they must have.
+
+    Raises:
+        SfscError: images of another shape or dtype, or no array.
+    """
+    try:
+        pixels = np.asarray(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise SfscError(f"images must be an array: {first_line(error)}") from None
+    check_batch(pixels.shape, str(pixels.dtype), (*size, COLOURS), ("uint8",))
+    return np.require(pixels, requirements=["C", "W"])
+
+
+def check_batch(
+    shape: Sequence[int], dtype: str, expected: Sequence[int | None], dtypes: Sequence[str]
+) -> None:
+    """Raise `SfscError`, which says what to do, for a batch of images of another shape or dtype.
+
+    Args:
+        shape: of the batch.
+        dtype: its name.
+        expected: the shape of each image, with the colours first or last; None where any size will do.
+        dtypes: the names that it may be.
+    """
+    remedy = _shape_remedy(tuple(shape), tuple(expected))
+    if remedy is None and dtype not in dtypes:
+        remedy = "round colours from 0 to 255 to uint8; multiply those from 0 to 1 by 255 before"
+    if remedy is not None:
+        sizes = ", ".join("any" if size is None else str(size) for size in expected)
+        wanted = f"{' or '.join(dtypes)} of shape (batch, {sizes})"
+        raise SfscError(f"images must be {wanted}, got {dtype} of {tuple(shape)}: {remedy}")
+
+
+def check_fractions(least: float, most: float) -> None:
+    """Raise `SfscError` where the least and the largest of floating-point colours are not of [0, 1]."""
+    if not (least >= LEAST and most <= MOST):
+        raise SfscError(
+            f"floating-point images must be in [0, 1], got {least:g} to {most:g}: divide colours from 0 to "
+            "255 by 255; the model itself normalises them"
+        )
+
+
+def _shape_remedy(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> str | None:
+    """What to do about a shape; None where it is right."""
+    if _fits(shape, expected):
+        return "images[None] makes a batch of one image"
+    if len(shape) != 4:
+        return "give a batch of RGB images"
+    if _fits(shape[1:], expected):
+        return None
+    first = expected[0] == COLOURS
+    if _fits((shape[3], *shape[1:3]) if first else (*shape[2:], shape[1]), expected):
+        return f"move the colours with {'permute(0, 3, 1, 2)' if first else 'transpose(0, 2, 3, 1)'}"
+    if shape[1 if first else 3] != COLOURS:
+        return "make them RGB"
+    return "resize them, or read them in this size with sfsc.data.decode(path, (height, width))"
+
+
+def _fits(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> bool:
+    pairs = zip(shape, expected, strict=False)
+    return len(shape) == len(expected) and all(size in (None, found) for found, size in pairs)

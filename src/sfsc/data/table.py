@@ -1,0 +1,128 @@
+"""Tables in csv files, read so that what is wrong with one is named with its line."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from sfsc.errors import SfscError
+
+DELIMITERS = ",;\t"
+MOST_HEADER = 1 << 16  # characters
+
+
+class Row(NamedTuple):
+    """A row of a table: the number of the line on which it begins, and its values by column."""
+
+    line: int
+    values: dict[str, str]
+
+
+def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] | None = ()) -> list[Row]:
+    """Read a csv file in UTF-8, with values between commas, semicolons or tabs.
+
+    Blanks around names and values are dropped, and so are lines without any value.
+
+    Args:
+        path: the file, which begins with a line of column names.
+        needed: columns that it must have.
+        optional: columns that are read where it has them; None for all.
+
+    Raises:
+        SfscError: the file cannot be read or lacks a column; a column that is read has no name, or that of
+            another; or a line has more or fewer values than there are columns.
+    """
+    text = _read_text(path)
+    delimiter, columns = _read_header(path, text, needed)
+    used = columns if optional is None else [*needed, *(name for name in optional if name in columns)]
+    _check_names(path, columns, used)
+    lines = _split(path, text, delimiter)
+    next(lines)
+    return [
+        Row(line, _pick(f"{path}, line {line}", columns, used, values))
+        for line, values in lines
+        if any(values)
+    ]
+
+
+def check_distinct(table: Path, images: Iterable[tuple[int, str]]) -> None:
+    """Raise `SfscError` where a table names an image twice, by whatever spellings of its path.
+
+    Args:
+        table: the file.
+        images: the number of each row's line, and the path of its image.
+    """
+    lines: dict[str, int] = {}
+    for line, image in images:
+        first = lines.setdefault(os.path.abspath(image), line)
+        if first != line:
+            raise SfscError(
+                f"{table}, line {line}: names the image of line {first} again, {image}: keep one line"
+            )
+
+
+def _read_text(path: Path) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SfscError(f"cannot read {path}: {error.strerror}") from None
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = 1 + data.count(b"\n", 0, error.start)
+        raise SfscError(
+            f"{path} is not a csv file in UTF-8, line {line} is in another encoding: save it as UTF-8, which "
+            "Excel calls CSV UTF-8"
+        ) from None
+
+
+def _read_header(path: Path, text: str, needed: Sequence[str]) -> tuple[str, list[str]]:
+    """The delimiter with which the first line has most of the needed columns, and all columns that it has."""
+    beginning = text[:MOST_HEADER]
+    headers = []
+    for delimiter in DELIMITERS:
+        names = next(csv.reader(io.StringIO(beginning, newline=""), delimiter=delimiter), [])
+        headers.append((delimiter, [name.strip() for name in names]))
+    delimiter, columns = max(headers, key=lambda header: (len({*needed} & {*header[1]}), len(header[1])))
+    for name in needed:
+        if name not in columns:
+            raise SfscError(
+                f"{path}, line 1: there is no column {name!r}, but {', '.join(map(repr, columns))}"
+            )
+    return delimiter, columns
+
+
+def _check_names(path: Path, columns: Sequence[str], used: Sequence[str]) -> None:
+    for place, name in enumerate(columns):
+        if name in used and not name:
+            raise SfscError(f"{path}, line 1: column {place + 1} has no name: give it one, or take it out")
+        if name in used and name in columns[:place]:
+            raise SfscError(f"{path}, line 1: there are two columns {name!r}: rename one, or take it out")
+
+
+def _split(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
+    """The number of each row's first line, and its values."""
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    line = 1
+    try:
+        for values in reader:
+            yield line, [value.strip() for value in values]
+            line = reader.line_num + 1
+    except csv.Error as error:
+        raise SfscError(f"{path}, line {line}: cannot be read ({error}): check its quotes") from None
+
+
+def _pick(place: str, columns: Sequence[str], used: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """The values of the columns that are used."""
+    counts = f"there are {len(values)} values for {len(columns)} columns"
+    if any(values[len(columns) :]):
+        raise SfscError(f"{place}: {counts}: put quotes around a value that holds a delimiter")
+    found = dict(zip(columns, values, strict=False))
+    for name in used:
+        if name not in found:
+            raise SfscError(f"{place}, column {name}: is missing, for {counts}")
+    return {name: found[name] for name in used}
