@@ -61,7 +61,10 @@ OPTIONS = {
     "gallery delete": {"--where", "--yes"},
     "gallery optimize": set(),
     "gallery export": {"--out"},
-    "serve": {"--gallery", "--host", "--port", "--api-key", "--allow-origin"},
+    "serve": {
+        *("--gallery", "--host", "--port", "--api-key", "--allow-origin", "--allow-host", "--images-root"),
+        *("--proxy", "--root-path"),
+    },
     "report": set(),
 }
 TEST_IMAGES = 24

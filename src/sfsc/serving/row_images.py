@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sfsc.data.images import MEMBER, CorruptImage, read_image
+from sfsc.data.images import MEMBER, CorruptImage, read_image, split_member
 from sfsc.errors import SfscError
 
 MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"BM": "image/bmp"}
@@ -23,7 +23,7 @@ def media_type(data: bytes) -> str | None:
 
 def common_folder(paths: Iterable[str]) -> Path | None:
     """Return the folder that all files of this machine among some paths lie in; None if that is the root."""
-    files = (path.partition(MEMBER)[0] for path in paths if _is_local(path))
+    files = ((split_member(path) or (path,))[0] for path in paths if _is_local(path))
     folders = {os.path.split(os.path.abspath(file))[0] for file in files}
     common = Path(os.path.commonpath(folders)) if folders else None
     return None if common is None or common == Path(common.anchor) else common
@@ -69,7 +69,7 @@ class RowImages:
         if not _is_local(path):
             return None
         try:
-            file, member = (path, "") if Path(path).is_file() else path.split(MEMBER, 1)
+            file, member = split_member(path) or (path, "")
             real = Path(file).resolve(strict=True)
         except (OSError, ValueError):  # it is not there, or its name is too long or holds a zero byte
             return None
