@@ -38,8 +38,12 @@ def member_names(archive: str) -> list[str]:
         return sorted(_open(archive).namelist())
 
 
-def read_member(archive: str, member: str) -> bytes:
-    """The bytes of a member; ArchiveError where there is none, or where it cannot be read."""
+def read_member(archive: str, member: str, most: int) -> bytes:
+    """Return the bytes of a member.
+
+    Raises:
+        ArchiveError: there is none of this name, it has more than `most` bytes, or cannot be read.
+    """
     with _reported(archive):
         opened = _open(archive)
         try:
@@ -48,6 +52,8 @@ def read_member(archive: str, member: str) -> bytes:
             raise ArchiveError(archive, "no such member in the archive") from None
         if info.flag_bits & ENCRYPTED:
             raise ArchiveError(archive, "the member is encrypted: unpack the archive with its password")
+        if info.file_size > most:  # it is never inflated beyond what its header says
+            raise ArchiveError(archive, f"the member is larger than the limit of {most / 1e6:.0f} MB")
         return opened.read(info)
 
 

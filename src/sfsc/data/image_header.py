@@ -27,6 +27,7 @@ class ImageHeader:
         clear_gray: the level of a gray image that is transparent, as it is decoded; None where none is.
         orientation: how to turn what is decoded, 1 to 8 as in EXIF; 1 for a JPEG, which its decoder turns.
         jpeg: more about a JPEG.
+        bytes_per_pixel: how much memory decoding takes at most, for each pixel.
     """
 
     height: int
@@ -35,6 +36,17 @@ class ImageHeader:
     clear_gray: int | None = None
     orientation: int = 1
     jpeg: Jpeg | None = None
+    bytes_per_pixel: int = 11  # four channels of 8 bits, decoded, turned into three, and turned as EXIF says
+
+    @property
+    def pixels(self) -> int:
+        """How many there are."""
+        return self.height * self.width
+
+    @property
+    def memory(self) -> int:
+        """How many bytes decoding takes at most."""
+        return self.pixels * self.bytes_per_pixel
 
 
 def read_header(data: bytes) -> ImageHeader:
@@ -46,7 +58,9 @@ def read_header(data: bytes) -> ImageHeader:
     try:
         if data.startswith(b"\xff\xd8\xff"):
             jpeg = read_jpeg(data)
-            return ImageHeader(jpeg.height, jpeg.width, jpeg=jpeg)
+            # Two pictures; if scan after scan refines one, also all of its coefficients.
+            memory = 6 if jpeg.single else 14
+            return ImageHeader(jpeg.height, jpeg.width, jpeg=jpeg, bytes_per_pixel=memory)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             return _read_png(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
@@ -60,6 +74,8 @@ def read_header(data: bytes) -> ImageHeader:
 
 def _read_png(data: bytes) -> ImageHeader:
     width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    if data[8:16] != b"\0\0\0\rIHDR":
+        raise ValueError(DAMAGED)
     transparency, orientation = None, 1
     for kind, start, end in _png_chunks(data):
         if kind == b"tRNS":
@@ -68,7 +84,8 @@ def _read_png(data: bytes) -> ImageHeader:
             orientation = _read_orientation(data[start:end])
     clear = transparency is not None or colour in (_GRAY_ALPHA, _RGBA)
     gray = _clear_gray(transparency, depth) if transparency is not None and colour == _GRAY else None
-    return ImageHeader(height, width, clear, gray, orientation)
+    memory = 18 if depth == 16 else 11
+    return ImageHeader(height, width, clear, gray, orientation, bytes_per_pixel=memory)
 
 
 def _clear_gray(transparency: bytes, depth: int) -> int:
@@ -96,20 +113,29 @@ def _read_webp(data: bytes) -> ImageHeader:
     end = 8 + struct.unpack_from("<I", data, 4)[0]
     _require(len(data) >= end)
     kind = data[12:16]
-    if kind == b"VP8L":
-        (bits,) = struct.unpack_from("<I", data, 21)
-        return ImageHeader(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF), clear=bool(bits >> 28 & 1))
     if kind != b"VP8X":
-        width, height = struct.unpack_from("<HH", data, 26)
-        return ImageHeader(height & 0x3FFF, width & 0x3FFF)
+        return _read_webp_picture(data, kind, 20)
     width, height = (1 + int.from_bytes(data[start : start + 3], "little") for start in (24, 27))
     orientation, position = 1, 12
     while position + 8 <= end:
         kind, length = struct.unpack_from("<4sI", data, position)
         if kind == b"EXIF":
             orientation = _read_orientation(data[position + 8 : position + 8 + length])
+        elif kind in (b"VP8 ", b"VP8L"):
+            picture = _read_webp_picture(data, kind, position + 8)
+            if (picture.height, picture.width) != (height, width):
+                raise ValueError(DAMAGED)
         position += 8 + length + length % 2
     return ImageHeader(height, width, clear=bool(data[20] & 0x10), orientation=orientation)
+
+
+def _read_webp_picture(data: bytes, kind: bytes, start: int) -> ImageHeader:
+    """The header of the compressed picture that begins here."""
+    if kind == b"VP8L":
+        (bits,) = struct.unpack_from("<I", data, start + 1)
+        return ImageHeader(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF), clear=bool(bits >> 28 & 1))
+    width, height = struct.unpack_from("<HH", data, start + 6)
+    return ImageHeader(height & 0x3FFF, width & 0x3FFF)
 
 
 def _read_bmp(data: bytes) -> ImageHeader:

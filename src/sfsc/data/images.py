@@ -19,6 +19,8 @@ from sfsc.errors import SfscError
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MEMBER = "::"
 MAX_PIXELS = 100_000_000
+MAX_MEMORY = 1_000_000_000  # bytes that decoding one image may take; a service allows less
+MAX_FILE = 500_000_000  # bytes of an image file
 
 
 class CorruptImage(SfscError):
@@ -42,18 +44,34 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
     return decode_bytes(read_image(path), path, size)
 
 
-def decode_bytes(data: bytes, name: str, size: tuple[int, int] | None) -> np.ndarray:
+def decode_bytes(
+    data: bytes, name: str, size: tuple[int, int] | None, memory: int = MAX_MEMORY
+) -> np.ndarray:
     """Turn an image file into (height, width, 3) uint8 RGB, stretched to `size` (height, width) if given.
 
     Grayscale becomes RGB, 16 bits become 8, transparency is laid on white, and the EXIF orientation is
-    applied. Raises CorruptImage, with this name, if the file is empty, truncated, damaged, no image, or has
-    more than MAX_PIXELS; the last before anything is decoded.
+    applied.
+
+    Args:
+        data: the file.
+        name: what an error names.
+        size: (height, width) of the result; None for the image's own.
+        memory: how many bytes decoding may take.
+
+    Raises:
+        CorruptImage: the file is empty, truncated, damaged or no image; or, before anything is decoded, it
+            has more than MAX_PIXELS or takes more memory than it may.
     """
     try:
         header = read_header(data)
-        if header.height * header.width > MAX_PIXELS:
+        if header.pixels > MAX_PIXELS:
             raise ValueError(
                 f"{header.width} x {header.height} pixels are more than the limit of {MAX_PIXELS}"
+            )
+        if header.memory > memory:
+            raise ValueError(
+                f"{header.width} x {header.height} pixels take {header.memory / 1e6:.0f} MB to decode, which "
+                f"is more than the limit of {memory / 1e6:.0f} MB: make it smaller"
             )
         image = decode_pixels(data, header)
     except (ValueError, cv2.error) as error:
@@ -66,7 +84,11 @@ def read_image(path: str) -> bytes:
     """The bytes of an image file, or of `archive.zip::member`; CorruptImage where there is none."""
     try:
         inside = split_member(path)
-        return Path(path).read_bytes() if inside is None else read_member(*inside)
+        if inside is not None:
+            return read_member(*inside, MAX_FILE)
+        if Path(path).stat().st_size > MAX_FILE:
+            raise CorruptImage(path, f"the file is larger than the limit of {MAX_FILE / 1e6:.0f} MB")
+        return Path(path).read_bytes()
     except ArchiveError as error:
         raise CorruptImage(path, error.reason) from error
     except FileNotFoundError as error:

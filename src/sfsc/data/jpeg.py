@@ -79,6 +79,8 @@ def read_jpeg(data: bytes) -> Jpeg:
     complete = False
     for code, start, end in _segments(data):
         if code in _FRAMES:
+            if frame:
+                raise ValueError(DAMAGED)
             frame = code
             height, width, components = struct.unpack_from(">HHB", data, start + 3)
         elif code == _DRI:
@@ -113,12 +115,19 @@ def decode_jpeg(data: bytes, jpeg: Jpeg) -> np.ndarray:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Code, begin and end of each segment before the end marker; what stands between them is passed over."""
-    position = 2
+    """Code, begin and end of each segment before the end marker.
+
+    Between segments there may be fill bytes alone. Where there is something else, before the first scan, two
+    readers may take different bytes for the size of the picture.
+    """
+    position, scanned = 2, False
     for _ in range(_MOST_SEGMENTS):
         marker = _next(_MARKER_BUT_RESTART, data, position)
+        if data[position:marker].strip(b"\xff") and not scanned:
+            raise ValueError(DAMAGED)
         if marker == len(data) or data[marker + 1] == _EOI:
             return
+        scanned = scanned or data[marker + 1] == _SOS
         code, start = data[marker + 1], marker + 2
         position = start if code in _WITHOUT_LENGTH else start + struct.unpack_from(">H", data, start)[0]
         if position > len(data):

@@ -11,6 +11,7 @@ import numpy as np
 from sfsc.data.image_header import ImageHeader
 from sfsc.data.jpeg import DAMAGED, decode_jpeg
 
+STRIP = 64  # rows that are composed at once
 _OPAQUE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # By the orientation of EXIF, how to turn an image (height, width, 3).
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -75,6 +76,10 @@ def _readable(data: bytes) -> bytes:
 
 def _on_white(image: np.ndarray) -> np.ndarray:
     """Compose (height, width, 4) BGRA of 8 or 16 bits on white: uint8 RGB."""
-    scaled = image.astype(np.float32) / np.iinfo(image.dtype).max
-    colour, alpha = scaled[..., 2::-1], scaled[..., 3:]
-    return np.rint(255 * (colour * alpha + (1 - alpha))).astype(np.uint8)
+    highest = np.iinfo(image.dtype).max
+    composed = np.empty((*image.shape[:2], 3), np.uint8)
+    for start in range(0, len(image), STRIP):  # in float32, a large image would take several times its room
+        scaled = image[start : start + STRIP].astype(np.float32) / highest
+        colour, alpha = scaled[..., 2::-1], scaled[..., 3:]
+        composed[start : start + STRIP] = np.rint(255 * (colour * alpha + (1 - alpha)))
+    return composed

@@ -26,6 +26,7 @@ from sfsc.switchable.family import Family
 
 EMBEDDING_THREADS = 2  # one slow image must not stall the others
 IMAGES_WAITING = 64
+IMAGE_MEMORY = 300_000_000  # bytes that decoding one image may take: a baseline JPEG of 50 million pixels
 GALLERY_WAITING = 256  # a page asks for some dozens of images at once
 GALLERY_THREADS = 4
 SUMMARY_SECONDS = 60.0  # after which a summary is made anew, for other processes may write, too
@@ -183,7 +184,7 @@ class Service:
     @torch.inference_mode()
     def _embed_now(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
         name, data = source()
-        pixels = torch.from_numpy(decode_bytes(data, name, self.family.spec.image_size))
+        pixels = torch.from_numpy(decode_bytes(data, name, self.family.spec.image_size, IMAGE_MEMORY))
         image = pixels.permute(2, 0, 1)[None]
         found = []
         for width in widths:
