@@ -298,6 +298,59 @@ def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
         Gallery.open(tmp_path, create=True)
 
 
+DEEP = "[" * 100_000
+GOOD = {"dimension": DIM, "fingerprint": "f", "format": 3, "dimensions": []}
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        "",
+        "null",
+        "[]",
+        DEEP,
+        '{"a":' * 50_000,
+        json.dumps(GOOD | {"format": "3"}),
+        json.dumps(GOOD | {"format": 4}),
+        json.dumps(GOOD | {"dimension": -1}),
+        json.dumps(GOOD | {"dimension": 10**30}),
+        json.dumps(GOOD | {"dimension": "16"}),
+        json.dumps(GOOD | {"dimension": True}),
+        json.dumps(GOOD | {"dimensions": 5}),
+        json.dumps(GOOD | {"dimensions": ["x"]}),
+        json.dumps(GOOD | {"fingerprint": 5}),
+        json.dumps(GOOD | {"fingerprint": "\ud800"}),
+        json.dumps({"dimension": DIM}),
+    ],
+)
+def test_a_hostile_description_is_one_line(tmp_path: Path, metadata: str) -> None:
+    dataset = old_gallery(tmp_path)
+    dataset.update_schema_metadata({"gallery": metadata})
+    with pytest.raises(SfscError) as caught:
+        Gallery.open(tmp_path).search(embeddings(1), "f")
+    assert len(str(caught.value)) < 400
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("form", "embedding"), [("int4", b"\0" * 64), ("float32", b"\0" * 63), ("int8", b"")]
+)
+def test_hostile_rows_are_one_line(tmp_path: Path, form: str, embedding: bytes) -> None:
+    dataset = old_gallery(tmp_path)
+    table = dataset.to_table()
+    for name, value in (
+        ("form", pa.array([form] * 3)),
+        ("embedding", pa.array([embedding] * 3, "large_binary")),
+    ):
+        table = table.set_column(table.schema.get_field_index(name), name, value)
+    lance.write_dataset(table, tmp_path / "gallery.lance", mode="overwrite")
+    gallery = Gallery.open(tmp_path)
+    with pytest.raises(SfscError, match="cannot be read"):
+        gallery.search(embeddings(1), "f")
+    with pytest.raises(SfscError, match="cannot be read"):
+        list(gallery.rows(embeddings=True))
+
+
 @pytest.mark.parametrize("part", ["_versions", "data"])
 @pytest.mark.parametrize("damage", ["truncated", "emptied", "zeroed", "removed"])
 def test_a_damaged_table_is_named_in_one_line(

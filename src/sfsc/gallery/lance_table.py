@@ -244,8 +244,11 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
     try:
         attributes = {attribute_of(field.name): KINDS[field.type] for field in fields}
         stored = {**json.loads(metadata[METADATA]), "attributes": attributes}
-    except (KeyError, ValueError, TypeError) as error:
+        fixed = {column: dataset.schema.field(column).type for column in FIXED}
+    except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise SfscError(f"{name} is not a gallery: its table is of another program") from error
+    if fixed != {column: TYPES[kind] for column, kind in COLUMNS.items()} | {EMBEDDING: pa.large_binary()}:
+        raise SfscError(f"{name} is not a gallery: its table is of another program")
     columns = {attribute_of(field.name): field.name for field in fields}
     return Description.from_json(stored, name), {name: name for name in COLUMNS} | columns
 
@@ -260,6 +263,8 @@ def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
     vectors = np.empty((len(batch), dimension), np.float32)
     forms = batch["form"].to_numpy(zero_copy_only=False)
     for form in np.unique(forms):
+        if form not in DTYPES:
+            raise ValueError(f"a row is stored in the unknown form {form!r}")
         chosen = forms == form
         packed = batch[EMBEDDING] if chosen.all() else batch[EMBEDDING].filter(pa.array(chosen))
         offsets = np.frombuffer(packed.buffers()[1], np.int64)[

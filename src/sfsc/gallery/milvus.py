@@ -78,7 +78,11 @@ class MilvusStore:
             properties = self._client.describe_collection(self._name)["properties"]
         if PROPERTY not in properties:
             raise SfscError(f"{self._url} is not a gallery: its collection is of another program")
-        return Description.from_json(json.loads(properties[PROPERTY]), self._url)
+        try:
+            stored = json.loads(properties[PROPERTY])
+        except (ValueError, RecursionError):
+            stored = None
+        return Description.from_json(stored, self._url)
 
     def create(self, description: Description) -> None:
         """See `Store`."""

@@ -24,6 +24,7 @@ COLUMNS = {
     "time": "number",
 }
 EMBEDDING = "embedding"
+MOST_DIMENSIONS = 65_536
 
 Row = dict[str, Any]
 
@@ -109,12 +110,17 @@ class Description:
         try:
             if values["format"] > FORMAT:
                 raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade to read it")
-            return cls(
+            description = cls(
                 *(values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]),
                 tuple(values.get("dimensions", ())),
             )
-        except (KeyError, TypeError) as error:
+            description.fingerprint.encode()
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SfscError(f"{name} is not a gallery: its table is of another program") from error
+        sizes = (description.dimension, *description.dimensions)
+        if not all(type(size) is int and 0 < size <= MOST_DIMENSIONS for size in sizes):
+            raise SfscError(f"gallery {name} is damaged: it says that rows have {sizes[0]!r} dimensions")
+        return description
 
 
 class Store(Protocol):
