@@ -140,6 +140,16 @@ def test_what_is_ambiguous_is_not_matched(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_feed_in_a_path_is_said_in_one_line(tmp_path: Path) -> None:
+    table = read(tmp_path, "path,a", '"1\n2.jpg",1')
+    [unused, bare] = table.match([str(tmp_path / "3\n4.jpg")])[1]
+    assert unused.endswith(r"1\n2.jpg")
+    assert bare.endswith(r"3\n4.jpg")
+    with pytest.raises(SfscError, match=r"line 4: names the image of line 2 again, .*1\\n2\.jpg") as caught:
+        read(tmp_path, "path,a", '"1\n2.jpg",1', '"./1\n2.jpg",2')
+    assert "\n" not in str(caught.value)
+
+
 def test_where_all_match_there_is_nothing_to_remark(tmp_path: Path) -> None:
     table = read(tmp_path, "path,a", "a.jpg,1", "A.jpg,2")
     images = [str(tmp_path / "a.jpg"), str(tmp_path / "A.jpg")]

@@ -14,10 +14,10 @@ import yaml
 from torch.distributed.run import get_args_parser
 
 import sfsc
-from conftest import draw
 from sfsc.cli import app
 from sfsc.data.images import write_png
 from sfsc.training.config import Config
+from tests.conftest import draw
 
 ROOT = Path(__file__).parents[1]
 GUIDES = [

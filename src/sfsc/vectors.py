@@ -46,9 +46,9 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
         (out.parent if single else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SfscError(f"cannot write {out}: {error.strerror}") from error
-    odd = [path for path in found.paths if single and path.splitlines() != [path]]
+    fit = [path for path in found.paths if not single or path.splitlines() == [path]]
+    odd = sorted({*found.paths} - {*fit})
     refused = [*found.skipped, *(CorruptImage(path, LINE_BREAK) for path in odd)]
-    fit = [path for path in found.paths if path not in {*odd}]
     if single and not fit:
         raise SfscError(f"there is nothing to write into {out}: {refused[0]}")
     return refused + (_write_array if single else _write_parts)(out, fit, engine, width)

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import touch
 
 from sfsc.data import Dataset, dataset_sheet, decode, open_dataset, summarise, write_png
 from sfsc.errors import SfscError
+from tests.data.folders import touch
 
 
 def paint(path: Path, shade: int) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import touch
 
 from sfsc.data import Dataset, open_dataset
 from sfsc.errors import SfscError
+from tests.data.folders import touch
 
 
 def identities_of(dataset: Dataset, split: str) -> set[str]:

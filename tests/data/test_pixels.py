@@ -10,11 +10,23 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from image_files import CHANNELS, DEPTHS, HEIGHT, WIDTH, bmp, bmp_rows, bmps, chunk, exif, pillow_rgb, png
 from PIL import Image
 
 from sfsc.data.image_header import read_header
 from sfsc.data.images import CorruptImage, decode_bytes
+from tests.data.image_files import (
+    CHANNELS,
+    DEPTHS,
+    HEIGHT,
+    WIDTH,
+    bmp,
+    bmp_rows,
+    bmps,
+    chunk,
+    exif,
+    pillow_rgb,
+    png,
+)
 
 KINDS = [(colour, depth) for colour, depths in DEPTHS.items() for depth in depths]
 BMPS = dict(bmps())

@@ -9,11 +9,11 @@ from itertools import count
 from pathlib import Path
 
 import pytest
-from folders import ODD_NAMES
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfsc.data.images import CorruptImage, absolute, read_image, split_member
+from tests.data.folders import ODD_NAMES
 
 WHOLE = b"all of it" * 9
 fresh = count()

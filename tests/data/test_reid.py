@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from folders import touch
 
 from sfsc.data import open_dataset
 from sfsc.errors import SfscError
+from tests.data.folders import touch
 
 MARKET = {
     "bounding_box_train": ["0002_c1s1_000451_03.jpg", "0002_c2s1_000301_01.jpg", "0007_c3s3_077419_03.jpg"],

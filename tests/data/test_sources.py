@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from folders import ODD_NAMES, touch
 
 from sfsc.data.sources import images_of
 from sfsc.errors import SfscError
+from tests.data.folders import ODD_NAMES, touch
 
 ROWS = {"a.png": "train", "b.png": "query", "c.png": "gallery", "d.png": "test"}
 

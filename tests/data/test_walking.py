@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from folders import ODD_NAMES, touch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,7 @@ import sfsc.progress
 from sfsc.data import find_images
 from sfsc.data.walking import Walk, is_system_entry, say_passed_over, subfolders, walk
 from sfsc.errors import SfscError
+from tests.data.folders import ODD_NAMES, touch
 
 SYSTEM = [
     *(".DS_Store", "._a.png", ".Trash-1000", ".thumbnails", "Thumbs.db", "THUMBS.DB", "desktop.ini"),

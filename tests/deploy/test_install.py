@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import draw
 from sfsc import Family
 from sfsc.data import decode
 from sfsc.data.images import write_png
 from sfsc.deploy.exporting import export
 from sfsc.deploy.runtime import ExportedModel
+from tests.conftest import draw
 
 ROOT = Path(__file__).parents[2]
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | {"COLUMNS": "200"}

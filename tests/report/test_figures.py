@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
-from synthetic_run import MAP, WIDTHS, evaluation, log, with_exported
 
 from sfsc.errors import SfscError
 from sfsc.report.figures import (
@@ -23,6 +22,7 @@ from sfsc.report.figures import (
     to_svg,
     training_curves,
 )
+from tests.report.synthetic_run import MAP, WIDTHS, evaluation, log, with_exported
 
 
 def matrix_figure() -> Figure:

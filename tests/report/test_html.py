@@ -10,10 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from synthetic_run import COLOUR, with_exported, write_evaluated, write_trained
 
 from sfsc.errors import SfscError
 from sfsc.report.html import write_report
+from tests.report.synthetic_run import COLOUR, with_exported, write_evaluated, write_trained
 
 VOID = {"meta", "img", "br"}
 

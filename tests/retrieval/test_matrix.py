@@ -3,7 +3,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from retrieval_cases import random_case, unit
 
 from sfsc.errors import SfscError
 from sfsc.retrieval import (
@@ -13,6 +12,7 @@ from sfsc.retrieval import (
     raw_pixel_embeddings,
 )
 from sfsc.retrieval.matrix import METRICS
+from tests.retrieval.retrieval_cases import random_case, unit
 
 
 def example(values: list[list[float]]) -> CompatibilityMatrix:

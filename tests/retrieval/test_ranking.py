@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from retrieval_cases import Case, kept, naive_ranks, random_case, unit
 from sklearn.metrics import average_precision_score
 
 from sfsc.errors import SfscError
 from sfsc.retrieval import Labels, average_precision, evaluate_ranking, positive_ranks, top_hits
+from tests.retrieval.retrieval_cases import Case, kept, naive_ranks, random_case, unit
 
 TORCHREID_RANK = os.environ.get("SFSC_TORCHREID_RANK", "")
 

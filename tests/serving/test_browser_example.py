@@ -17,8 +17,6 @@ import cv2
 import numpy as np
 import pytest
 
-from conftest import draw
-from serving.conftest import in_browser, serving
 from sfsc.data import open_dataset
 from sfsc.data.images import decode_bytes
 from sfsc.deploy.exporting import export
@@ -26,6 +24,8 @@ from sfsc.deploy.runtime import ExportedModel
 from sfsc.gallery import Gallery
 from sfsc.searching import search
 from sfsc.switchable.family import Family
+from tests.conftest import draw
+from tests.serving.conftest import in_browser, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 NPM = shutil.which("npm")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
-from serving.conftest import in_browser, serving
+from tests.serving.conftest import in_browser, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

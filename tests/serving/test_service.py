@@ -24,8 +24,6 @@ import pytest
 from fastapi.testclient import TestClient
 
 import sfsc.serving.service as service_module
-from conftest import draw
-from serving.conftest import WIDTHS, serving
 from sfsc.data.images import decode, write_png
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
@@ -34,6 +32,8 @@ from sfsc.searching import search
 from sfsc.serving import create_app
 from sfsc.serving.guard import MAX_BODY, check_origins
 from sfsc.switchable.family import Family
+from tests.conftest import draw
+from tests.serving.conftest import WIDTHS, serving
 
 PAGES = "http://pages.example:8080"
 HIT_KEYS = {"id", "path", "identity", "camera", "width", "form", "score", "attributes"}

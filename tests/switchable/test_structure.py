@@ -2,7 +2,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from networks import small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -10,6 +9,7 @@ from sfsc.errors import SfscError
 from sfsc.switchable.backbones import BACKBONES
 from sfsc.switchable.embedder import Embedder
 from sfsc.switchable.structure import Structure, analyse
+from tests.switchable.networks import small_network
 
 EXAMPLE = torch.zeros(2, 3, 32, 32)
 

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from networks import SMALL_NETWORKS, small_network
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfsc import to_switchable
 from sfsc.errors import SfscError
 from sfsc.switchable.switchable import Switchable
+from tests.switchable.networks import SMALL_NETWORKS, small_network
 
 IMAGES = torch.rand(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 WIDTHS = (0.25, 0.5, 0.75, 1.0)

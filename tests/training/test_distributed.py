@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import rank_checks
 import safetensors
 import safetensors.torch
 import torch
@@ -24,6 +23,7 @@ from torch import Tensor
 
 from sfsc.errors import SfscError
 from sfsc.training.distributed import ALONE, World
+from tests.training import rank_checks
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1"}

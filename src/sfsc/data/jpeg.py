@@ -187,12 +187,21 @@ def _decode_last(data: bytes, jpeg: Jpeg) -> np.ndarray | None:
     For the latter the data are decoded with others behind them, which must alter nothing. libjpeg remarks on
     these on standard error, so it is done only where there is no end marker, or zeros stand before it.
     """
+    picture = _decode(data if jpeg.ended else data + _END)
     zeros = _count_zeros(data, jpeg.scan)
-    if jpeg.ended and zeros < _ZEROS:
-        return _decode(data)
-    needed = data[: jpeg.scan.end - max(0, zeros - 1)]
-    picture = _decode(needed + _END)
-    return None if picture is None or not _shows(needed + _FILLER + _END, picture) else picture
+    if picture is None or (jpeg.ended and zeros < _ZEROS):
+        return picture
+
+    def needs_no_more_than(end: int) -> bool:
+        return _shows(data[:end] + _FILLER + _END, picture)
+
+    end = jpeg.scan.end
+    if not needs_no_more_than(end):
+        return None
+    stand_in = (
+        zeros >= _ZEROS and not needs_no_more_than(end - zeros + 1) and needs_no_more_than(end - _ZEROS)
+    )
+    return None if stand_in else picture
 
 
 def _count_zeros(data: bytes, scan: Scan) -> int:

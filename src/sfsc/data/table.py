@@ -9,6 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from sfsc.data.names import printable
 from sfsc.errors import SfscError
 
 DELIMITERS = ",;\t"
@@ -60,9 +61,8 @@ def check_distinct(table: Path, images: Iterable[tuple[int, str]]) -> None:
     for line, image in images:
         first = lines.setdefault(os.path.abspath(image), line)
         if first != line:
-            raise SfscError(
-                f"{table}, line {line}: names the image of line {first} again, {image}: keep one line"
-            )
+            what = f"names the image of line {first} again, {image}"
+            raise SfscError(printable(f"{table}, line {line}: {what}: keep one line"))
 
 
 def _read_text(path: Path) -> str:
@@ -124,5 +124,5 @@ def _pick(place: str, columns: Sequence[str], used: Sequence[str], values: Seque
     found = dict(zip(columns, values, strict=False))
     for name in used:
         if name not in found:
-            raise SfscError(f"{place}, column {name}: is missing, for {counts}")
+            raise SfscError(f"{place}, column {printable(name)}: is missing, for {counts}")
     return {name: found[name] for name in used}
