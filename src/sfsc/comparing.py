@@ -20,6 +20,7 @@ from sfsc.errors import SfscError
 from sfsc.evaluation import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
 from sfsc.files import read_json, write_json
 from sfsc.image_set import ImageSet, embed_all
+from sfsc.interruption import Stopped, going_on
 from sfsc.recipes import RECIPES, find_recipe
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
@@ -37,6 +38,8 @@ TARGET = {
     "training images": "target/calibrated",
     "target images": "target/fitted",
 }
+
+GOING_ON = "the same command goes on"
 
 Settings = Mapping[str, Any]
 
@@ -132,7 +135,11 @@ def compare(
         open_dataset(source)
     for (name, seed), config in configs.items():
         Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
-        _finish(config, folder_of(out, name, seed), calibrations)
+        try:
+            with going_on(GOING_ON):
+                _finish(config, folder_of(out, name, seed), calibrations)
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{name}, seed {seed}: {stop.where}", GOING_ON) from None
     contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
     comparison = Comparison(settings, seeds, tuple(contestants))
     write_json(out / COMPARISON_FILE, comparison.to_json())

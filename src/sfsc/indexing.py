@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Iterator, Mapping
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from sfsc.engines import Engine, local_engine
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.forms import check_form
+from sfsc.interruption import INTERRUPTS, going_on, held
 from sfsc.model import Model
 
 BATCHES_PER_ADD = 64
@@ -81,7 +81,8 @@ def index(
         there = {row["path"] for row in gallery.rows([f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
-    return _write(model, gallery, rows, width, form, engine)
+    with going_on("the same command goes on" if resume else "go on with --resume"):
+        return _write(model, gallery, rows, width, form, engine)
 
 
 def upgrade(
@@ -115,7 +116,8 @@ def upgrade(
                 {**row, "attributes": {name: row[name] for name in info.attributes}}
                 for row in gallery.rows([f"width={narrow!r}", f"form={form}"])
             ]
-            corrupt += _write(model, gallery, rows, width, form, engine)
+            with going_on("the same command goes on"):
+                corrupt += _write(model, gallery, rows, width, form, engine)
     return corrupt
 
 
@@ -168,24 +170,39 @@ def _write(
         read = [rows[i] for i in embedded.indices]
         names = dict.fromkeys(name for row in read for name in row["attributes"])
         if read:
-            gallery.add(
-                embedded.vectors[width],
-                [row.get("id", row["path"]) for row in read],
-                paths=[row["path"] for row in read],
-                identities=[row["identity"] for row in read],
-                cameras=[row["camera"] for row in read],
-                attributes={name: [row["attributes"].get(name) for row in read] for name in names},
-                width=width,
-                fingerprint=model.fingerprint,
-                form=form,
-                dimensions=model.dimensions,
-            )
+            with held():
+                gallery.add(
+                    embedded.vectors[width],
+                    [row.get("id", row["path"]) for row in read],
+                    paths=[row["path"] for row in read],
+                    identities=[row["identity"] for row in read],
+                    cameras=[row["camera"] for row in read],
+                    attributes={name: [row["attributes"].get(name) for row in read] for name in names},
+                    width=width,
+                    fingerprint=model.fingerprint,
+                    form=form,
+                    dimensions=model.dimensions,
+                )
     return corrupt
 
 
 def in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:
-    """The batches, some together: what is written at once is neither slow nor much to lose."""
-    while part := list(islice(batches, BATCHES_PER_ADD)):
+    """The batches, some together: what is written at once is neither slow nor much to lose.
+
+    What is finished when a signal comes is a part as well, before the signal is obeyed.
+    """
+    part: list[Embedded[float]] = []
+    try:
+        for batch in batches:
+            part.append(batch)
+            if len(part) == BATCHES_PER_ADD:
+                finished, part = part, []
+                yield Embedded.join(finished)
+    except INTERRUPTS:
+        if part:
+            yield Embedded.join(part)
+        raise
+    if part:
         yield Embedded.join(part)
 
 

@@ -14,6 +14,7 @@ from sfsc.engines import Engine
 from sfsc.errors import SfscError, first_line, missing_extra
 from sfsc.files import write_atomic
 from sfsc.indexing import in_parts, labelled_paths
+from sfsc.interruption import going_on, held
 
 PARTS = "part-*.parquet"
 
@@ -42,7 +43,8 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
     except OSError as error:
         raise SfscError(f"cannot write {out}: {error.strerror}") from error
     if out.suffix == ".npy":
-        embedded = Embedded.join(list(engine(paths)))
+        with going_on("nothing is written; parts of a folder would be kept"):
+            embedded = Embedded.join(list(engine(paths)))
         array = io.BytesIO()
         np.save(array, embedded.vectors[width])
         read = [paths[i] for i in embedded.indices]
@@ -52,9 +54,11 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
     there = set(_stored_paths(out))
     left = [path for path in paths if path not in there]
     corrupt: list[CorruptImage] = []
-    for embedded in in_parts(engine(left)) if left else ():
-        corrupt += embedded.corrupt
-        _write_part(out, [left[i] for i in embedded.indices], embedded.vectors[width])
+    with going_on("the same command goes on"):
+        for embedded in in_parts(engine(left)) if left else ():
+            corrupt += embedded.corrupt
+            with held():
+                _write_part(out, [left[i] for i in embedded.indices], embedded.vectors[width])
     return corrupt
 
 

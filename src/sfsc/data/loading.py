@@ -170,9 +170,10 @@ def _in_workers(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
-    # torchrun and job schedulers tell all processes to end at once, but training first completes its step,
-    # for which it needs this one: that is obeyed which is said again.
+    # Terminals, torchrun and job schedulers tell all processes to end at once, but training first completes
+    # its step, for which it needs this one, and then ends it: a SIGTERM is obeyed when it is said again.
     signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _obey_the_next)
 
 

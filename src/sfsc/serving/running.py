@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from sfsc.errors import SfscError, missing_extra
+from sfsc.interruption import end_at_once
 from sfsc.report import terminal
 from sfsc.serving.app import create_app
 
@@ -25,22 +26,30 @@ GRACE_SECONDS = 30  # for requests in flight when the end is asked for
 def serve(
     run: Path, gallery: str, host: str, port: int, api_key: str | None, origins: Collection[str]
 ) -> None:
-    """Serve until SIGTERM or SIGINT; what was accepted by then is finished.
+    """Serve until SIGTERM or SIGINT; what was accepted by then is finished. A second signal ends it at once.
+
+    SIGTERM is how a service ends, and no failure. SIGINT is answered as everywhere else.
 
     Raises:
         SfscError: the port is in use or not allowed, or as `create_app`.
-        SystemExit: with code 0, after the signal.
+        SystemExit: with code 0, after SIGTERM.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+    signal.signal(signal.SIGTERM, _leave)
     with _listening(host, port) as listener:
         app = create_app(run, gallery, api_key, origins)
         terminal.print_address(host, listener.getsockname()[1])
         config = uvicorn.Config(
             app, log_level="warning", access_log=False, timeout_graceful_shutdown=GRACE_SECONDS
         )
-        # It takes over the signals, and raises them again when all is finished: then `_leave` is called.
-        uvicorn.Server(config).run([listener])
+        # It takes over the signals, and raises them again when all is finished.
+        _Server(config).run([listener])
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            end_at_once(sig)
+        super().handle_exit(sig, frame)
 
 
 def _leave(_: int, __: FrameType | None) -> None:

@@ -22,6 +22,7 @@ from sfsc.switchable.sources import find_backbone
 from sfsc.switchable.weights import FAMILY_FILE
 from sfsc.training.config import CONFIG_FILE, Config, read_config
 from sfsc.training.distributed import RankLost, World, joined
+from sfsc.training.interruption import interruptible
 from sfsc.training.steps import Training, all_batches, equalise, new_family
 from sfsc.training.teacher import TEACHER_FOLDER, Teacher, teacher_config
 
@@ -63,8 +64,10 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
             trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
             teacher = Teacher.of(run, trained, device, world)
         images = _readable(dataset.train, config, world)
-        family = Training(config, run, images, dataset.mirrors, device, world, teacher).run()
-        world.on_first(lambda: family.cpu().save(run))
+        training = Training(config, run, images, dataset.mirrors, device, world, teacher)
+        with interruptible(world) as interruption:
+            family = training.run(interruption)
+            world.on_first(lambda: family.cpu().save(run))
     # Only the first reads and writes the folder: another machine may not have it.
     family = world.on_all(lambda: Family.load(run) if world.first else new_family(config, "none"))
     return equalise(family, world).eval()
