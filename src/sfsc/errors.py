@@ -17,7 +17,7 @@ def missing_extra(package: str, extra: str) -> SfscError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line of 200 characters at most; its class where it says nothing.
+    """What an error says, in one line of some 200 characters at most; its class where it says nothing.
 
     A heading, which ends in a colon, says nothing alone: the line below it is taken, too.
     """
@@ -28,6 +28,10 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(text: str, longest: int = 2000) -> str:
-    """The text as a person can read it in one line: line feeds escaped, the rest of a long one left out."""
-    line = text.replace("\r", "\\r").replace("\n", "\\n")
-    return line if len(line) <= longest else f"{line[: longest - 3].rstrip()}..."
+    """The text in one line that a person can read.
+
+    What is not printable (line feeds, escape sequences) is escaped, and what is beyond `longest` characters
+    is left out.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= longest else f"{line[:longest].rstrip()} ..."

@@ -51,6 +51,10 @@ def main() -> None:
         message = "" if is_silent_rank() else ": ".join([str(stop), *getattr(stop, "__notes__", [])])
     except SfscError as error:
         code, message = 2, str(error)
+    except (
+        OSError
+    ) as error:  # what the system refuses: a folder that may not be read, a name that is too long
+        code, message = 2, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
     # Here the traceback is gone, and with it a progress bar that would be drawn after the message.
     if message:
         print(f"sfsc: {one_line(message)}", file=sys.stderr)

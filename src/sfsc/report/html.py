@@ -137,8 +137,10 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SfscError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise SfscError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SfscError(f"{path} is not text in UTF-8: restore it, or repeat the run") from error
 
 
 def _parse(place: str, text: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from pydantic import (
 )
 
 from sfsc.dimensions import all_dimensions
-from sfsc.errors import SfscError, first_line
+from sfsc.errors import SfscError, first_line, one_line
 from sfsc.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
@@ -131,7 +131,8 @@ class Config(BaseModel):
                 ) from None
             if first["type"] == "missing":
                 raise SfscError(f"the setting {name!r} is needed") from None
-            raise SfscError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+            got = one_line(repr(first["input"]), 100)
+            raise SfscError(f"setting {name}: {first['msg']}, got {got}") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -141,7 +142,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SfscError(f"{path} is not YAML: {first_line(error)}") from None
+        raise SfscError(f"{path} is not YAML: {_reason(error)}") from None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise SfscError(f"{path} must hold settings as 'name: value' lines")
     return settings
@@ -155,7 +156,14 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SfscError(f"the value of setting {name} is not YAML: {first_line(error)}") from None
+        raise SfscError(f"the value of setting {name} is not YAML: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a YAML text, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return first_line(error)
 
 
 def read_config(run: Path) -> Config:
