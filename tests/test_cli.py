@@ -49,7 +49,7 @@ OPTIONS = {
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
     "export": {"--out", "--width", "--format", "--dim", "--int8", "--images"},
     "profile": {"--dataset", "--threads"},
-    "choose": {"--latency", "--memory", "--size", "--min-map"},
+    "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
     "index": {
         *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
         *("--engine", "--workers"),

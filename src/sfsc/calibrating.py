@@ -13,10 +13,11 @@ import torch
 from sfsc.data.dataset import names_dataset, open_dataset
 from sfsc.data.images import find_images
 from sfsc.errors import SfscError
-from sfsc.files import write_json
 from sfsc.image_set import Embedder, embed_all
 from sfsc.switchable.family import Family
-from sfsc.training.config import CONFIG_FILE, read_config
+from sfsc.training.config import dataset_of, read_config
+from sfsc.training.derived import save_derived
+from sfsc.training.started import refuse_used
 
 HELD_OUT = 10  # of so many images one is not fitted to
 
@@ -51,14 +52,13 @@ def calibrate(
             images, or one cannot be read.
     """
     run, out = Path(run), Path(out)
-    config, family = read_config(run), Family.load(run)
-    if (out / CONFIG_FILE).exists():
-        raise SfscError(f"{out} already holds a run: choose another folder")
-    paths = image_paths(images or config.dataset)
+    read_config(run)
+    family = Family.load(run)
+    refuse_used(out, "choose another folder")
+    paths = image_paths(images or dataset_of(run))
     _check(family, len(paths))
     calibrated, report = fit_calibration(family, embed_all(family, paths, workers, "calibrating").of(paths))
-    calibrated.save(out)
-    write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
+    save_derived(calibrated, run, out)
     return report
 
 
