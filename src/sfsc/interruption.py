@@ -59,8 +59,12 @@ class Hold:
 def answered() -> Iterator[None]:
     """Raise `Interrupted` at a signal, and end the process at once at another one. For commands.
 
-    After a signal the process is about to end: the second answer then outlives the context.
+    After a signal the process is about to end: the second answer then outlives the context. Outside the main
+    thread, which alone learns of signals, none is answered.
     """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
     own = os.getpid()
 
     def interrupt(number: int, _: FrameType | None) -> None:
@@ -85,8 +89,8 @@ def answered() -> Iterator[None]:
 def held(hold: Hold | None = None) -> Iterator[Hold]:
     """Note a signal instead of obeying it, until the context ends; another one is obeyed at once.
 
-    The signal is obeyed when the context ends, unless an exception ends it. Outside the main thread, which
-    alone learns of signals, nothing is held.
+    The signal is obeyed when the context ends, unless an exception ends it. Outside the main thread nothing is
+    held.
     """
     hold = hold or Hold()
     if threading.current_thread() is not threading.main_thread():

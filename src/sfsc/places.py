@@ -31,10 +31,11 @@ def find(path: str, run: Path) -> str:
     the folders above the run. So is an absolute one that leads nowhere, if it began with the folder in which
     the run was started: the run may have been moved together with what is beside it.
     """
-    return next((place for place in _places(path, run) if Path(place).exists()), path)
+    return next((place for place in places(path, run) if Path(place).exists()), path)
 
 
-def _places(path: str, run: Path) -> Iterator[str]:
+def places(path: str, run: Path) -> Iterator[str]:
+    """The absolute paths that `find` tries, in its order."""
     yield os.path.abspath(path)
     start = started_in(run)
     if start is not None:

@@ -43,8 +43,8 @@ def other_folders(run: Path) -> list[Path]:
 
 def is_own(run: Path, result: dict[str, Any]) -> bool:
     """Whether a result in a run's folder is of the run's own data set."""
-    own, dataset = own_dataset(run), result["dataset"]
-    return own is None or dataset is None or location.same(own, location.found(dataset, run))
+    own = own_dataset(run)
+    return own is None or location.same(own, location.found(result["dataset"], run))
 
 
 def is_current(run: Path, result: dict[str, Any]) -> bool:

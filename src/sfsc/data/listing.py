@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import json
 import os
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -15,7 +14,7 @@ from pathlib import Path
 from sfsc.data.images import MEMBER
 from sfsc.data.records import Dataset
 from sfsc.errors import SfscError
-from sfsc.files import write_atomic
+from sfsc.files import read_json, write_atomic
 
 TRAIN, TESTS = ("train",), ("query", "gallery", "test")
 NAMED = 3  # of what has changed, so many are named
@@ -70,28 +69,16 @@ class Listing:
     def read(cls, path: Path) -> Listing:
         """Read what `write` wrote; SfscError where it is damaged."""
         try:
-            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-                rows = list(csv.DictReader(file, strict=True))
-            return cls(
-                {
-                    (row["split"], row["identity"]): Entry(
-                        int(row["images"]), row["names"], int(row["read"]), row["contents"]
-                    )
-                    for row in rows
-                }
-            )
-        except OSError as error:
-            raise SfscError(f"cannot read {path}: {error.strerror}") from None
-        except (csv.Error, KeyError, TypeError, ValueError):
+            rows = read_json(path)["rows"]
+            return cls({(split, identity): Entry(*rest) for split, identity, *rest in rows})
+        except (KeyError, TypeError, ValueError):
             raise SfscError(f"{path} is damaged: restore it, or remove it to go on without it") from None
 
     def write(self, path: Path) -> None:
-        """Write it as csv, atomically."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["split", "identity", *(field.name for field in fields(Entry))])
-        writer.writerows([*key, *astuple(entry)] for key, entry in self.entries.items())
-        write_atomic(path, text.getvalue().encode("utf-8", "surrogateescape"))
+        """Write it as JSON, a line for each entry, atomically."""
+        columns = ["split", "identity", *(field.name for field in fields(Entry))]
+        rows = ",\n".join(json.dumps([*key, *astuple(entry)]) for key, entry in self.entries.items())
+        write_atomic(path, f'{{"columns": {json.dumps(columns)}, "rows": [\n{rows}\n]}}\n'.encode())
 
     def digest(self, splits: Collection[str]) -> str:
         """16 hexadecimal digits of the identities and names of files in some splits."""

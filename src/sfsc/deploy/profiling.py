@@ -157,7 +157,8 @@ def profile(
         open_dataset(dataset)  # if it cannot be, that is said before the first export
     subjects = _subjects(run)
     accuracies = _accuracies(run, dataset, subjects)
-    dataset = (location.absolute(dataset) if dataset else _own_dataset(run)) if accuracies else None
+    own = _own_dataset(run) if accuracies else None
+    dataset = location.absolute(dataset) if dataset else own
     rows = []
     for subject in track(subjects, "measuring"):
         found = measure(subject.path, subject.width, threads, seconds)

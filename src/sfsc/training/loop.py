@@ -15,11 +15,11 @@ from sfsc.data.dataset import open_dataset
 from sfsc.data.images import CorruptImage
 from sfsc.data.listing import Listing
 from sfsc.data.loading import check_images
-from sfsc.data.location import relocated
+from sfsc.data.location import split_name
 from sfsc.data.records import Dataset, Split
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.files import write_json
-from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE, ENVIRONMENT_FILE, STARTED_IN, started_in
+from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
 from sfsc.recipes import ADJUSTABLE
 from sfsc.switchable.family import Family
 from sfsc.switchable.sources import find_backbone, modules_of
@@ -125,7 +125,7 @@ def _claim(run: Path, config: Config) -> None:
     if path.exists():
         stored = _with_method(read_config(run)).model_dump(mode="json")
         changed = [n for n in settings if settings[n] != stored[n] and n not in NOT_RESULTS]
-        if changed == ["dataset"] and _may_have_moved(run, stored["dataset"], settings["dataset"]):
+        if changed == ["dataset"] and _may_be_of(run, config.dataset):
             changed = []
         if changed:
             name = changed[0]
@@ -140,9 +140,12 @@ def _claim(run: Path, config: Config) -> None:
     write_json(run / ENVIRONMENT_FILE, _environment(run))
 
 
-def _may_have_moved(run: Path, before: str, now: str) -> bool:
-    """Whether the images themselves tell if it is the same data set in another place."""
-    return has_record(run) and relocated(before, lambda _: "") == relocated(now, lambda _: "")
+def _may_be_of(run: Path, dataset: str) -> bool:
+    """Whether a run's settings may mean this data set: they lead there, or its images are to tell."""
+    kind, path = split_name(dataset) or ("", dataset)
+    before, stored = split_name(read_settings(run / CONFIG_FILE)["dataset"]) or ("", "")
+    leads = os.path.realpath(path) in map(os.path.realpath, places(stored, run))
+    return kind == before and (leads or has_record(run))
 
 
 def _keep_place(run: Path, config: Config) -> None:
@@ -161,7 +164,9 @@ def _environment(run: Path) -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    return {**versions, STARTED_IN: str(started_in(run) or Path.cwd())}
+    # Where a run of an earlier version was started is not known any more.
+    start = started_in(run) if (run / ENVIRONMENT_FILE).exists() else Path.cwd()
+    return versions | ({STARTED_IN: str(start)} if start else {})
 
 
 def _readable(images: Split, config: Config, world: World) -> tuple[Split, dict[str, bytes]]:

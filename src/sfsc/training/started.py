@@ -13,7 +13,7 @@ from sfsc.results import results_folder
 from sfsc.training.checkpoint import CHECKPOINT_FILE
 from sfsc.training.teacher import TEACHER_FOLDER
 
-LISTING_FILE = "images.csv"
+LISTING_FILE = "images.json"
 
 
 def begun(run: Path) -> bool:
