@@ -52,7 +52,7 @@ def calibrate(
             images, or one cannot be read.
     """
     run, out = Path(run), Path(out)
-    read_config(run)
+    read_config(run)  # without it the new family could not be written
     family = Family.load(run)
     refuse_used(out, "choose another folder")
     paths = image_paths(images or dataset_of(run))

@@ -89,8 +89,8 @@ def answered() -> Iterator[None]:
 def held(hold: Hold | None = None) -> Iterator[Hold]:
     """Note a signal instead of obeying it, until the context ends; another one is obeyed at once.
 
-    The signal is obeyed when the context ends, unless an exception ends it. Outside the main thread nothing is
-    held.
+    The signal is obeyed when the context ends, unless an exception ends it. Outside the main thread nothing
+    is held.
     """
     hold = hold or Hold()
     if threading.current_thread() is not threading.main_thread():

@@ -297,7 +297,7 @@ class TestRemarks:
     def test_above_all_that_it_tests_what_was_trained_on(self, place: Path) -> None:
         (place / "data" / "train" / "id0").rename(place / "data" / "test" / "id0")
         said = remarks(place / "finished", open_dataset(f"folder:{place}/data"))
-        assert said[2] == f"1 identities are tested that {place}/finished was trained on, the first: id0"
+        assert said[2] == f"identities are tested that {place}/finished was trained on: id0"
 
     def test_of_another_data_set_nothing_is_said(self, place: Path) -> None:
         other = make_folder(place / "other") / "data"

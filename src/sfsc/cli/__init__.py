@@ -42,23 +42,27 @@ def main() -> None:
         if error.name not in EXTRA_OF:
             raise
         code, message = 2, str(missing_extra(error.name, EXTRA_OF[error.name]))
-    except SaidElsewhere:
-        code, message = 2, ""
-    except Stopped as stopped:
-        code, message = 128 + stopped.number, str(stopped)
-    except Interrupted as stop:
-        code = 128 + stop.number
-        message = "" if is_silent_rank() else ": ".join([str(stop), *getattr(stop, "__notes__", [])])
-    except SfscError as error:
-        code, message = 2, str(error)
-    except (
-        OSError
-    ) as error:  # what the system refuses: a folder that may not be read, a name that is too long
-        code, message = 2, f"{error.strerror or error}: {error.filename}" if error.filename else str(error)
+    except (SfscError, OSError, Interrupted) as error:
+        code, message = _answer(error)
     # Here the traceback is gone, and with it a progress bar that would be drawn after the message.
     if message:
         print(f"sfsc: {one_line(message)}", file=sys.stderr)
     _leave(code)
+
+
+def _answer(error: BaseException) -> tuple[int, str]:
+    """The exit code after an error, and what to say of it; nothing where another rank says it."""
+    match error:
+        case SaidElsewhere():
+            return 2, ""
+        case Stopped():
+            return 128 + error.number, str(error)
+        case Interrupted():
+            how = getattr(error, "__notes__", [])
+            return 128 + error.number, "" if is_silent_rank() else ": ".join([str(error), *how])
+        case OSError() if error.filename:  # a path that may not be read, a name that is too long
+            return 2, f"{error.strerror}: {error.filename}"
+    return 2, str(error)
 
 
 def _leave(code: int) -> NoReturn:

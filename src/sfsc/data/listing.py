@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
-from itertools import islice
 from pathlib import Path
 
 from sfsc.data.images import MEMBER
@@ -110,7 +109,7 @@ class Listing:
             "gone": [key[1] for key in gone if key not in renamed],
             "other images": [f"{key[1]}{_counts(before[key], after[key])}" for key in other],
         }
-        return "; ".join(f"{kind}: {_first(names)}" for kind, names in kinds.items() if names)
+        return "; ".join(f"{kind}: {first_names(names)}" for kind, names in kinds.items() if names)
 
     def _of(self, splits: Collection[str]) -> dict[tuple[str, str], Entry]:
         return {key: entry for key, entry in self.entries.items() if key[0] in splits}
@@ -119,6 +118,13 @@ class Listing:
 def image_digest(data: bytes) -> bytes:
     """What identifies the bytes of an image file."""
     return blake2b(data, digest_size=DIGEST).digest()
+
+
+def first_names(names: Collection[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    distinct = list(dict.fromkeys(names))
+    more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
+    return ", ".join(distinct[:NAMED]) + more
 
 
 def _entry(paths: Sequence[str], contents: Mapping[str, bytes]) -> Entry:
@@ -154,9 +160,3 @@ def _renamed(
 
     new = only(added)
     return {key: new[sign] for sign, key in only(gone).items() if sign in new}
-
-
-def _first(names: list[str]) -> str:
-    distinct = list(dict.fromkeys(names))
-    more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
-    return ", ".join(islice(distinct, NAMED)) + more

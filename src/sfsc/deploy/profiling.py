@@ -327,11 +327,13 @@ def _describe(run: Path) -> tuple[str, list[float]]:
 def _own_dataset(run: Path) -> str | None:
     """What the run was trained on; where its settings are not there, what its profile is of."""
     own = own_dataset(run)
-    if own is None and (run / PROFILE_FILE).exists():
-        stored = read_json(run / PROFILE_FILE)
-        named = stored.get("dataset") if isinstance(stored, dict) else None
-        own = location.found(named, run) if isinstance(named, str) else None
-    return own
+    if own is not None:
+        return own
+    try:
+        named = read_json(run / PROFILE_FILE)["dataset"]
+    except (SfscError, KeyError, TypeError):
+        return None
+    return None if named is None else location.found(named, run)
 
 
 def _folder(run: Path, dataset: str | None) -> Path:

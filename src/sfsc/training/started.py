@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from sfsc.data.listing import TESTS, TRAIN, Entry, Listing
+from sfsc.data.listing import TESTS, TRAIN, Entry, Listing, first_names
 from sfsc.data.records import Dataset
 from sfsc.errors import SfscError
 from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE
@@ -70,7 +70,7 @@ def remarks(run: Path, dataset: Dataset) -> list[str]:
     ]
     seen = before.identities(TRAIN) & now.identities(TESTS) - before.identities(TESTS)
     if seen:
-        said.append(f"{len(seen)} identities are tested that {run} was trained on, the first: {min(seen)}")
+        said.append(f"identities are tested that {run} was trained on: {first_names(sorted(seen))}")
     return said
 
 
