@@ -49,7 +49,7 @@ OPTIONS = {
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
     "export": {"--out", "--width", "--format", "--dim", "--int8", "--images"},
     "profile": {"--dataset", "--threads"},
-    "choose": {"--latency", "--memory", "--size", "--min-map"},
+    "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
     "index": {
         *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
         *("--engine", "--workers"),
@@ -225,7 +225,9 @@ class TestEvaluate:
         assert [line for line in out.splitlines() if line in without] == without
         assert "0.25 int8" in succeed("report", copy)
 
-    def test_another_data_set_may_be_named(self, run: Path, shapes: str, tmp_path: Path) -> None:
+    def test_another_data_set_has_files_of_its_own(
+        self, run: Path, evaluated: str, shapes: str, tmp_path: Path
+    ) -> None:
         """Only one of the test identities' cameras searches: half of the queries."""
         table = Path(shapes.partition(":")[2])
         lines = table.read_text().splitlines()
@@ -233,9 +235,58 @@ class TestEvaluate:
         split = {"c0": "query", "c1": "gallery"}
         rows = [f"{table.parent}/{line.removesuffix('test')}{split[line.split(',')[2]]}" for line in tests]
         (tmp_path / "other.csv").write_text("\n".join([lines[0], *rows]) + "\n")
-        copy = shutil.copytree(run, tmp_path / "run")
-        out = succeed("evaluate", copy, "--dataset", f"csv:{tmp_path}/other.csv", "--workers", 0)
+        copy, other = shutil.copytree(run, tmp_path / "run"), f"csv:{tmp_path}/other.csv"
+        before = {path: path.read_bytes() for path in copy.iterdir() if path.is_file()}
+        out = succeed("evaluate", copy, "--dataset", other, "--workers", 0)
         assert f"{TEST_IMAGES // 2} queries, {TEST_IMAGES // 2} gallery images" in out
+        assert {path: path.read_bytes() for path in before} == before
+        (folder,) = (copy / "evaluations").iterdir()
+        names = ["accuracy.png", "evaluation.json", "matrix.png", "rankings.json"]
+        assert sorted(path.name for path in folder.iterdir()) == names
+        assert all(str(folder / name) in out for name in names[:3])
+        assert json.loads((folder / "evaluation.json").read_text())["dataset"] == other
+        assert table_rows(succeed("report", copy)) == table_rows(evaluated)
+        page = (copy / "report.html").read_text()
+        assert f"Evaluated on {shapes}" in page
+        assert f"<caption>{other}: " in page
+
+    def test_the_own_data_set_may_be_named_in_any_way(
+        self, run: Path, evaluated: str, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copy = shutil.copytree(run, tmp_path / "run")
+        (copy / "evaluation.json").unlink()
+        table = Path(shapes.partition(":")[2])
+        monkeypatch.chdir(table.parent)
+        succeed("evaluate", copy, "--dataset", f"csv:../{table.parent.name}/{table.name}", "--workers", 0)
+        assert json.loads((copy / "evaluation.json").read_text())["dataset"] == shapes
+        rankings = json.loads((copy / "rankings.json").read_text())["rows"]
+        assert all(Path(row["query"]["path"]).is_absolute() for row in rankings)
+        assert not (copy / "evaluations").exists()
+
+    def test_a_changed_data_set_is_remarked_on(self, run: Path, shapes: str, tmp_path: Path) -> None:
+        copy = shutil.copytree(run, tmp_path / "run")
+        listing = (copy / "images.json").read_text()
+        (copy / "images.json").write_text(listing.replace('"shape00"', '"shape77"'))
+        result = sfsc("evaluate", copy, "--workers", 0)
+        assert result.code == 0
+        line = f"remark: the training images are not those that {copy} was started with"
+        assert f"{line} (renamed: shape77 to shape00)\n" in result.err
+        assert "remark" not in sfsc("evaluate", run, "--workers", 0).err
+
+    def test_recalibration_is_tested_on_what_it_was_given(
+        self, run: Path, shapes: str, tmp_path: Path
+    ) -> None:
+        other = tmp_path / "other.csv"
+        table = Path(shapes.partition(":")[2])
+        lines = table.read_text().splitlines()
+        kept = [f"{table.parent}/{line}" for line in lines[1:] if "shape09" not in line]
+        other.write_text("\n".join([lines[0], *kept]) + "\n")
+        out = tmp_path / "out"
+        said = succeed("recalibrate", run, "--out", out, "--dataset", f"csv:{other}", "--workers", 0)
+        assert f"data set: csv:{other}\n{TEST_IMAGES - 6} queries" in said
+        (result,) = out.glob("evaluations/*/evaluation.json")
+        assert json.loads(result.read_text())["dataset"] == f"csv:{other}"
+        assert not (out / "evaluation.json").exists(), "of its own data set, there is none yet"
 
 
 class TestIndexAndSearch:
@@ -456,9 +507,9 @@ def places(
         ("train {shapes} --recipe magic", "unknown recipe 'magic'; there are unified, bct"),
         ("train {shapes} --widths 0.5,0.25", "widths must increase within (0, 1] and end in 1.0"),
         ("train {shapes} --widths half", "widths are numbers such as"),
-        ("train {shapes} --device magic", "magic"),
+        ("train {shapes} --device magic", "there is no device 'magic': this machine has cpu"),
         ("train {shapes} --set epochs", "a setting is NAME=VALUE, got 'epochs'"),
-        ("train {shapes} --set lr=[1", "lr"),
+        ("train {shapes} --set lr=[1", "the value of setting lr is not YAML: line 1: expected ',' or ']'"),
         ("train {shapes} --set nested_dims=[8,4]", "stay below the embeddings' 16, got 8, 4"),
         ("train {shapes} --set nested_dims=[16]", "stay below the embeddings' 16, got 16"),
         ("train {shapes} --set nested_dims=4", "setting nested_dims: "),
@@ -481,6 +532,7 @@ def places(
         ("data show magic:{bad}", "is no dataset"),
         ("data show {shapes} --out {bad}/file/sheet.png", "{bad}/file/sheet.png"),
         ("evaluate {bad}/empty", "{bad}/empty is not a run folder"),
+        (f"evaluate {'a' * 300}", "File name too long: aaa"),
         ("evaluate {run} --dataset csv:{bad}/train.csv", "has no query images"),
         ("evaluate {run} --dataset magic:x", "'magic:x' is no dataset"),
         ("index {bad}/empty {shapes} --gallery {new}", "{bad}/empty holds no trained family"),

@@ -12,10 +12,11 @@ import torch
 
 from sfsc.data.sources import images_of
 from sfsc.errors import SfscError
-from sfsc.files import write_json
 from sfsc.image_set import Embedder, embed_all
 from sfsc.switchable.family import Family
-from sfsc.training.config import CONFIG_FILE, read_config
+from sfsc.training.config import dataset_of, read_config
+from sfsc.training.derived import save_derived
+from sfsc.training.started import refuse_used
 
 HELD_OUT = 10  # of so many images one is not fitted to
 
@@ -50,14 +51,13 @@ def calibrate(
             images, or one cannot be read.
     """
     run, out = Path(run), Path(out)
-    config, family = read_config(run), Family.load(run)
-    if (out / CONFIG_FILE).exists():
-        raise SfscError(f"{out} already holds a run: choose another folder")
-    paths = images_of(images or config.dataset, "train").paths
+    read_config(run)  # without it the new family could not be written
+    family = Family.load(run)
+    refuse_used(out, "choose another folder")
+    paths = images_of(images or dataset_of(run), "train").paths
     _check(family, len(paths))
     calibrated, report = fit_calibration(family, embed_all(family, paths, workers, "calibrating").of(paths))
-    calibrated.save(out)
-    write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
+    save_derived(calibrated, run, out)
     return report
 
 

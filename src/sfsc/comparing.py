@@ -15,16 +15,20 @@ import torch
 from rich.console import Console
 
 from sfsc.calibrating import fit_calibration
-from sfsc.data.dataset import open_dataset
+from sfsc.data import location
+from sfsc.data.dataset import Dataset, open_dataset
+from sfsc.data.listing import TESTS, Listing
 from sfsc.errors import SfscError
 from sfsc.evaluation import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
 from sfsc.files import read_json, write_json
 from sfsc.image_set import ImageSet, embed_all
+from sfsc.interruption import Stopped, going_on
 from sfsc.recipes import RECIPES, find_recipe
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
-from sfsc.training.config import CONFIG_FILE, Config, read_config
+from sfsc.training.config import Config, read_config
+from sfsc.training.derived import save_derived
 from sfsc.training.log import LOG_FILE
 from sfsc.training.loop import train
 from sfsc.training.teacher import TEACHER_FOLDER
@@ -37,6 +41,8 @@ TARGET = {
     "training images": "target/calibrated",
     "target images": "target/fitted",
 }
+
+GOING_ON = "the same command goes on"
 
 Settings = Mapping[str, Any]
 
@@ -132,7 +138,11 @@ def compare(
         open_dataset(source)
     for (name, seed), config in configs.items():
         Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
-        _finish(config, folder_of(out, name, seed), calibrations)
+        try:
+            with going_on(GOING_ON):
+                _finish(config, folder_of(out, name, seed), calibrations)
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{name}, seed {seed}: {stop.where}", GOING_ON) from None
     contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
     comparison = Comparison(settings, seeds, tuple(contestants))
     write_json(out / COMPARISON_FILE, comparison.to_json())
@@ -178,40 +188,48 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
     family = train(config, run, resume=True)
     dataset = open_dataset(config.dataset)
     if not (calibrations and family.spec.shared):
-        if not _tested(family, [run]):
-            evaluate(family, dataset, config.workers).write(run)
+        if not _tested(family, {run: dataset}):
+            evaluate(family, dataset, config.workers).write_into(run)
         return
     view = open_dataset(f"target:{config.dataset}")
     targets = _target_folders(run) if len(view.train) >= config.embedding_dim else []
-    if _tested(family, [run, run / CALIBRATED, *targets]):
+    if _tested(family, {run: dataset, run / CALIBRATED: dataset, **dict.fromkeys(targets, view)}):
         return
     # Every image is embedded once: calibrations only move its embeddings.
     images = embed_all(family, [*tested_paths(dataset), *dataset.train.paths], config.workers)
-    calibrated = _calibrated(family, images, dataset.train.paths, run / CALIBRATED, config)
-    evaluate_images(family, dataset, images).write(run)
-    evaluate_images(calibrated, dataset, images.calibrated(calibrated)).write(run / CALIBRATED)
+    calibrated = _calibrated(family, images, dataset.train.paths, run, run / CALIBRATED)
+    evaluate_images(family, dataset, images).write_into(run)
+    evaluate_images(calibrated, dataset, images.calibrated(calibrated)).write_into(run / CALIBRATED)
     if targets:
-        fitted = _calibrated(family, images, view.train.paths, run / TARGET["target images"], config)
+        fitted = _calibrated(family, images, view.train.paths, run, run / TARGET["target images"])
         seen = [images, images.calibrated(calibrated), images.calibrated(fitted)]
         for variant, embedded, folder in zip((family, calibrated, fitted), seen, targets, strict=True):
-            evaluate_images(variant, view, embedded).write(folder)
+            evaluate_images(variant, view, embedded).write_into(folder)
 
 
-def _tested(family: Family, folders: list[Path]) -> bool:
-    """Whether the folders hold tests of the family, or of what became of it by calibration."""
-    files = [folder / EVALUATION_FILE for folder in folders]
-    digits = family.fingerprint
-    return all(file.exists() and read_json(file)["fingerprint"].startswith(digits) for file in files)
+def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
+    """Whether folders hold tests, on these data sets, of the family or what calibration made of it."""
+    for folder, dataset in tests.items():
+        if not (folder / EVALUATION_FILE).exists():
+            return False
+        result, images = read_json(folder / EVALUATION_FILE), Listing.of(dataset).digest(TESTS)
+        source = location.found(result["dataset"], folder)
+        if not (
+            result["fingerprint"].startswith(family.fingerprint)
+            and location.same(source, location.absolute(dataset.source))
+            and result.get("images", images) == images  # earlier evaluations do not say
+        ):
+            return False
+    return True
 
 
 def _target_folders(run: Path) -> list[Path]:
     return [run / folder for folder in TARGET.values()]
 
 
-def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], out: Path, config: Config) -> Family:
+def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], run: Path, out: Path) -> Family:
     calibrated, _ = fit_calibration(plain, images.of(paths))
-    calibrated.save(out)
-    write_json(out / CONFIG_FILE, config.model_dump(mode="json"))
+    save_derived(calibrated, run, out)
     return calibrated
 
 

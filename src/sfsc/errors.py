@@ -17,5 +17,21 @@ def missing_extra(package: str, extra: str) -> SfscError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its class where it says nothing."""
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+    """What an error says, in one line of some 200 characters at most; its class where it says nothing.
+
+    A heading, which ends in a colon, says nothing alone: the line below it is taken, too.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return one_line(" ".join(lines[:2]) if lines[0].endswith(":") else lines[0], 200)
+
+
+def one_line(text: str, longest: int = 2000) -> str:
+    """The text in one line that a person can read.
+
+    What is not printable (line feeds, escape sequences) is escaped, and what is beyond `longest` characters
+    is left out.
+    """
+    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return line if len(line) <= longest else f"{line[:longest].rstrip()} ..."

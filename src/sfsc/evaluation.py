@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from sfsc.data.listing import TESTS, Listing
+from sfsc.data.location import absolute
 from sfsc.data.records import Dataset, Split
 from sfsc.deploy.members import open_members
 from sfsc.dimensions import shorten
 from sfsc.files import write_json
 from sfsc.image_set import ImageSet, embed_all
 from sfsc.report.figures import accuracy_against_size, heat_map, save
+from sfsc.results import results_folder
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
 from sfsc.switchable.family import Family
@@ -30,6 +34,7 @@ SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8
 class Evaluation:
     """What `evaluate` found.
 
+    `dataset` is KIND:PATH, with an absolute path, and `images` a digest that identifies its test images;
     `parameters` per sub-model in the order of `matrix.widths`; `baseline` is the same test with raw 16x16
     colour pixels as embeddings; `rankings` are a dozen queries by the smallest sub-model with their first
     hits in the full one's gallery, as the report shows them. `cosines`, (m, m) float64, are the means of the
@@ -40,6 +45,7 @@ class Evaluation:
     """
 
     dataset: str
+    images: str
     fingerprint: str
     parameters: tuple[int, ...]
     matrix: CompatibilityMatrix
@@ -53,6 +59,7 @@ class Evaluation:
         """The evaluation without the ranked lists, as plain lists and numbers."""
         return {
             "dataset": self.dataset,
+            "images": self.images,
             "fingerprint": self.fingerprint,
             "parameters": list(self.parameters),
             **self.matrix.to_json(),
@@ -66,15 +73,25 @@ class Evaluation:
             "dimensions": self.dimensions,
         }
 
-    def write(self, run: Path) -> None:
-        """Write `evaluation.json`, `rankings.json` and two figures into a run folder."""
+    def write(self, run: str | Path) -> list[Path]:
+        """Write the results into a run folder; on another data set than the run's own, into one below it.
+
+        Returns:
+            `evaluation.json` and two figures.
+        """
+        return self.write_into(results_folder(Path(run), self.dataset))
+
+    def write_into(self, folder: Path) -> list[Path]:
+        """Write `evaluation.json`, `rankings.json` and two figures into a folder."""
         content = self.to_json()
-        write_json(run / EVALUATION_FILE, content)
-        write_json(run / RANKINGS_FILE, self.rankings)
-        accuracy, criterion = self.matrix.metrics["mAP"], self.matrix.criterion()
-        figure = heat_map(accuracy, self.matrix.widths, criterion, "mAP", exported=[*self.matrix.exported])
-        save(figure, run / "matrix.png")
-        save(accuracy_against_size(content), run / "accuracy.png")
+        matrix, accuracy = folder / "matrix.png", folder / "accuracy.png"
+        # What the others belong to comes last.
+        write_json(folder / RANKINGS_FILE, self.rankings)
+        values, criterion = self.matrix.metrics["mAP"], self.matrix.criterion()
+        save(heat_map(values, self.matrix.widths, criterion, "mAP", exported=[*self.matrix.exported]), matrix)
+        save(accuracy_against_size(content), accuracy)
+        write_json(folder / EVALUATION_FILE, content)
+        return [folder / EVALUATION_FILE, matrix, accuracy]
 
 
 def evaluate(
@@ -118,7 +135,8 @@ def evaluate_images(
     )
     whole = matrix.family().metrics["mAP"]
     return Evaluation(
-        dataset=dataset.source,
+        dataset=absolute(dataset.source),
+        images=Listing.of(dataset).digest(TESTS),
         fingerprint=family.fingerprint,
         parameters=tuple(family.parameter_count(width) for width in family.widths),
         matrix=matrix,
@@ -209,7 +227,7 @@ def _ranked_lists(
 
 def _image(split: Split, row: int) -> dict[str, Any]:
     return {
-        "path": split.paths[row],
+        "path": os.path.abspath(split.paths[row]),
         "identity": str(split.identities[row]),
         "camera": None if split.cameras is None else str(split.cameras[row]),
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from sfsc.embedding import Embedded
 from sfsc.engines import Engine, local_engine
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.forms import check_form
+from sfsc.interruption import INTERRUPTS, going_on, held
 from sfsc.model import Model
 from sfsc.progress import say
 
@@ -81,7 +81,8 @@ def index(
         there = {*gallery.column("path", [f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
-    return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
+    with going_on("the same command goes on" if resume else "go on with --resume"):
+        return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
 
 
 def upgrade(
@@ -115,7 +116,8 @@ def upgrade(
                 {**row, "attributes": {name: row[name] for name in info.attributes}}
                 for row in gallery.rows([f"width={narrow!r}", f"form={form}"])
             ]
-            corrupt += _write(model, gallery, rows, width, form, engine)
+            with going_on("the same command goes on"):
+                corrupt += _write(model, gallery, rows, width, form, engine)
     return corrupt
 
 
@@ -143,22 +145,37 @@ def _write(
         read = [rows[i] for i in embedded.indices]
         names = dict.fromkeys(name for row in read for name in row["attributes"])
         if read:
-            gallery.add(
-                embedded.vectors[width],
-                [row.get("id", row["path"]) for row in read],
-                paths=[row["path"] for row in read],
-                identities=[row["identity"] for row in read],
-                cameras=[row["camera"] for row in read],
-                attributes={name: [row["attributes"].get(name) for row in read] for name in names},
-                width=width,
-                fingerprint=model.fingerprint,
-                form=form,
-                dimensions=model.dimensions,
-            )
+            with held():
+                gallery.add(
+                    embedded.vectors[width],
+                    [row.get("id", row["path"]) for row in read],
+                    paths=[row["path"] for row in read],
+                    identities=[row["identity"] for row in read],
+                    cameras=[row["camera"] for row in read],
+                    attributes={name: [row["attributes"].get(name) for row in read] for name in names},
+                    width=width,
+                    fingerprint=model.fingerprint,
+                    form=form,
+                    dimensions=model.dimensions,
+                )
     return corrupt
 
 
 def in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:
-    """The batches, some together: what is written at once is neither slow nor much to lose."""
-    while part := list(islice(batches, BATCHES_PER_ADD)):
+    """The batches, some together: what is written at once is neither slow nor much to lose.
+
+    What is finished when a signal comes is a part as well, before the signal is obeyed.
+    """
+    part: list[Embedded[float]] = []
+    try:
+        for batch in batches:
+            part.append(batch)
+            if len(part) == BATCHES_PER_ADD:
+                finished, part = part, []
+                yield Embedded.join(finished)
+    except INTERRUPTS:
+        if part:
+            yield Embedded.join(part)
+        raise
+    if part:
         yield Embedded.join(part)

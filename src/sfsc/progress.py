@@ -34,7 +34,12 @@ def track(
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=Console(stderr=True),
-        disable=os.environ.get("RANK", "0") != "0",  # of the processes that torchrun starts, one draws
+        disable=is_silent_rank(),
         speed_estimate_period=60,
     ) as progress:
         yield from progress.track(iterable, total, completed=completed, description=description)
+
+
+def is_silent_rank() -> bool:
+    """Whether torchrun started this process beside another that draws and prints for all."""
+    return os.environ.get("RANK", "0") != "0"

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from sfsc.data.loading import load_batches
 from sfsc.data.sources import images_of
 from sfsc.errors import SfscError
-from sfsc.files import write_json
 from sfsc.progress import track
 from sfsc.switchable.convert import cut_positions, select
 from sfsc.switchable.family import Family
-from sfsc.training.config import CONFIG_FILE, read_config
+from sfsc.training.config import dataset_of, read_config
+from sfsc.training.derived import save_derived
+from sfsc.training.started import refuse_used
 from sfsc.widths import Widths
 
 BATCH = 128
@@ -51,11 +52,10 @@ def recalibrate(
     """
     out = Path(out)
     config, family = read_config(Path(run)), Family.load(run)
-    if (out / CONFIG_FILE).exists():
-        raise SfscError(f"{out} already holds a run: choose another folder")
+    refuse_used(out, "choose another folder")
     if family.spec.calibrated:
         raise SfscError(f"{run} is calibrated, for its statistics as they are: recalibrate the run before")
-    paths = images_of(dataset or config.dataset, "train").paths
+    paths = images_of(dataset or dataset_of(Path(run)), "train").paths
     chosen = widths or family.widths
     for width in chosen:
         if width not in family.widths.ratios:
@@ -66,9 +66,7 @@ def recalibrate(
         loaded = load_batches(paths, batches, family.spec.image_size, workers)
         bar = track(loaded, f"statistics at width {width:g}", total=len(batches))
         estimate_statistics(family, width, bar)
-    settings = config.model_copy(update={"widths": family.widths.ratios}).model_dump(mode="json")
-    family.save(out)
-    write_json(out / CONFIG_FILE, settings)
+    save_derived(family, Path(run), out)
     return family
 
 

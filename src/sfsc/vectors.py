@@ -16,6 +16,7 @@ from sfsc.engines import Engine
 from sfsc.errors import SfscError, first_line, missing_extra
 from sfsc.files import write_atomic
 from sfsc.indexing import in_parts
+from sfsc.interruption import going_on, held
 
 PARTS = "part-*.parquet"
 LINE_BREAK = "its path has a line break, and the list of paths has a line for each: rename it"
@@ -60,11 +61,13 @@ def _write_array(out: Path, paths: Sequence[str], engine: Engine, width: float) 
         raise SfscError(
             f"{names} is no list of {out}, which is missing, and would be overwritten: rename one of them"
         )
-    embedded = Embedded.join(list(engine(paths)))
+    with going_on("nothing is written; parts of a folder would be kept"):
+        embedded = Embedded.join(list(engine(paths)))
     array = io.BytesIO()
     np.save(array, embedded.vectors[width])
-    write_atomic(out, array.getvalue())
-    write_atomic(names, "".join(f"{paths[i]}\n" for i in embedded.indices).encode())
+    with held():
+        write_atomic(out, array.getvalue())
+        write_atomic(names, "".join(f"{paths[i]}\n" for i in embedded.indices).encode())
     return embedded.corrupt
 
 
@@ -73,9 +76,11 @@ def _write_parts(out: Path, paths: Sequence[str], engine: Engine, width: float) 
     there = parts.paths()
     left = [path for path in paths if path not in there]
     corrupt: list[CorruptImage] = []
-    for embedded in in_parts(engine(left)) if left else ():
-        corrupt += embedded.corrupt
-        parts.add([left[i] for i in embedded.indices], embedded.vectors[width])
+    with going_on("the same command goes on"):
+        for embedded in in_parts(engine(left)) if left else ():
+            corrupt += embedded.corrupt
+            with held():
+                parts.add([left[i] for i in embedded.indices], embedded.vectors[width])
     return corrupt
 
 

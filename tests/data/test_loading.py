@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -12,7 +13,7 @@ from sfsc.data import CorruptImage, decode, write_png
 from sfsc.data.decoding import decode_images
 from sfsc.data.loading import (
     augment,
-    find_corrupt,
+    check_images,
     identity_batches,
     identity_share,
     load_batches,
@@ -130,7 +131,17 @@ class TestLoading:
         assert [error.path for batch in loaded for error in batch.corrupt] == [paths[i] for i in bad]
         images = np.concatenate([batch.images for batch in loaded])
         np.testing.assert_array_equal(images, np.stack([decode(paths[i], (6, 8)) for i in indices]))
-        assert [error.path for error in find_corrupt(paths, workers)] == [paths[i] for i in bad]
+        checked = check_images(paths, workers)
+        assert [error.path for error in checked if isinstance(error, CorruptImage)] == [paths[i] for i in bad]
+        assert [i for i, found in enumerate(checked) if isinstance(found, bytes)] == indices.tolist()
+
+    @pytest.mark.parametrize("workers", [0, 2])
+    def test_digests_are_those_of_the_files(self, paths: list[str], workers: int, tmp_path: Path) -> None:
+        for i in (1, 3):
+            shutil.copy(paths[0], paths[i])
+        digests = check_images(paths, workers)
+        assert digests[0] == digests[1] == digests[3]
+        assert len(set(digests)) == len(paths) - 2
 
     def test_the_global_random_state_is_left_alone(self, paths: list[str]) -> None:
         before = torch.get_rng_state()

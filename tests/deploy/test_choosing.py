@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -41,6 +42,19 @@ def run(tmp_path: Path) -> Path:
         rows.append(Measured(float(width), runtime, form, file, digest, **sizes, **times, accuracy=accuracy))
     Profile("f", "csv:x", 1, tuple(rows)).write(tmp_path)
     return tmp_path
+
+
+def test_accuracies_on_another_data_set_are_chosen_by_their_name(run: Path) -> None:
+    """There the narrow sub-model is the better one; the run's own profile stays as it is."""
+    own = Profile.read(run)
+    rows = tuple(replace(row, accuracy=1 - (row.accuracy or 0)) for row in own.rows)
+    with pytest.raises(SfscError, match=r"sfsc profile .* --dataset csv:y`"):
+        choose(run, Limits(), "csv:y")
+    (file,) = {path.parent for path in Profile("f", "csv:y", 1, rows).write(run)}
+    assert file.parent == run / "evaluations"
+    assert Profile.read(run) == own
+    assert choose(run, Limits()).name == "1 int8"
+    assert choose(run, Limits(), "csv:y").name == "0.5 int8"
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ import pytest
 
 from sfsc.errors import SfscError
 from sfsc.report.html import write_report
-from tests.report.synthetic_run import COLOUR, with_exported, write_evaluated, write_trained
+from tests.report.synthetic_run import COLOUR, evaluation, with_exported, write_evaluated, write_trained
 
 VOID = {"meta", "img", "br"}
 
@@ -186,6 +186,41 @@ def test_a_run_without_evaluation_says_how_to_get_one(trained: Path) -> None:
     assert len(page.all("svg")) == 3
     assert "Compatibility matrix" not in page.text
     assert "Ranked lists" not in page.text
+
+
+def test_results_on_other_data_stand_apart(evaluated: Path) -> None:
+    for name, accuracy in (("one", 0.111), ("two", 0.222)):
+        other = evaluation() | {"dataset": f"folder:/<{name}>", "metrics": {"mAP": [[accuracy] * 4] * 4}}
+        (evaluated / "evaluations" / name).mkdir(parents=True)
+        (evaluated / "evaluations" / name / "evaluation.json").write_text(json.dumps(other))
+    page = Page(write_report(evaluated))
+    assert "Evaluated on emoji:data/emoji: 1843 queries" in page.text
+    assert len(page.all("table", class_="numbers")) == 3 + 2
+    section = page.text[page.text.index("Other data sets") : page.text.index("Training")]
+    for words in ("folder:/<one>: 1843 queries", "11.1 11.1", "folder:/<two>: 1843 queries", "22.2 22.2"):
+        assert words in section
+
+
+def test_results_on_other_data_are_not_taken_for_its_own(evaluated: Path) -> None:
+    """Earlier versions wrote them over its own."""
+    (evaluated / "evaluation.json").write_text(json.dumps(evaluation() | {"dataset": "folder:other"}))
+    page = Page(write_report(evaluated))
+    assert "not evaluated on its own data set yet" in page.text
+    assert "Compatibility matrix" not in page.text
+    assert "Ranked lists" not in page.text
+    assert "folder:other: 1843 queries" in page.text[page.text.index("Other data sets") :]
+
+
+@pytest.mark.parametrize("place", [".", "evaluations/other"])
+def test_results_of_a_family_before_are_left_out(evaluated: Path, place: str) -> None:
+    (evaluated / "family.json").write_text(json.dumps({"fingerprint": "3f2a9c51"}))
+    (evaluated / place).mkdir(parents=True, exist_ok=True)
+    old = evaluation() | {"fingerprint": "before", "dataset": "emoji:data/emoji"}
+    (evaluated / place / "evaluation.json").write_text(json.dumps(old))
+    page = Page(write_report(evaluated))
+    assert "results on emoji:data/emoji are left out: they are of another family" in page.text
+    assert ("Compatibility matrix" in page.text) == (place != ".")
+    assert "Other data sets" not in page.text
 
 
 def test_a_curve_that_was_not_logged_is_left_out(trained: Path) -> None:

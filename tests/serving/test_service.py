@@ -647,6 +647,13 @@ def test_sigterm_finishes_what_was_accepted(run: Path, stored: Path, picture: Pa
     assert set(added) <= ids
 
 
+def test_ctrl_c_ends_it_as_it_ends_every_command(run: Path, indexed: Path) -> None:
+    with serving(run, indexed) as (process, address):
+        assert httpx.get(f"{address}/health").status_code == 200
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) == 130
+
+
 def test_a_port_in_use_is_refused_in_one_line(run: Path, stored: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = str(other.getsockname()[1])

@@ -101,6 +101,18 @@ class TestWorld:
             World(0, 2).device("cuda:0")
 
 
+@pytest.mark.parametrize("name", ["mps", "cuda", "cuda:99", "meta", "magic", "", "xla", "mtia"])
+def test_a_device_that_is_not_there_is_one_readable_line(name: str) -> None:
+    if name in ("mps", "cuda") and getattr(torch, name).is_available():
+        pytest.skip("it is there")
+    with pytest.raises(SfscError, match=re.escape(repr(name))) as caught:
+        ALONE.device(name)
+    message = str(caught.value)
+    assert message.isprintable()
+    assert len(message) < 350
+    assert "this machine has cpu" in message
+
+
 class TestBatchNorm:
     @pytest.mark.parametrize("name", rank_checks.NORMS)
     def test_it_is_that_of_the_joined_batch(self, ranks: list[dict[str, Any]], name: str) -> None:

@@ -18,10 +18,12 @@ from sfsc.data import decode, open_dataset
 from sfsc.dimensions import shorten
 from sfsc.errors import SfscError
 from sfsc.evaluation import evaluate
+from sfsc.interruption import Stopped
 from sfsc.losses.evidential import cosine_logits, evidential_loss
 from sfsc.switchable.family import Family
 from sfsc.training.config import Config
 from sfsc.training.loop import train
+from sfsc.training.steps import Training
 
 
 def settings(shapes: str, **changes: object) -> dict[str, object]:
@@ -136,8 +138,11 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: Path, shapes: str, t
     assert steps[-1] == 24
 
 
-def test_a_run_that_is_told_to_end_completes_its_step(finished: Path, shapes: str, tmp_path: Path) -> None:
-    """All of its processes are told, as job schedulers do, also those that decode."""
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_told_to_end_completes_its_step(
+    finished: Path, shapes: str, tmp_path: Path, number: signal.Signals, code: int
+) -> None:
+    """All of its processes are told, as terminals and job schedulers do, also those that decode."""
     run = tmp_path / "told"
     more = ["--set=log_every=1", "--set=workers=2", "--set=checkpoint_every=1000"]
     with subprocess.Popen(
@@ -147,16 +152,52 @@ def test_a_run_that_is_told_to_end_completes_its_step(finished: Path, shapes: st
         log = run / "log.jsonl"
         while not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
             time.sleep(0.01)
-        os.killpg(process.pid, signal.SIGTERM)
+        os.killpg(process.pid, number)
         _, error = process.communicate(timeout=120)
-    assert process.returncode == 2
-    found = re.fullmatch(
-        r"sfsc: stopped by SIGTERM after step (\d+) of 24: go on with --resume", error.splitlines()[-1]
-    )
+    assert process.returncode == code
+    assert "Traceback" not in error
+    line = rf"sfsc: stopped by {number.name} after step (\d+) of 24: go on with --resume"
+    found = re.fullmatch(line, error.splitlines()[-1])
     assert found, error
     assert len(log.read_text().splitlines()) == int(found[1])
     train(Config.make(settings(shapes)), run, resume=True)
     assert same(weights(run), weights(finished))
+
+
+def test_a_second_signal_gives_up_the_step_and_nothing_else(
+    finished: Path, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The forward passes of the step have changed running statistics already."""
+    clip, calls = torch.nn.utils.clip_grad_norm_, iter(range(5))
+
+    def told(*arguments: object) -> torch.Tensor:
+        if next(calls, None) == 4:
+            signal.raise_signal(signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
+        return clip(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.nn.utils, "clip_grad_norm_", told)
+        with pytest.raises(Stopped, match="stopped by SIGINT after step 4 of 24"):
+            train(Config.make(settings(shapes)), tmp_path, resume=False)
+    train(Config.make(settings(shapes)), tmp_path, resume=True)
+    assert same(weights(tmp_path), weights(finished))
+
+
+def test_a_signal_in_the_last_step_is_obeyed_when_the_family_is_saved(
+    finished: Path, shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = Training.write
+
+    def told(self: Training, lr: float) -> None:
+        write(self, lr)
+        if self.last.step == 24:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(Training, "write", told)
+    with pytest.raises(KeyboardInterrupt):
+        train(Config.make(settings(shapes)), tmp_path)
+    assert same(weights(tmp_path), weights(finished))
 
 
 def test_signals_are_handled_as_before_when_training_is_over(shapes: str, tmp_path: Path) -> None:

@@ -9,7 +9,9 @@ from typing import NoReturn
 import typer
 
 from sfsc.cli import data, deploying, runs, searching, training
-from sfsc.errors import SaidElsewhere, SfscError, missing_extra
+from sfsc.errors import SaidElsewhere, SfscError, missing_extra, one_line
+from sfsc.interruption import Interrupted, Stopped, answered
+from sfsc.progress import is_silent_rank
 
 app = typer.Typer(
     help="Visual search across platforms: one training run, nested sub-models, one embedding space.",
@@ -27,28 +29,47 @@ EXTRA_OF = dict.fromkeys(
 
 
 def main() -> None:
-    """Run the command line; a user's mistake is one line on standard error and exit code 2."""
+    """Run the command line.
+
+    A user's mistake is one line on standard error and exit code 2. A signal to end is one line and 130 for
+    SIGINT, 143 for SIGTERM.
+    """
     try:
-        app()
-        return
+        with answered():
+            app()
+            return
     except ModuleNotFoundError as error:
         if error.name not in EXTRA_OF:
             raise
-        message = str(missing_extra(error.name, EXTRA_OF[error.name]))
-    except SaidElsewhere:
-        _refuse()
-    except SfscError as error:
-        message = str(error)
+        code, message = 2, str(missing_extra(error.name, EXTRA_OF[error.name]))
+    except (SfscError, OSError, Interrupted) as error:
+        code, message = _answer(error)
     # Here the traceback is gone, and with it a progress bar that would be drawn after the message.
-    print(f"sfsc: {message}", file=sys.stderr)
-    _refuse()
+    if message:
+        print(f"sfsc: {one_line(message)}", file=sys.stderr)
+    _leave(code)
 
 
-def _refuse() -> NoReturn:
-    """Exit with code 2; as one rank of several at once, for the threads of gloo may abort a tidy exit."""
+def _answer(error: BaseException) -> tuple[int, str]:
+    """The exit code after an error, and what to say of it; nothing where another rank says it."""
+    match error:
+        case SaidElsewhere():
+            return 2, ""
+        case Stopped():
+            return 128 + error.number, str(error)
+        case Interrupted():
+            how = getattr(error, "__notes__", [])
+            return 128 + error.number, "" if is_silent_rank() else ": ".join([str(error), *how])
+        case OSError() if error.filename:  # a path that may not be read, a name that is too long
+            return 2, f"{error.strerror}: {error.filename}"
+    return 2, str(error)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; as one rank of several at once, for the threads of gloo may abort a tidy exit."""
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2)
-    sys.exit(2)
+        os._exit(code)
+    sys.exit(code)

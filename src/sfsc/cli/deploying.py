@@ -34,10 +34,10 @@ def export(
     from sfsc.data.sources import images_of
     from sfsc.deploy.exporting import export as run_export
     from sfsc.switchable.family import Family
-    from sfsc.training.config import read_config
+    from sfsc.training.config import dataset_of
 
     family = Family.load(run)
-    paths = images_of(images or read_config(run).dataset, "train").paths
+    paths = images_of(images or dataset_of(run), "train").paths
     widths = width or list(family.widths)
     if out is not None and len(widths) > 1:
         raise SfscError("--out names one file: give one --width, or leave --out away")
@@ -78,6 +78,7 @@ def choose(
     min_map: Annotated[
         float | None, typer.Option(min=0, max=1, help="Least mAP in the full sub-model's gallery: 0.3.")
     ] = None,
+    dataset: DatasetOption = None,
 ) -> None:
     """Name the most accurate exported sub-model within limits, by what `sfsc profile` measured."""
     from sfsc.deploy.choosing import Limits
@@ -90,5 +91,5 @@ def choose(
         size=None if size is None else read_quantity(size, SIZES),
         accuracy=min_map,
     )
-    chosen = run_choice(run, limits)
+    chosen = run_choice(run, limits, dataset)
     terminal.print_choice(run, chosen)

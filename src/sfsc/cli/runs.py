@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from sfsc.cli.options import DatasetOption, RunArgument, WorkersOption
+from sfsc.errors import one_line
 from sfsc.report import terminal
 
 app = typer.Typer()
@@ -27,13 +29,16 @@ def evaluate(
     from sfsc.data import open_dataset
     from sfsc.evaluation import evaluate as run_evaluation
     from sfsc.switchable.family import Family
-    from sfsc.training.config import read_config
+    from sfsc.training.config import dataset_of
+    from sfsc.training.started import remarks
 
-    opened = open_dataset(dataset or read_config(run).dataset)
+    opened = open_dataset(dataset or dataset_of(run))
+    for remark in remarks(run, opened):
+        print(f"remark: {one_line(remark)}", file=sys.stderr)
     evaluation = run_evaluation(Family.load(run), opened, workers, with_ or ())
-    evaluation.write(run)
+    files = evaluation.write(run)
     terminal.print_evaluation(evaluation.to_json())
-    print(f"written: {run / 'evaluation.json'}, {run / 'matrix.png'}, {run / 'accuracy.png'}")
+    print(f"written: {', '.join(map(str, files))}")
 
 
 @app.command()
@@ -46,11 +51,14 @@ def recalibrate(
     dataset: DatasetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate."""
+    """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate.
+
+    Both are done with the training and test images of the data set.
+    """
     from sfsc.recalibrating import recalibrate as run_recalibration
 
     run_recalibration(run, out, width, dataset, workers)
-    evaluate(out, None, workers)
+    evaluate(out, dataset, workers)
 
 
 @app.command()
@@ -73,10 +81,10 @@ def calibrate(
 @app.command()
 def report(run: RunArgument) -> None:
     """Write one self-contained HTML page about a run."""
-    from sfsc.files import read_json
-    from sfsc.report.html import write_report
+    from sfsc.report.html import read_evaluations, write_report
 
     page = write_report(run)
-    if (run / "evaluation.json").exists():
-        terminal.print_evaluation(read_json(run / "evaluation.json"))
+    own = read_evaluations(run).own
+    if own:
+        terminal.print_evaluation(own)
     print(f"report: {page}")

@@ -50,7 +50,8 @@ def train(
 
     All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
     """
-    from sfsc.training.config import CONFIG_FILE, Config, read_settings
+    from sfsc.places import CONFIG_FILE
+    from sfsc.training.config import Config, read_config
     from sfsc.training.distributed import joined
     from sfsc.training.loop import train as run_training
 
@@ -66,8 +67,8 @@ def train(
     }
 
     def make() -> Config:
-        stored = out / CONFIG_FILE
-        settings: dict[str, Any] = read_settings(stored) if resume and stored.exists() else {}
+        started = resume and (out / CONFIG_FILE).exists()
+        settings = read_config(out).model_dump(mode="json") if started else {}
         return Config.make(settings | _settings(config, set_, flags))
 
     with joined() as world:

@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from sfsc.data.images import CorruptImage, decode
+from sfsc.data.images import CorruptImage, decode, decode_bytes, read_image
+from sfsc.data.listing import image_digest
 from sfsc.errors import SfscError
 from sfsc.progress import track
 
@@ -92,12 +93,12 @@ def load_batches(
         yield _stack(decoded, size)
 
 
-def find_corrupt(paths: Sequence[str], workers: int) -> list[CorruptImage]:
-    """Decode every image once, under a progress bar, and return the errors in the order of `paths`."""
+def check_images(paths: Sequence[str], workers: int) -> list[bytes | CorruptImage]:
+    """Decode every image once, under a progress bar; its digest, or what is wrong with it, for each path."""
     chunks = _chunks(len(paths), _CHECK_CHUNK)
-    results = _in_workers(_find_error, paths, chunks, workers)
-    errors = (error for chunk in results for error in chunk)
-    return [error for error in track(errors, "checking the images", total=len(paths)) if error is not None]
+    results = _in_workers(_check_image, paths, chunks, workers)
+    each = (result for chunk in results for result in chunk)
+    return list(track(each, "checking the images", total=len(paths)))
 
 
 def augment(
@@ -170,9 +171,10 @@ def _in_workers(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
-    # torchrun and job schedulers tell all processes to end at once, but training first completes its step,
-    # for which it needs this one: that is obeyed which is said again.
+    # Terminals, torchrun and job schedulers tell all processes to end at once, but training first completes
+    # its step, for which it needs this one, and then ends it: a SIGTERM is obeyed when it is said again.
     signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _obey_the_next)
 
 
@@ -187,12 +189,13 @@ def _try_decode(path: str, size: tuple[int, int]) -> np.ndarray | CorruptImage:
         return error
 
 
-def _find_error(path: str) -> CorruptImage | None:
+def _check_image(path: str) -> bytes | CorruptImage:
     try:
-        decode(path, None)
+        data = read_image(path)
+        decode_bytes(data, path, None)
     except CorruptImage as error:
         return error
-    return None
+    return image_digest(data)
 
 
 def _chunks(count: int, size: int) -> list[np.ndarray]:

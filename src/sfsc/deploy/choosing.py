@@ -40,12 +40,13 @@ class _Check:
         return f"{self.name} {self.show(self.found)} instead of {self.show(self.limit)}"
 
 
-def choose(run: str | Path, limits: Limits) -> Measured:
+def choose(run: str | Path, limits: Limits, dataset: str | None = None) -> Measured:
     """The exported sub-model of greatest accuracy that keeps to all limits; of equal ones, the fastest.
 
     Args:
         run: a run folder that `sfsc profile` has written to.
         limits: that must hold as the profile was measured.
+        dataset: KIND:PATH that accuracies are of; by default the run's own.
 
     Returns:
         Its row of the profile; its file is the one that was measured.
@@ -54,7 +55,7 @@ def choose(run: str | Path, limits: Limits) -> Measured:
         SfscError: no profile of this family, one without accuracies, a file that has changed, or nothing
             fits: then the message says what comes nearest, and what it breaks.
     """
-    profile = Profile.read(run)
+    profile = Profile.read(run, dataset)
     tested = [row for row in profile.rows if row.file is not None and row.accuracy is not None]
     if not tested:
         raise SfscError(f"no sub-model of {run} has an mAP: run `sfsc profile {run}` where the data set is")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, one_line
 from sfsc.model import ONNX, Model
 
 BATCH = 32
@@ -53,7 +53,7 @@ def measure(model: Path, width: float, threads: int, seconds: float) -> Measurem
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
-        raise SfscError(f"{model} cannot be measured at width {width:g}: {said}")
+        raise SfscError(f"{model} cannot be measured at width {width:g}: {one_line(said, 200)}")
     return Measurement(**json.loads(done.stdout))
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sfsc.data import location
 from sfsc.data.dataset import Dataset, open_dataset
 from sfsc.deploy.measuring import Measurement, measure
 from sfsc.deploy.runtime import Exported, ExportedModel
@@ -19,6 +20,7 @@ from sfsc.errors import SfscError
 from sfsc.files import read_json, write_json
 from sfsc.model import Model
 from sfsc.progress import track
+from sfsc.results import own_dataset, results_folder
 from sfsc.retrieval.ranking import evaluate_ranking
 
 if TYPE_CHECKING:
@@ -92,10 +94,12 @@ class Profile:
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
 
     def write(self, run: str | Path) -> list[Path]:
-        """Write `profile.json` into a run folder, and `profile.png` where matplotlib is installed and there
-        are accuracies to show; returns the files.
+        """Write `profile.json`, and where there are accuracies and matplotlib is installed, `profile.png`.
+
+        They come into the run folder, or below it where the accuracies are of another data set than the
+        run's own; returns the files.
         """
-        run = Path(run)
+        run = _folder(Path(run), self.dataset)
         write_json(run / PROFILE_FILE, self.to_json())
         try:
             from sfsc.report.figures import accuracy_against_latency, save
@@ -107,15 +111,16 @@ class Profile:
         return [run / PROFILE_FILE, run / FIGURE_FILE]
 
     @classmethod
-    def read(cls, run: str | Path) -> Profile:
-        """The profile of a run folder.
+    def read(cls, run: str | Path, dataset: str | None = None) -> Profile:
+        """The profile of a run folder, with accuracies on a data set; by default on the run's own.
 
         Raises:
             SfscError: there is none, or it is damaged or of another family.
         """
-        path, again = Path(run) / PROFILE_FILE, f"run `sfsc profile {run}`"
+        path = _folder(Path(run), dataset) / PROFILE_FILE
+        again = f"run `sfsc profile {run}{f' --dataset {dataset}' if dataset else ''}`"
         if not path.exists():
-            raise SfscError(f"{run} has no {PROFILE_FILE}: {again}")
+            raise SfscError(f"{path.parent} has no {PROFILE_FILE}: {again}")
         try:
             content = read_json(path)
             rows = tuple(Measured(**row) for row in content.pop("rows"))
@@ -134,11 +139,12 @@ def profile(
 
     Files are those of `RUN/export`. With torch, what is missing there or of another family is exported
     first; without, the files that are there are measured. Accuracies are tested where the data set is there;
-    those that `RUN/profile.json` holds for the same files and the same data set are kept.
+    those of an earlier profile for the same files and the same data set are kept.
 
     Args:
         run: a run folder; without torch, its `family.json` and `export` are enough.
-        dataset: KIND:PATH; by default that of `RUN/profile.json`, else the run's own.
+        dataset: KIND:PATH; by default the run's own or, where the folder does not say it, that of
+            `RUN/profile.json`.
         threads: that compute when time and memory are measured.
         seconds: for one image at once, and again for 32, of each sub-model in each form.
 
@@ -150,7 +156,9 @@ def profile(
     if dataset is not None:
         open_dataset(dataset)  # if it cannot be, that is said before the first export
     subjects = _subjects(run)
-    dataset, accuracies = _accuracies(run, dataset, subjects)
+    accuracies = _accuracies(run, dataset, subjects)
+    own = _own_dataset(run) if accuracies else None
+    dataset = location.absolute(dataset) if dataset else own
     rows = []
     for subject in track(subjects, "measuring"):
         found = measure(subject.path, subject.width, threads, seconds)
@@ -234,11 +242,11 @@ def _load_family(run: Path) -> Family | None:
 def _export_missing(run: Path, family: Family, paths: Mapping[tuple[float, str], Path]) -> None:
     from sfsc.data.sources import images_of
     from sfsc.deploy.exporting import export
-    from sfsc.training.config import read_config
+    from sfsc.training.config import dataset_of
 
     missing = [key for key, path in paths.items() if not _is_of(path, family.fingerprint)]
     if missing:
-        images = images_of(read_config(run).dataset, "train").paths
+        images = images_of(dataset_of(run), "train").paths
         for width, form in track(missing, "exporting"):
             export(family, width, paths[width, form], images, form == "int8")
 
@@ -250,20 +258,13 @@ def _is_of(path: Path, fingerprint: str) -> bool:
         return False
 
 
-def _accuracies(
-    run: Path, named: str | None, subjects: Sequence[_Subject]
-) -> tuple[str | None, dict[str, float]]:
-    """The data set and, by the names of subjects, accuracies: known ones, and those that can be tested."""
-    try:
-        before = Profile.read(run)
-    except SfscError:
-        before = Profile("", None, 0, ())
-    dataset = named or before.dataset or _own_dataset(run)
+def _accuracies(run: Path, named: str | None, subjects: Sequence[_Subject]) -> dict[str, float]:
+    """By the names of subjects, accuracies on a data set: known ones, and those that can be tested."""
+    dataset = named or _own_dataset(run)
     if dataset is None:
-        return None, {}
-    stored = {(row.name, row.digest): row.accuracy for row in before.rows if dataset == before.dataset}
-    known = {s.name: stored.get((s.name, s.digest)) for s in subjects}
-    found = {name: accuracy for name, accuracy in known.items() if accuracy is not None}
+        return {}
+    known = _known_accuracies(run, dataset)
+    found = {s.name: known[s.name, s.digest] for s in subjects if (s.name, s.digest) in known}
     untested = [subject for subject in subjects if subject.name not in found]
     full = next((s.model for s in subjects if s.name == "1 float32"), None)
     if untested and full is not None:
@@ -274,7 +275,20 @@ def _accuracies(
         else:
             embedders = {s.name: partial(s.model.embed_pixels, width=s.width) for s in untested}
             found |= accuracies_of(embedders, full, opened)
-    return (dataset if found else None), found
+    return found
+
+
+def _known_accuracies(run: Path, dataset: str) -> dict[tuple[str, str | None], float]:
+    """By name and digest, the accuracies of an earlier profile, if that is of this family and data set."""
+    try:
+        before = Profile.read(run, dataset)
+    except SfscError:
+        return {}
+    if before.dataset is None or not location.same(
+        location.found(before.dataset, run), location.absolute(dataset)
+    ):
+        return {}
+    return {(row.name, row.digest): row.accuracy for row in before.rows if row.accuracy is not None}
 
 
 def accuracies_of(embedders: Mapping[str, Embed], full: Model, dataset: Dataset) -> dict[str, float]:
@@ -311,9 +325,20 @@ def _describe(run: Path) -> tuple[str, list[float]]:
 
 
 def _own_dataset(run: Path) -> str | None:
-    """What the run was trained on, if the folder says so; without pydantic."""
-    path = run / "config.json"
-    return str(read_json(path)["dataset"]) if path.exists() else None
+    """What the run was trained on; where its settings are not there, what its profile is of."""
+    own = own_dataset(run)
+    if own is not None:
+        return own
+    try:
+        named = read_json(run / PROFILE_FILE)["dataset"]
+    except (SfscError, KeyError, TypeError):
+        return None
+    return None if named is None else location.found(named, run)
+
+
+def _folder(run: Path, dataset: str | None) -> Path:
+    """Where the profile with accuracies on a data set is; without any it is the run's own."""
+    return run if dataset is None else results_folder(run, dataset, _own_dataset(run))
 
 
 def file_digest(path: Path) -> str:

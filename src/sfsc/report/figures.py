@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sfsc.errors import SfscError, missing_extra
+from sfsc.files import write_atomic
 
 try:
     import matplotlib
@@ -236,14 +237,16 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
 def save(figure: Figure, path: str | Path) -> None:
     """Write a figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
 
-    Raises SfscError for another suffix.
+    Raises SfscError for another suffix, or where it cannot be written.
     """
     metadata: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None}}
     suffix = Path(path).suffix
     if suffix not in metadata:
         raise SfscError(f"{path}: a figure is saved as .png or .svg, not as {suffix!r}")
+    data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
-        figure.savefig(path, dpi=200, facecolor="white", metadata=metadata[suffix])
+        figure.savefig(data, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
+    write_atomic(Path(path), data.getvalue())
 
 
 def to_svg(figure: Figure) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ from sfsc.report.figures import (
     training_curves,
 )
 from sfsc.report.ranked_list import thumbnail
+from sfsc.results import is_current, is_own, other_folders
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -45,10 +47,34 @@ EVALUATION_KEYS = (
 )
 
 
+@dataclass(frozen=True)
+class Evaluations:
+    """The results of a run's family, as evaluation.json holds them.
+
+    `own` is that on the run's own data set, `others` those on others. `outdated` are the data sets of results
+    that are of another family than the folder holds now.
+    """
+
+    own: dict[str, Any] | None
+    others: list[dict[str, Any]]
+    outdated: list[str]
+
+
+def read_evaluations(run: Path) -> Evaluations:
+    """Read all results in a run folder; SfscError where a file cannot be read."""
+    paths = [folder / "evaluation.json" for folder in (run, *other_folders(run))]
+    found = {path: _read(path, *EVALUATION_KEYS) for path in paths if path.exists()}
+    current = {path: content for path, content in found.items() if is_current(run, content)}
+    own = current.pop(paths[0]) if paths[0] in current and is_own(run, current[paths[0]]) else None
+    outdated = [content["dataset"] for path, content in found.items() if not is_current(run, content)]
+    return Evaluations(own, list(current.values()), outdated)
+
+
 def write_report(run: str | Path) -> Path:
     """Write report.html into a run folder, from what `sfsc train` and `sfsc evaluate` left there.
 
-    A run that is not evaluated yet gives a page without results. Returns the path of the page, which
+    A run that is not evaluated yet gives a page without results; those on other data sets than the run's own
+    stand in a section of their own. Returns the path of the page, which
     appears whole or not at all. Raises SfscError if the folder is not a run, if a file of it cannot be
     read, or if the page cannot be written.
     """
@@ -68,7 +94,7 @@ def _render(run: Path) -> str:
     if not (run / "config.json").is_file():
         raise SfscError(f"{run} is not a run, it has no config.json: name a folder that `sfsc train` wrote")
     config = _read(run / "config.json", "dataset", "recipe", "widths")
-    evaluation = _read_if_there(run / "evaluation.json", *EVALUATION_KEYS)
+    evaluations = read_evaluations(run)
     rankings = _read_if_there(run / "rankings.json", "query_width", "gallery_width", "rows")
     log = _read_log(run / "log.jsonl")
     environment = _read_if_there(run / "environment.json")
@@ -81,9 +107,11 @@ def _render(run: Path) -> str:
         name=run.resolve().name,
         config=config,
         environment=environment,
-        evaluation=evaluation,
-        figures=_result_figures(evaluation) if evaluation else {},
-        rankings=rankings,
+        evaluation=evaluations.own,
+        outdated=evaluations.outdated,
+        others=evaluations.others,
+        figures=_result_figures(evaluations.own) if evaluations.own else {},
+        rankings=rankings if evaluations.own else None,
         curves=_curves(log, config["widths"]),
     )
 
@@ -138,8 +166,10 @@ def _read_log(path: Path) -> list[dict[str, Any]]:
 def _text(path: Path) -> str:
     try:
         return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise SfscError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise SfscError(f"{path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise SfscError(f"{path} is not text in UTF-8: restore it, or repeat the run") from error
 
 
 def _parse(place: str, text: str) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         console.print(costs)
     if len(evaluation.get("dimensions", [])) > 1:
         console.print(_dimensions(widths, evaluation["dimensions"]))
+    _say(f"data set: {evaluation['dataset']}")
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 
 from sfsc.errors import SfscError, missing_extra
+from sfsc.interruption import end_at_once
 from sfsc.report import terminal
 from sfsc.serving.app import create_app
 from sfsc.serving.guard import HOST
@@ -37,7 +38,9 @@ def serve(
     proxies: Sequence[str] = (),
     root_path: str = "",
 ) -> None:
-    """Serve until SIGTERM or SIGINT; what was accepted by then is finished.
+    """Serve until SIGTERM or SIGINT; what was accepted by then is finished. A second signal ends it at once.
+
+    SIGTERM is how a service ends, and no failure. SIGINT is answered as everywhere else.
 
     Args:
         run: as for `create_app`, and so are all that are not named here.
@@ -53,10 +56,9 @@ def serve(
 
     Raises:
         SfscError: the port is in use or not allowed, or as `create_app`.
-        SystemExit: with code 0, after the signal.
+        SystemExit: with code 0, after SIGTERM.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _leave)
+    signal.signal(signal.SIGTERM, _leave)
     with _listening(host, port) as listener:
         names = [*hosts, *([host.lower()] if HOST.fullmatch(host.lower()) else [])]
         app = create_app(run, gallery, api_key, origins, names, image_roots)
@@ -71,8 +73,15 @@ def serve(
             forwarded_allow_ips=[*proxies],
             root_path=root_path,
         )
-        # It takes over the signals, and raises them again when all is finished: then `_leave` is called.
-        uvicorn.Server(config).run([listener])
+        # It takes over the signals, and raises them again when all is finished.
+        _Server(config).run([listener])
+
+
+class _Server(uvicorn.Server):
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit:
+            end_at_once(sig)
+        super().handle_exit(sig, frame)
 
 
 def _leave(_: int, __: FrameType | None) -> None:

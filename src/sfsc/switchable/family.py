@@ -19,10 +19,11 @@ from sfsc.batches import as_pixels
 from sfsc.dimensions import all_dimensions, check_dimension, shorten
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
+from sfsc.places import DESCRIPTION_FILE
 from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder, check_images
-from sfsc.switchable.sources import find_backbone
+from sfsc.switchable.sources import find_backbone, modules_of
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
@@ -39,7 +40,6 @@ LATER: dict[str, tuple[int, Any]] = {
     "calibrated": (3, False),
     "nested_dims": (4, []),
 }
-DESCRIPTION_FILE = "family.json"
 
 
 @dataclass(frozen=True)
@@ -292,7 +292,8 @@ class Family(Switchable):
                 **{name: description.get(name, before) for name, (_, before) in LATER.items()},
             )
             spec = replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims))
-            network = _new_network(spec)
+            with modules_of(path.parent, spec.backbone):
+                network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
         except (KeyError, TypeError) as error:
             raise SfscError(f"{path} does not describe a family: {error!r}") from None

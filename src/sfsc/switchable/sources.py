@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from typing import Any
 from torch import nn
 
 from sfsc.errors import SfscError, first_line
+from sfsc.places import started_in
 from sfsc.switchable import huggingface
 from sfsc.switchable.backbones import BACKBONES, Backbone
 
@@ -127,10 +128,10 @@ def _python(name: str) -> Backbone:
         raise SfscError(f"python:{name} is not of the form python:package.module:function")
 
     def build(image_size: tuple[int, int]) -> nn.Module:
-        with _importable_from_here():
+        with _importable_from(Path.cwd()):
             return _call(_find_function(module_name, function_name), name)
 
-    with _importable_from_here():
+    with _importable_from(Path.cwd()):
         _find_function(module_name, function_name)
     return Backbone(build)
 
@@ -141,7 +142,8 @@ def _find_function(module_name: str, function_name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise SfscError(
-                f"there is no module {error.name}: looked for in {Path.cwd()} and where Python looks"
+                f"there is no module {error.name}: looked for in {Path.cwd()} and where Python looks; "
+                "name its folder in PYTHONPATH"
             ) from None
         raise SfscError(f"importing {module_name} failed: {first_line(error)}; install it") from error
     except Exception as error:  # it is the user's code
@@ -169,12 +171,19 @@ def _say(error: Exception) -> str:
 
 
 @contextmanager
-def _importable_from_here() -> Iterator[None]:
-    """The current folder among those that modules are imported from, as with `python -m`."""
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
+def modules_of(run: Path, backbone: str) -> Iterator[None]:
+    """Look for the module of a run's `python:` backbone also where the run was started, in the last place."""
+    start = started_in(run) if backbone.startswith("python:") else None
+    with _importable_from(start, last=True) if start else nullcontext():
+        yield
+
+
+@contextmanager
+def _importable_from(folder: Path, last: bool = False) -> Iterator[None]:
+    """The folder among those that modules are imported from: the first, as with `python -m`, or the last."""
+    sys.path.insert(len(sys.path) if last else 0, str(folder))
     try:
         yield
     finally:
         with suppress(ValueError):  # what was imported may have changed the list itself
-            sys.path.remove(here)
+            sys.path.remove(str(folder))

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from sfsc.errors import SfscError, first_line
 from sfsc.files import write_atomic
 from sfsc.switchable.family import Family
-from sfsc.training.distributed import World
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 
@@ -51,10 +50,9 @@ class LastStep:
     the former are kept.
     """
 
-    def __init__(self, state: TrainingState, step: int, world: World) -> None:
+    def __init__(self, state: TrainingState, step: int) -> None:
         self.step = step
-        # A rank alone completes every step.
-        self._buffers = list(state.family.buffers()) if world.size > 1 else []
+        self._buffers = list(state.family.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def complete(self, step: int) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,12 +20,14 @@ from pydantic import (
     field_validator,
 )
 
+from sfsc.data.location import relocated, split_name
 from sfsc.dimensions import all_dimensions
-from sfsc.errors import SfscError, first_line
+from sfsc.errors import SfscError, first_line, one_line
+from sfsc.places import CONFIG_FILE, find
 from sfsc.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
-CONFIG_FILE = "config.json"
+NO_PATHS = {"default", "none", "imagenet"}  # settings of weights
 
 
 def _read_widths(value: Any) -> tuple[float, ...]:
@@ -117,6 +122,16 @@ class Config(BaseModel):
         """The recipe with what the settings change of it; SfscError where there is none of its name."""
         return find_recipe(self.recipe, {name: getattr(self, name) for name in ADJUSTABLE})
 
+    def relocated(self, place: Callable[[str], str]) -> Config:
+        """The settings with other paths: what `place` makes of each that they name."""
+        update = {"dataset": relocated(self.dataset, place)}
+        if self.weights not in NO_PATHS:
+            update["weights"] = place(self.weights)
+        source, _, name = self.backbone.partition(":")
+        if source == "transformers" and os.sep in name:
+            update["backbone"] = f"{source}:{place(name)}"
+        return self.model_copy(update=update)
+
     @classmethod
     def make(cls, settings: dict[str, Any]) -> Config:
         """A configuration from settings; SfscError naming the first that is wrong."""
@@ -131,7 +146,8 @@ class Config(BaseModel):
                 ) from None
             if first["type"] == "missing":
                 raise SfscError(f"the setting {name!r} is needed") from None
-            raise SfscError(f"setting {name}: {first['msg']}, got {first['input']!r}") from None
+            got = one_line(repr(first["input"]), 100)
+            raise SfscError(f"setting {name}: {first['msg']}, got {got}") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
@@ -141,7 +157,7 @@ def read_settings(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise SfscError(f"{path} is not YAML: {first_line(error)}") from None
+        raise SfscError(f"{path} is not YAML: {_reason(error)}") from None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise SfscError(f"{path} must hold settings as 'name: value' lines")
     return settings
@@ -155,11 +171,34 @@ def parse_setting(text: str) -> tuple[str, Any]:
     try:
         return name, yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise SfscError(f"the value of setting {name} is not YAML: {first_line(error)}") from None
+        raise SfscError(f"the value of setting {name} is not YAML: {_reason(error)}") from None
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a YAML text, and where."""
+    if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
+        return f"line {error.problem_mark.line + 1}: {error.problem}"
+    return first_line(error)
 
 
 def read_config(run: Path) -> Config:
-    """The configuration of a run folder; SfscError where the folder is none."""
+    """The configuration of a run folder, with the paths that it names where they are now.
+
+    Raises:
+        SfscError: the folder is none.
+    """
     if not (run / CONFIG_FILE).is_file():
         raise SfscError(f"{run} is not a run folder: it has no {CONFIG_FILE}; make one with sfsc train")
-    return Config.make(read_settings(run / CONFIG_FILE))
+    return Config.make(read_settings(run / CONFIG_FILE)).relocated(partial(find, run=run))
+
+
+def dataset_of(run: Path) -> str:
+    """KIND:PATH of the data set that a run was trained on; SfscError where it is gone."""
+    name = read_config(run).dataset
+    parts = split_name(name)
+    if parts and not Path(parts[1]).exists():
+        raise SfscError(
+            f"{run} was trained on {name}, which is neither there nor below a folder above the run: "
+            f"name another, or say where it is now with `sfsc train KIND:PATH --out {run} --resume`"
+        )
+    return name

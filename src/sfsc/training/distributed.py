@@ -120,16 +120,23 @@ class World:
         """
         try:
             device = torch.device(name)
-            several = device.type == "cuda" and self.size > 1
-            if several and device.index is not None:
-                raise SfscError(f"device {name!r} is one for {self.size} ranks: set device to cuda")
-            if several:
-                device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-            torch.empty(0, device=device)
+        except RuntimeError:  # its message lists all kinds of devices that there are anywhere
+            raise SfscError(f"there is no device {name!r}: this machine has {_devices()}") from None
+        several = device.type == "cuda" and self.size > 1
+        if several and device.index is not None:
+            raise SfscError(f"device {name!r} is one for {self.size} ranks: set device to cuda")
+        if several:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        try:
+            torch.ones(1, device=device).item()
             if several:
                 torch.cuda.set_device(device)
+        except NotImplementedError:  # and this one's, all operators of torch
+            raise SfscError(f"device {name!r} is not there: this machine has {_devices()}") from None
         except (RuntimeError, AssertionError, ImportError) as error:
-            raise SfscError(f"device {name!r} cannot be used: {first_line(error)}") from None
+            raise SfscError(
+                f"device {name!r} cannot be used ({first_line(error)}): this machine has {_devices()}"
+            ) from None
         return device
 
     def speaks(self) -> bool:
@@ -185,6 +192,12 @@ def _join() -> None:
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
         raise SfscError(f"the ranks do not find each other: {first_line(error)}") from None
+
+
+def _devices() -> str:
+    """The names of the devices that torch finds."""
+    cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
+    return ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])])
 
 
 def _attempt(function: Callable[[], T]) -> tuple[T | None, SfscError | None]:

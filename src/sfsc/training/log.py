@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sfsc.errors import SfscError
+from sfsc.files import write_atomic
 from sfsc.training.distributed import ALONE, World
 from sfsc.training.step import StepStatistics
 
@@ -71,7 +72,7 @@ class TrainingLog:
     def _cut(self, step: int) -> None:
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        self.path.write_text("".join(f"{line}\n" for line in kept))
+        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def _append(self, line: dict[str, Any], active: Sequence[int]) -> None:
         try:

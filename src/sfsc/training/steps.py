@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
 from typing import NoReturn
 
@@ -15,6 +16,7 @@ from sfsc.aggregation.projection import random_order
 from sfsc.data.loading import augment, identity_batches, identity_share, load_batches
 from sfsc.data.records import Split
 from sfsc.errors import SaidElsewhere, SfscError
+from sfsc.interruption import INTERRUPTS, Stopped, held
 from sfsc.progress import track
 from sfsc.switchable.family import Family
 from sfsc.training.checkpoint import LastStep, TrainingState, read_checkpoint, restore, save_checkpoint
@@ -22,7 +24,7 @@ from sfsc.training.classifier import initialise
 from sfsc.training.config import Config
 from sfsc.training.distributed import RankLost, World
 from sfsc.training.forward import Forward
-from sfsc.training.interruption import interruptible
+from sfsc.training.interruption import Interruption
 from sfsc.training.log import TrainingLog
 from sfsc.training.optimizer import make_optimizer, set_learning_rate
 from sfsc.training.step import Batch, NestedGradients, family_step
@@ -51,7 +53,7 @@ class Training:
         self.teach = Forward(teacher.family, config, world) if teacher else None
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
         self.state, self.start = _prepare(config, run, images, device, world, teacher)
-        self.last = LastStep(self.state, self.start, world)
+        self.last = LastStep(self.state, self.start)
         self.phases = config.method.phases(len(config.widths))
         self.gradients = NestedGradients(
             self.state.family, self.state.classifiers, config.method, config.granularity, world
@@ -59,8 +61,8 @@ class Training:
         self.forward = Forward(self.state.family, config, world)
         self.log = TrainingLog(run, self.start, world)
 
-    def run(self) -> Family:
-        """Take all steps that are left, and return the family.
+    def run(self, interruption: Interruption) -> Family:
+        """Take all steps that are left, and return the family; after a signal, take no further step.
 
         Raises:
             SfscError: training was interrupted, by a signal or because a rank is gone; there is a checkpoint
@@ -69,20 +71,21 @@ class Training:
         size = self.state.family.spec.image_size
         batches = self.batches * len(self.phases)
         loaded = load_batches(self.paths, batches[self.last.step :], size, self.config.workers)
-        with interruptible(self.world) as interruption, closing(loaded):
-            reason = None
+        with closing(loaded):
+            lost = False
             steps = track(loaded, "training", total=len(batches), completed=self.last.step)
             try:
                 for step, pixels in enumerate(steps, self.last.step):
                     self.step(step, pixels)
                     if interruption.signal and self.last.step < len(batches):
-                        reason = f"stopped by {interruption.signal}"
                         break
             except RankLost:
-                reason = "a rank ended or stopped answering"
+                lost = True
+            except INTERRUPTS:  # asked a second time: the step under way is given up
+                pass
             interruption.answer()
-            if reason:
-                self.leave(reason)
+            if lost or self.last.step < len(batches):
+                self.leave(None if lost else interruption.signal)
         return self.state.family
 
     def step(self, step: int, pixels: Tensor) -> None:
@@ -97,8 +100,9 @@ class Training:
         )
         for parameters in self.gradients.networks():
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
-        state.optimizer.step()
-        self.last.complete(step + 1)
+        with self.whole():
+            state.optimizer.step()
+            self.last.complete(step + 1)
         self.log.add(statistics)
         self.write(lr)
 
@@ -143,15 +147,25 @@ class Training:
         if done % config.checkpoint_every == 0 or done == steps:
             self.world.on_first(lambda: save_checkpoint(self.run_folder, self.state, done))
 
-    def leave(self, reason: str) -> NoReturn:
-        """Save the last completed step, by one of the ranks that are left, and raise the reason."""
+    def leave(self, asked: signal.Signals | None) -> NoReturn:
+        """Save the last completed step, by one of the ranks that are left, and raise why training ends.
+
+        That is the signal, or where there is none, that a rank is gone.
+        """
+        reason = f"stopped by {asked.name}" if asked else "a rank ended or stopped answering"
         if not self.world.speaks():
             raise SaidElsewhere(reason)
         self.last.return_to()
         if self.run_folder.exists():  # where machines share no folder, only rank 0 has one
-            save_checkpoint(self.run_folder, self.state, self.last.step)
+            with self.whole():
+                save_checkpoint(self.run_folder, self.state, self.last.step)
         steps = len(self.batches) * len(self.phases)
-        raise SfscError(f"{reason} after step {self.last.step} of {steps}: go on with --resume")
+        where, how = f"{reason} after step {self.last.step} of {steps}", "go on with --resume"
+        raise Stopped(asked, where, how) if asked else SfscError(f"{where}: {how}")
+
+    def whole(self) -> AbstractContextManager[object]:
+        """A context that no signal ends halfway; among several ranks, signals are only ever noted."""
+        return held() if self.world.size == 1 else nullcontext()
 
     def move(self, tensor: Tensor) -> Tensor:
         """The tensor on the training device; CUDA devices are not waited for."""
