@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 import safetensors.torch
 import torch
-from conftest import draw
 
 from sfsc.cli import main
 from sfsc.data.dataset import open_dataset
@@ -28,6 +27,7 @@ from sfsc.training.config import Config, dataset_of, read_config
 from sfsc.training.loop import train
 from sfsc.training.started import remarks
 from sfsc.training.steps import Training
+from tests.conftest import draw
 
 SMALL = {"backbone": "small", "widths": (0.5, 1.0), "image_size": (32, 32), "embedding_dim": 16, "epochs": 2}
 BATCHES = {"identities_per_batch": 3, "images_per_identity": 2, "workers": 0, "augment": 0.0}

@@ -54,8 +54,6 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
 
 MOST_ATTRIBUTES = 100  # of a row that is added
 
-MOST_ATTRIBUTES = 100  # of a row that is added
-
 router = APIRouter(responses=REFUSALS)
 page_router = APIRouter(include_in_schema=False)
 
