@@ -30,7 +30,7 @@ from sfsc.gallery import Gallery
 from sfsc.indexing import index
 from sfsc.searching import search
 from sfsc.serving import create_app
-from sfsc.serving.guard import MAX_BODY, check_origins
+from sfsc.serving.guard import MAX_BODY, MAX_JSON, check_origins
 from sfsc.switchable.family import Family
 from tests.conftest import draw
 from tests.serving.conftest import WIDTHS, serving
@@ -417,16 +417,16 @@ def test_ways_that_are_not_there(client: TestClient) -> None:
 
 def test_a_body_that_is_too_large(client: TestClient) -> None:
     part = b"x" * 2**20
-    sent = 0
 
     def parts() -> Iterator[bytes]:
-        nonlocal sent
         for _ in range(40):
-            sent += 1
             yield part
 
-    refused(client.post("/rows", content=b"x" * (MAX_BODY + 1)), 413, "10 MiB")
-    refused(client.post("/search/id", content=parts()), 413, "10 MiB")  # no Content-Length
+    form = {"Content-Type": "multipart/form-data; boundary=x"}
+    refused(client.post("/rows", content=b"x" * (MAX_BODY + 1), headers=form), 413, "10 MiB")
+    refused(client.post("/rows", content=parts(), headers=form), 413, "10 MiB")  # no Content-Length
+    refused(client.post("/search/id", content=b" " * (MAX_JSON + 1)), 413, "1 MiB")
+    refused(client.post("/search/id", content=parts()), 413, "1 MiB")
     refused(client.post("/search/image", files={"image": ("a.png", part * 11)}), 413, "10 MiB")
     assert client.get("/health").status_code == 200
 

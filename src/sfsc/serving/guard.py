@@ -17,7 +17,8 @@ from sfsc.errors import SfscError
 from sfsc.serving.attempts import Attempts
 from sfsc.serving.metrics import Metrics
 
-MAX_BODY = 10 * 1024 * 1024
+MAX_BODY = 10 * 1024 * 1024  # of a form, which may hold an image
+MAX_JSON = 1024 * 1024  # of anything else: it is parsed while nobody else is answered
 BODY_SECONDS = 30.0  # in which a body must arrive
 ANY_HOST = "*"
 KEY_HEADER = "X-API-Key"
@@ -71,7 +72,8 @@ class Guard:
     Pages of `origins` may do whatever the service's own page may; browsers learn of it by CORS.
 
     It stands before the app as ASGI middleware, and counts all requests. The size is checked while the body
-    arrives: whatever the client announced, no more than `MAX_BODY` is read, and no longer than BODY_SECONDS.
+    arrives: whatever the client announced, no more than MAX_BODY or MAX_JSON is read, and no longer than
+    BODY_SECONDS.
     """
 
     def __init__(
@@ -107,7 +109,8 @@ class Guard:
             await send(message)
 
         try:
-            await (self._answer(scope, bool(shared)) or self._app)(asked, _limited(receive), sending)
+            limited = _limited(receive, _most(Headers(scope=scope)))
+            await (self._answer(scope, bool(shared)) or self._app)(asked, limited, sending)
         finally:
             route = getattr(asked.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
@@ -141,8 +144,8 @@ class Guard:
                 403, "a page of another site cannot use this service: start it with --allow-origin for that"
             )
         length = headers.get("Content-Length", "")
-        if length.isdecimal() and int(length[:20]) > MAX_BODY:
-            return error_response(413, _too_large())
+        if length.isdecimal() and int(length[:20]) > (most := _most(headers)):
+            return error_response(413, _too_large(most))
         return None
 
     def _check_key(self, scope: Scope, headers: Headers) -> Response | None:
@@ -184,7 +187,12 @@ def _foreign(headers: Headers) -> bool:
     return origin is not None and origin.partition("://")[2] != headers.get("Host")
 
 
-def _limited(receive: Receive) -> Receive:
+def _most(headers: Headers) -> int:
+    """How many bytes the body of a request may have."""
+    return MAX_BODY if headers.get("Content-Type", "").startswith("multipart/form-data") else MAX_JSON
+
+
+def _limited(receive: Receive, most: int) -> Receive:
     read = 0
     end = asyncio.get_running_loop().time() + BODY_SECONDS
     complete = False
@@ -201,12 +209,13 @@ def _limited(receive: Receive) -> Receive:
             ) from None
         read += len(message.get("body", b""))
         complete = complete or not message.get("more_body", False)
-        if read > MAX_BODY:
-            raise HTTPException(413, _too_large())
+        if read > most:
+            raise HTTPException(413, _too_large(most))
         return message
 
     return receiving
 
 
-def _too_large() -> str:
-    return f"the request is larger than {MAX_BODY // 1024 // 1024} MiB: send a smaller image"
+def _too_large(most: int) -> str:
+    what = "a smaller image" if most == MAX_BODY else "less"
+    return f"the request is larger than {most // 1024 // 1024} MiB: send {what}"

@@ -46,7 +46,7 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The body cannot be parsed"},
     401: {"model": Error, "description": "The API key is missing or wrong"},
     404: {"model": Error, "description": "There is no such row"},
-    413: {"model": Error, "description": "The body is larger than 10 MiB"},
+    413: {"model": Error, "description": "A form is larger than 10 MiB, or any other body larger than 1 MiB"},
     422: {"model": Error, "description": "Something in the request is wrong"},
     429: {"model": Error, "description": "The queue is full: try again after Retry-After seconds"},
     503: {"model": Error, "description": "The gallery cannot be read or written now"},
