@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
+from sfsc.places import FAMILY_FILE
 from sfsc.switchable import huggingface
 from sfsc.switchable.sources import find_backbone
-
-FAMILY_FILE = "family.safetensors"
 
 
 def load_weights(name: str, network: nn.Module, weights: str) -> None:
