@@ -104,6 +104,7 @@ def test_the_weights_say_what_they_are(tmp_path: Path) -> None:
         (lambda run: change(run, widths=[0.75, 1.0]), "is damaged|is not the file that"),
         (lambda run: change(run, round_to=4), "is damaged|is not the file that"),
         (lambda run: (run / COPY).write_text("{"), f"{COPY} is damaged"),
+        (lambda run: (run / COPY).write_text("null"), f"{COPY} does not describe a family"),
         (lambda run: (run / COPY).write_text("[]"), f"{COPY} does not describe a family"),
         (lambda run: (run / COPY).write_text("{}"), f"{COPY} does not describe a family"),
     ],

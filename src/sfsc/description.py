@@ -44,8 +44,10 @@ def of_metadata(folder: Path, metadata: Mapping[str, str] | None) -> tuple[Any, 
         stored_fingerprint = stored["fingerprint"]
     except (ValueError, RecursionError, KeyError, TypeError):
         raise SfscError(f"{weights} is damaged: it does not describe a family") from None
-    if path.exists() and fingerprint(read_json(path), path) == stored_fingerprint:
-        return read_json(path), path
+    if path.exists():
+        copy = read_json(path)
+        if fingerprint(copy, path) == stored_fingerprint:
+            return copy, path
     return stored, weights
 
 

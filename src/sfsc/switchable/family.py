@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -28,7 +27,7 @@ from sfsc.switchable.sources import find_backbone, modules_of
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
-from sfsc.switchable.weights import load_weights
+from sfsc.switchable.weights import load_weights, read_weights
 from sfsc.widths import Widths
 
 FORMAT = 4
@@ -271,14 +270,12 @@ class Family(Switchable):
         weights_path = Path(folder) / FAMILY_FILE
         if not weights_path.is_file():
             raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
+        metadata, state = read_weights(weights_path)
+        description, described_in = of_metadata(Path(folder), metadata)
+        family = cls._from_description(description, described_in)
         try:
-            with safetensors.safe_open(weights_path, "pt") as file:
-                metadata = file.metadata()
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it has no others
-            description, described_in = of_metadata(Path(folder), metadata)
-            family = cls._from_description(description, described_in)
             family.load_state_dict(state)
-        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        except RuntimeError as error:
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
         if family.fingerprint != description.get("fingerprint"):
             raise SfscError(f"{weights_path} is not the file that {described_in} describes")

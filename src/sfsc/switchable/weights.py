@@ -46,6 +46,15 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
     network.load_state_dict({key: state[key] for key in own})
 
 
+def read_weights(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
+    """Read the metadata and the tensors of a safetensors file; SfscError where it is damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata(), {name: file.get_tensor(name) for name in file.offset_keys()}
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise SfscError(f"{path} is damaged: {first_line(error)}") from None
+
+
 def _read_family(path: Path) -> dict[str, Tensor]:
     start = "network.backbone."
     return {
