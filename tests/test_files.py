@@ -98,8 +98,11 @@ def test_what_a_killed_writer_leaves_is_removed_and_what_a_living_one_writes_is_
 def test_a_writer_removes_what_killed_writers_of_any_file_have_left(tmp_path: Path) -> None:
     for number in cuts(lambda: None, lambda: write_atomic(tmp_path / "one", b"one")):
         assert not (tmp_path / "one").exists(), number
+        mine = tmp_path / ".novel.unfinished"
+        mine.touch()
+        (tmp_path / ".one.0123abcd.unfinished").touch()  # as earlier versions call theirs
         write_atomic(tmp_path / "other", b"other")
-        assert [file.name for file in tmp_path.iterdir()] == ["other"]
+        assert {*tmp_path.iterdir()} == {tmp_path / "other", mine}
         (tmp_path / "other").unlink()
 
 

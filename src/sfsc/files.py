@@ -19,6 +19,7 @@ except ImportError:  # not on Windows: there, what a killed process leaves behin
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished"
+LEFT_BEHIND = f".*{'[0-9a-f]' * 8}{UNFINISHED}"  # a token of hexadecimal digits ends their names
 
 
 @contextmanager
@@ -129,7 +130,7 @@ def _remove_left_behind(folder: Path) -> None:
     """Remove what killed writers have left in a folder: the unfinished files that nobody has locked."""
     if fcntl is None:
         return
-    for name in folder.glob(f".*{UNFINISHED}"):
+    for name in folder.glob(LEFT_BEHIND):
         with suppress(OSError), name.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             name.unlink()
