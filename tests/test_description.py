@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from tests.cutting import cuts
 WEIGHTS, COPY = "family.safetensors", "family.json"
 
 
+@cache
 def make(seed: int) -> Family:
     return Family.create("small", (0.5, 1.0), 8, (32, 32), seed=seed).eval()
 
