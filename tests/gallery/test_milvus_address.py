@@ -141,6 +141,11 @@ def test_without_a_token_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Address.parse("milvus://a.example:19530/rows") == Address("http://a.example:19530", "rows")
 
 
+def test_a_token_that_is_no_text_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SFSC_MILVUS_TOKEN", "root:w\udcffrd")
+    assert "w\udcffrd" not in refusal("milvus://localhost:1/rows")
+
+
 @pytest.mark.usefixtures("secrets")
 def test_a_token_is_sent_to_other_machines_only_with_encryption() -> None:
     for host in ("a.example:19530", "10.0.0.5", "localhost.example", "127.0.0.1.example:1", "[::2]:1"):

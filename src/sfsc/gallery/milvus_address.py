@@ -67,7 +67,8 @@ class Address:
 
     def without_secrets(self, text: str) -> str:
         """The text with stars in the place of the token, also as gRPC sends it, and of its password."""
-        secrets = {self.token, b64encode(self.token.encode()).decode(), self.token.partition(":")[2]}
+        encoded = b64encode(self.token.encode(errors="surrogateescape")).decode()
+        secrets = {self.token, encoded, self.token.partition(":")[2]}
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
             text = text.replace(secret, "***")
         return text
