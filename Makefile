@@ -1,4 +1,4 @@
-# Everything runs in .venv with the versions of constraints.txt; PYTHON makes the environment.
+# Everything runs in .venv with the files whose hashes are in requirements/; PYTHON makes the environment.
 PYTHON ?= python3
 BIN := .venv/bin
 RUN := runs/demo
@@ -6,7 +6,7 @@ DATA := data/emoji
 GALLERY := $(RUN)/gallery
 QUERY := $(DATA)/images/twemoji/1f43c.png
 
-.PHONY: demo test lint format benchmarks constraints clean
+.PHONY: demo test lint format benchmarks lock clean
 
 demo: $(RUN)/evaluation.json $(RUN)/.indexed
 	$(BIN)/sfsc search $(RUN) $(QUERY) --width 0.25 --gallery $(GALLERY) --top 10 --picture $(RUN)/search.png
@@ -28,19 +28,32 @@ format: .venv/.installed
 benchmarks: .venv/.installed
 	$(BIN)/python benchmarks/all.py $(ONLY)
 
-# torch first and by itself: the version named there comes as a CPU build where there is one.
-.venv/.installed: pyproject.toml constraints.txt
+# Only files whose hashes are in requirements/ are installed, and none is built. torch comes as its CPU build
+# where pip finds that, else as on PyPI, with the packages for CUDA that it needs on Linux.
+LOCKED := $(BIN)/python -m pip install --quiet --require-hashes --only-binary :all: --no-deps --requirement
+
+.venv/.installed: pyproject.toml requirements/cpu.txt requirements/torch.txt requirements/dev.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(LOCKED) requirements/cpu.txt || $(LOCKED) requirements/torch.txt
+	$(LOCKED) requirements/dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
-# Resolve again within pyproject.toml's ranges and pin what came out.
-constraints:
-	rm -rf build/constraints && $(PYTHON) -m venv build/constraints
-	build/constraints/bin/python -m pip install --quiet "$$(grep '^torch==' constraints.txt)"
-	build/constraints/bin/python -m pip install --quiet '.[dev]'
-	build/constraints/bin/python -m pip freeze --exclude sfsc | sed 's/+cpu$$//' > constraints.txt
+# Resolve again within pyproject.toml's ranges for all platforms, and write the versions to constraints.txt and
+# the hashes to requirements/. torch keeps its version; run this where pip finds the CPU build of it.
+TORCH := $(shell grep '^torch==' constraints.txt)
+LOCK := build/lock/bin/python -m
+RESOLVE := $(LOCK) uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --extra dev
+lock:
+	rm -rf build/lock && $(PYTHON) -m venv build/lock
+	$(LOCK) pip install --quiet uv==0.13.9
+	echo '$(TORCH)' > build/lock/torch.txt
+	$(RESOLVE) --upgrade --constraint build/lock/torch.txt --output-file constraints.txt pyproject.toml
+	$(RESOLVE) --generate-hashes --constraint constraints.txt --output-file build/lock/all.txt pyproject.toml
+	awk '/^[a-z]/ { out = "requirements/" (/^(nvidia|cuda)-|^(torch|triton)==/ ? "torch" : "dev") ".txt" } \
+	  { print > out }' build/lock/all.txt
+	$(LOCK) pip download --quiet --no-deps --dest build/lock '$(TORCH)+cpu'
+	echo "$(TORCH)+cpu $$($(LOCK) pip hash build/lock/torch-*.whl | tail -1)" > requirements/cpu.txt
 
 $(DATA)/emoji.csv: | .venv/.installed
 	$(BIN)/sfsc data emoji --out $(DATA)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sfsc.errors import SfscError
 from sfsc.evaluation import Evaluation, evaluate
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
 from sfsc.switchable.family import Family
+from tests.cutting import cuts
 
 WIDTHS = (0.25, 0.5, 1.0)
 
@@ -198,6 +200,25 @@ def test_what_is_written_is_what_was_found(evaluation: Evaluation, family: Famil
     assert content["fingerprint"] == family.fingerprint
     assert set(METRICS) == set(content["baseline"]) - {"name"}
     assert json.loads((tmp_path / "rankings.json").read_text()) == evaluation.rankings
+
+
+def test_results_that_are_cut_anywhere_do_not_contradict_each_other(
+    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of what is cut, some of the other files may be missing, but none is of another evaluation."""
+    found = {name: replace(evaluation, fingerprint=name, rankings={"of": name}) for name in ("old", "new")}
+
+    def write(name: str) -> None:
+        monkeypatch.setattr("sfsc.evaluation.drawn", lambda *_: json.dumps({"of": name}).encode())
+        found[name].write_into(tmp_path)
+
+    seen = set()
+    for _ in cuts(lambda: write("old"), lambda: write("new")):
+        name = json.loads((tmp_path / "evaluation.json").read_text())["fingerprint"]
+        seen.add(name)
+        others = [tmp_path / other for other in ("rankings.json", "matrix.png", "accuracy.png")]
+        assert all(json.loads(other.read_text()) == {"of": name} for other in others if other.exists())
+    assert seen == {"old", "new"}
 
 
 def test_the_baseline_needs_no_family(dataset: Dataset, evaluation: Evaluation) -> None:

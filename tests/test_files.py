@@ -18,7 +18,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfsc.errors import SfscError
-from sfsc.files import read_json, replacing, write_atomic, write_json
+from sfsc.files import read_json, replacing, write_atomic, write_json, write_with
+from tests.cutting import cuts
 
 KILLED = """
 import os, signal, sys
@@ -83,7 +84,7 @@ def test_what_a_killed_writer_leaves_is_removed_and_what_a_living_one_writes_is_
     command = [sys.executable, "-c", KILLED, str(path)]
     assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
     [left] = tmp_path.iterdir()
-    assert left.name.startswith(".fi[l]e.")
+    assert left.name.endswith(".unfinished")
     with replacing(path) as living:
         assert not left.exists()
         living.write(b"slow")
@@ -92,6 +93,58 @@ def test_what_a_killed_writer_leaves_is_removed_and_what_a_living_one_writes_is_
         assert path.read_bytes() == b"quick"
     assert path.read_bytes() == b"slow"
     assert {file.name for file in tmp_path.iterdir()} == {"fi[l]e", "other"}
+
+
+def test_a_writer_removes_what_killed_writers_of_any_file_have_left(tmp_path: Path) -> None:
+    for number in cuts(lambda: None, lambda: write_atomic(tmp_path / "one", b"one")):
+        assert not (tmp_path / "one").exists(), number
+        mine = tmp_path / ".novel.unfinished"
+        mine.touch()
+        (tmp_path / ".one.0123abcd.unfinished").touch()  # as earlier versions call theirs
+        write_atomic(tmp_path / "other", b"other")
+        assert {*tmp_path.iterdir()} == {tmp_path / "other", mine}
+        (tmp_path / "other").unlink()
+
+
+def test_files_that_belong_together_never_contradict_each_other(tmp_path: Path) -> None:
+    names = [tmp_path / name for name in ("main", "first", "second", "gone")]
+
+    def write(content: bytes) -> None:
+        main, first, second, gone = names
+        write_with(
+            main, content, {first: content, second: content, gone: b"old" if content == b"old" else None}
+        )
+
+    seen = set()
+    for number in cuts(lambda: write(b"old"), lambda: write(b"new")):
+        main, *others = (name.read_bytes() if name.exists() else None for name in names)
+        assert main in (b"old", b"new"), number
+        assert {*others} <= {main, None}, number
+        seen.add((main, *others))
+    assert {main for main, *_ in seen} == {b"old", b"new"}
+    assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == dict.fromkeys(
+        ("main", "first", "second"), b"new"
+    )
+
+
+def test_a_disk_without_room_for_all_leaves_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    main, other = tmp_path / "main", tmp_path / "other"
+    write_with(main, b"old", {other: b"old"})
+    tokens = iter("ab")
+    with monkeypatch.context() as patched:
+        patched.setattr("secrets.token_hex", lambda _: next(tokens))
+        (tmp_path / ".b.unfinished").mkdir()  # the second one cannot be made
+        with pytest.raises(SfscError, match=f"cannot write {main}: .*; the previous file is unharmed"):
+            write_with(main, b"new", {other: b"new"})
+    assert (main.read_bytes(), other.read_bytes()) == (b"old", b"old")
+
+
+def test_folders_that_are_made_are_synced_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr("os.fsync", lambda handle: synced.append(os.fstat(handle).st_ino))
+    write_atomic(tmp_path / "a" / "b" / "file", b"x")
+    folders = [path.stat().st_ino for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")]
+    assert [inode for inode in synced if inode in folders] == folders
 
 
 def test_file_and_folder_are_synced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

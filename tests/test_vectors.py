@@ -17,6 +17,7 @@ import sfsc.indexing
 from sfsc import SfscError
 from sfsc.embedding import Embedded
 from sfsc.vectors import embed
+from tests.cutting import cuts
 
 NOT_UTF_8 = "the path is not UTF-8: rename it"
 WIDTH = 0.5
@@ -123,6 +124,18 @@ def test_a_name_that_is_not_utf_8_is_left_out(tmp_path: Path, out: str) -> None:
             embed(images, tmp_path / out, engine, WIDTH)
     [error] = embed(make(images, "0.jpg"), tmp_path / out, engine, WIDTH)
     assert error.reason == NOT_UTF_8
+
+
+def test_embeddings_that_are_cut_anywhere_have_no_list_of_others(tmp_path: Path) -> None:
+    few, many = make(tmp_path / "few", "0.jpg"), make(tmp_path / "many", "10.jpg", "11.jpg")
+    out, seen = tmp_path / "v.npy", set()
+    for _ in cuts(lambda: embed(few, out, engine, WIDTH), lambda: embed(many, out, engine, WIDTH)):
+        rows = np.load(out)
+        seen.add(len(rows))
+        if out.with_suffix(".txt").exists():
+            names = out.with_suffix(".txt").read_text().splitlines()
+            np.testing.assert_array_equal(rows, np.stack([vector(name) for name in names]))
+    assert seen == {1, 2}
 
 
 def test_a_list_of_something_else_is_not_overwritten(tmp_path: Path) -> None:

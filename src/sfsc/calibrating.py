@@ -15,8 +15,7 @@ from sfsc.errors import SfscError
 from sfsc.image_set import Embedder, embed_all
 from sfsc.switchable.family import Family
 from sfsc.training.config import dataset_of, read_config
-from sfsc.training.derived import save_derived
-from sfsc.training.started import refuse_used
+from sfsc.training.derived import check_folder, save_derived
 
 HELD_OUT = 10  # of so many images one is not fitted to
 
@@ -53,7 +52,7 @@ def calibrate(
     run, out = Path(run), Path(out)
     read_config(run)  # without it the new family could not be written
     family = Family.load(run)
-    refuse_used(out, "choose another folder")
+    check_folder(run, out, family.widths)
     paths = images_of(images or dataset_of(run), "train").paths
     _check(family, len(paths))
     calibrated, report = fit_calibration(family, embed_all(family, paths, workers, "calibrating").of(paths))

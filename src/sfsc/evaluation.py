@@ -15,9 +15,9 @@ from sfsc.data.location import absolute
 from sfsc.data.records import Dataset, Split
 from sfsc.deploy.members import open_members
 from sfsc.dimensions import shorten
-from sfsc.files import write_json
+from sfsc.files import as_json, write_with
 from sfsc.image_set import ImageSet, embed_all
-from sfsc.report.figures import accuracy_against_size, heat_map, save
+from sfsc.report.figures import accuracy_against_size, drawn, heat_map
 from sfsc.results import results_folder
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
@@ -82,15 +82,17 @@ class Evaluation:
         return self.write_into(results_folder(Path(run), self.dataset))
 
     def write_into(self, folder: Path) -> list[Path]:
-        """Write `evaluation.json`, `rankings.json` and two figures into a folder."""
+        """Write `evaluation.json`, and `rankings.json` and two figures that belong to it, into a folder."""
         content = self.to_json()
         matrix, accuracy = folder / "matrix.png", folder / "accuracy.png"
-        # What the others belong to comes last.
-        write_json(folder / RANKINGS_FILE, self.rankings)
         values, criterion = self.matrix.metrics["mAP"], self.matrix.criterion()
-        save(heat_map(values, self.matrix.widths, criterion, "mAP", exported=[*self.matrix.exported]), matrix)
-        save(accuracy_against_size(content), accuracy)
-        write_json(folder / EVALUATION_FILE, content)
+        cells = heat_map(values, self.matrix.widths, criterion, "mAP", exported=[*self.matrix.exported])
+        others = {
+            folder / RANKINGS_FILE: as_json(self.rankings),
+            matrix: drawn(cells, matrix),
+            accuracy: drawn(accuracy_against_size(content), accuracy),
+        }
+        write_with(folder / EVALUATION_FILE, as_json(content), others)
         return [folder / EVALUATION_FILE, matrix, accuracy]
 
 

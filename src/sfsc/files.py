@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import os
 import secrets
 import stat
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -20,22 +19,23 @@ except ImportError:  # not on Windows: there, what a killed process leaves behin
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished"
+LEFT_BEHIND = f".*{'[0-9a-f]' * 8}{UNFINISHED}"  # a token of hexadecimal digits ends their names
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
     """Give a new file to write; it takes the place of the one at `path` once the context ends without error.
 
-    It is written under another name in the same folder, which is made if it is missing, and synced to the
-    disk with its folder before and after it takes its place. It has the permissions of the file that it
-    replaces, or those of any new file. What writers leave behind that were killed is removed.
+    It is written under another name in the same folder, which is made if it is missing. It is synced to the
+    disk before it takes its place, and the folder after that. It has the permissions of the file that it
+    replaces, or those of any new file. What killed writers have left in the folder is removed.
 
     Raises:
         SfscError: the disk is full or not writable; what was at `path` is still there.
     """
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_left_behind(path)
+        _make_folder(path.parent)
+        _remove_left_behind(path.parent)
         file, unfinished = _create_beside(path)
         try:
             with file:
@@ -60,9 +60,31 @@ def write_atomic(path: Path, data: bytes) -> None:
         file.write(data)
 
 
+def write_with(path: Path, data: bytes, others: Mapping[Path, bytes | None]) -> None:
+    """Replace the file at `path` together with others that belong to what it holds; as `replacing`.
+
+    All are written under other names first. Then the old ones of the others are removed, `path` is replaced,
+    and last the others come; one that is None stays away. Where that is cut, `path` holds what it did or
+    `data`, and each of the others belongs to it or is missing.
+    """
+    with ExitStack() as stack:
+        for name, content in {**others, path: data}.items():  # they take their places in reverse order
+            if content is not None:
+                file = stack.enter_context(replacing(name))
+                file.write(content)
+                file.flush()
+        for name in others:
+            name.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as indented JSON; as `replacing`."""
-    write_atomic(path, (json.dumps(value, indent=2) + "\n").encode())
+    write_atomic(path, as_json(value))
+
+
+def as_json(value: Any) -> bytes:
+    """What `write_json` writes."""
+    return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -82,11 +104,12 @@ def read_json(path: Path) -> Any:
 def _create_beside(path: Path) -> tuple[BinaryIO, Path]:
     """A new file in the folder of `path`, and its name; it is locked while its writer lives."""
     while True:
-        unfinished = path.with_name(f".{path.name}.{secrets.token_hex(4)}{UNFINISHED}")
+        unfinished = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
         file = unfinished.open("xb")
         if fcntl is None:
             break
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: there, too, what is left behind stays
+            fcntl.flock(file, fcntl.LOCK_EX)
         if unfinished.exists():  # else another writer has taken it for one that was left behind
             break
         file.close()
@@ -95,11 +118,19 @@ def _create_beside(path: Path) -> tuple[BinaryIO, Path]:
     return file, unfinished
 
 
-def _remove_left_behind(path: Path) -> None:
-    """Remove what killed writers of `path` have left: the files that nobody has locked."""
+def _make_folder(folder: Path) -> None:
+    """Make a folder that is missing, durably, and those above it."""
+    if not folder.is_dir():
+        _make_folder(folder.parent)
+        folder.mkdir(exist_ok=True)
+        _sync_folder(folder.parent)
+
+
+def _remove_left_behind(folder: Path) -> None:
+    """Remove what killed writers have left in a folder: the unfinished files that nobody has locked."""
     if fcntl is None:
         return
-    for name in path.parent.glob(f".{glob.escape(path.name)}.*{UNFINISHED}"):
+    for name in folder.glob(LEFT_BEHIND):
         with suppress(OSError), name.open("rb") as file:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             name.unlink()

@@ -11,6 +11,7 @@ from sfsc.files import read_json
 
 CONFIG_FILE = "config.json"
 DESCRIPTION_FILE = "family.json"
+FAMILY_FILE = "family.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 STARTED_IN = "started_in"  # its entry for the working folder
 

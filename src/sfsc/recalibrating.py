@@ -18,8 +18,7 @@ from sfsc.progress import track
 from sfsc.switchable.convert import cut_positions, select
 from sfsc.switchable.family import Family
 from sfsc.training.config import dataset_of, read_config
-from sfsc.training.derived import save_derived
-from sfsc.training.started import refuse_used
+from sfsc.training.derived import check_folder, save_derived
 from sfsc.widths import Widths
 
 BATCH = 128
@@ -50,13 +49,13 @@ def recalibrate(
         SfscError: `run` holds no family, `out` holds a run already, a width is no ratio, or an image cannot
             be read.
     """
-    out = Path(out)
-    config, family = read_config(Path(run)), Family.load(run)
-    refuse_used(out, "choose another folder")
+    run, out = Path(run), Path(out)
+    config, family = read_config(run), Family.load(run)
+    chosen = widths or family.widths
+    check_folder(run, out, {*family.widths, *chosen})
     if family.spec.calibrated:
         raise SfscError(f"{run} is calibrated, for its statistics as they are: recalibrate the run before")
-    paths = images_of(dataset or dataset_of(Path(run)), "train").paths
-    chosen = widths or family.widths
+    paths = images_of(dataset or dataset_of(run), "train").paths
     for width in chosen:
         if width not in family.widths.ratios:
             family = with_width(family, width)
@@ -66,7 +65,7 @@ def recalibrate(
         loaded = load_batches(paths, batches, family.spec.image_size, workers)
         bar = track(loaded, f"statistics at width {width:g}", total=len(batches))
         estimate_statistics(family, width, bar)
-    save_derived(family, Path(run), out)
+    save_derived(family, run, out)
     return family
 
 

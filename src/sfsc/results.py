@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from sfsc.data import location
+from sfsc.description import fingerprint, read_description
 from sfsc.errors import SfscError
 from sfsc.files import read_json
-from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE
+from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE
 
 OTHERS = "evaluations"
 
@@ -49,8 +50,9 @@ def is_own(run: Path, result: dict[str, Any]) -> bool:
 
 def is_current(run: Path, result: dict[str, Any]) -> bool:
     """Whether a result is of the family that the run's folder holds, and not of one before it."""
-    path = run / DESCRIPTION_FILE
-    return not path.exists() or read_json(path).get("fingerprint") == result["fingerprint"]
+    if not any((run / name).exists() for name in (DESCRIPTION_FILE, FAMILY_FILE)):
+        return True
+    return fingerprint(*read_description(run)) == result["fingerprint"]
 
 
 def _slug(dataset: str) -> str:

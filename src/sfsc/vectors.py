@@ -14,7 +14,7 @@ from sfsc.data.sources import images_of
 from sfsc.embedding import Embedded
 from sfsc.engines import Engine
 from sfsc.errors import SfscError, first_line, missing_extra
-from sfsc.files import write_atomic
+from sfsc.files import write_atomic, write_with
 from sfsc.indexing import in_parts
 from sfsc.interruption import going_on, held
 
@@ -66,8 +66,8 @@ def _write_array(out: Path, paths: Sequence[str], engine: Engine, width: float) 
     array = io.BytesIO()
     np.save(array, embedded.vectors[width])
     with held():
-        write_atomic(out, array.getvalue())
-        write_atomic(names, "".join(f"{paths[i]}\n" for i in embedded.indices).encode())
+        listed = "".join(f"{paths[i]}\n" for i in embedded.indices).encode()
+        write_with(out, array.getvalue(), {names: listed})
     return embedded.corrupt
 
 

@@ -95,6 +95,13 @@ def change(run: Path, **changes: object) -> None:
     write_json(run / "profile.json", content | changes)
 
 
+def test_no_figure_of_another_profile_stays(run: Path) -> None:
+    assert (run / "profile.png").exists()
+    rows = tuple(replace(row, accuracy=None) for row in Profile.read(run).rows)
+    assert Profile("f", None, 1, rows).write(run) == [run / "profile.json"]
+    assert not (run / "profile.png").exists()
+
+
 def test_a_profile_that_does_not_hold_is_refused(run: Path) -> None:
     (run / "export" / "1-int8.onnx").write_bytes(b"other")
     with pytest.raises(SfscError, match=r"1-int8\.onnx is not the file that was measured: run `sfsc profile"):

@@ -203,22 +203,19 @@ def test_a_folder_without_a_family_is_named(tmp_path: Path) -> None:
         Family.load(tmp_path)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "other", "newer", "json", "fields"])
+@pytest.mark.parametrize("damage", ["truncated", "newer", "json", "fields"])
 def test_damaged_families_are_refused(tmp_path: Path, damage: str) -> None:
     make().save(tmp_path)
     weights, description = tmp_path / "family.safetensors", tmp_path / "family.json"
     if damage == "truncated":
         weights.write_bytes(weights.read_bytes()[:1000])
-    elif damage == "other":
-        make(seed=1).save(tmp_path / "other")
-        weights.write_bytes((tmp_path / "other" / "family.safetensors").read_bytes())
     elif damage == "newer":
         description.write_text(json.dumps({**json.loads(description.read_text()), "format": 99}))
     elif damage == "json":
         description.write_text("{")
     else:
         description.write_text('{"format": 1}')
-    expected = {"truncated": "damaged", "other": "is not the file", "newer": "newer sfsc", "json": "damaged"}
+    expected = {"truncated": "damaged", "newer": "newer sfsc", "json": "damaged"}
     with pytest.raises(SfscError, match=expected.get(damage, "does not describe")) as caught:
         Family.load(tmp_path)
     assert str(tmp_path) in str(caught.value)

@@ -87,6 +87,17 @@ def test_a_run_that_knew_no_nested_dimensions_goes_on(finished: Path, shapes: st
     assert train(Config.make(settings(shapes)), tmp_path, resume=True).dimensions == (16,)
 
 
+def test_a_finished_run_whose_save_was_cut_is_completed_and_not_trained_again(
+    finished: Path, shapes: str, tmp_path: Path
+) -> None:
+    for name in ("config.json", "environment.json", "family.safetensors"):
+        shutil.copy(finished / name, tmp_path)
+    train(Config.make(settings(shapes)), tmp_path, resume=True)
+    for name in ("family.json", "family.safetensors"):
+        assert (tmp_path / name).read_bytes() == (finished / name).read_bytes()
+    assert not (tmp_path / "checkpoint.safetensors").exists()
+
+
 def test_first_components_learn_what_they_are_asked(finished: Path, shapes: str, tmp_path: Path) -> None:
     train(Config.make(settings(shapes, nested_dims=(4,))), tmp_path / "nested")
     loss = {run: first_components_loss(run, shapes) for run in (finished, tmp_path / "nested")}

@@ -29,7 +29,7 @@ WidthOption = Annotated[
 ]
 MOST_SHOWN = 5  # of the rows that a deletion by conditions takes
 MOST_DELETED = 1 / 2  # share of a gallery that is deleted by conditions without being asked for again
-GALLERY_HELP = "Folder, or milvus://HOST:PORT/NAME"
+GALLERY_HELP = "Folder, milvus://HOST:PORT/NAME or milvus+https://HOST:PORT/NAME"
 GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
 GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; made if missing where it is written.")]
 WhereOption = Annotated[

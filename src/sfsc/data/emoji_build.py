@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
+import os
 import shutil
 import subprocess
 import tarfile
@@ -25,7 +26,7 @@ import numpy as np
 
 from sfsc.data.emoji import MARKER, TABLE
 from sfsc.data.emoji_codepoints import IconSet, assign, base, has_skin_tone
-from sfsc.data.images import write_png
+from sfsc.data.images import as_png
 from sfsc.errors import SfscError, missing_extra
 from sfsc.files import read_json
 from sfsc.progress import track
@@ -104,6 +105,8 @@ def build_emoji(out: Path, size: int = 64, skin_tones: bool = False, test_share:
     _write_table(partial / TABLE, drawings, test_share)
     _write_attribution(partial / "ATTRIBUTION.md", packages, size)
     (partial / MARKER).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+    if hasattr(os, "sync"):  # not on Windows
+        os.sync()  # once for all images, before they have their final names
     partial.replace(out)
     return out
 
@@ -197,7 +200,7 @@ def _write_images(folder: Path, drawings: list[Drawing], size: int) -> list[Draw
     for drawing in kept:
         path = folder / drawing.path
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_png(path, fit[drawing])
+        path.write_bytes(as_png(fit[drawing]))
     return kept
 
 

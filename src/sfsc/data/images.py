@@ -15,6 +15,7 @@ from sfsc.data.jpeg import DAMAGED
 from sfsc.data.names import printable
 from sfsc.data.pixels import decode_pixels
 from sfsc.errors import SfscError
+from sfsc.files import write_atomic
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MEMBER = "::"
@@ -119,16 +120,14 @@ def absolute(path: str) -> str:
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write a (height, width, 3) uint8 RGB array; the same array gives the same bytes.
+    """Write what `as_png` gives, as `write_atomic` does."""
+    write_atomic(path, as_png(image))
 
-    Its folder is made where it is missing; SfscError where that or the file cannot be written.
-    """
-    _, encoded = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(encoded.tobytes())
-    except OSError as error:
-        raise SfscError(f"cannot write {path}: {error.strerror}") from None
+
+def as_png(image: np.ndarray) -> bytes:
+    """Encode a (height, width, 3) uint8 RGB array; the same array gives the same bytes."""
+    encoded: bytes = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
+    return encoded
 
 
 def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:

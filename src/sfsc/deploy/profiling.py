@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -15,10 +16,12 @@ from sfsc.data import location
 from sfsc.data.dataset import Dataset, open_dataset
 from sfsc.deploy.measuring import Measurement, measure
 from sfsc.deploy.runtime import Exported, ExportedModel
+from sfsc.description import read_description
 from sfsc.embedding import Embedded, embed_images
 from sfsc.errors import SfscError
-from sfsc.files import read_json, write_json
+from sfsc.files import as_json, read_json, write_with
 from sfsc.model import Model
+from sfsc.places import FAMILY_FILE
 from sfsc.progress import track
 from sfsc.results import own_dataset, results_folder
 from sfsc.retrieval.ranking import evaluate_ranking
@@ -100,15 +103,14 @@ class Profile:
         run's own; returns the files.
         """
         run = _folder(Path(run), self.dataset)
-        write_json(run / PROFILE_FILE, self.to_json())
-        try:
-            from sfsc.report.figures import accuracy_against_latency, save
-        except SfscError:
-            return [run / PROFILE_FILE]
-        if all(row.accuracy is None for row in self.rows):
-            return [run / PROFILE_FILE]
-        save(accuracy_against_latency(self.to_json()), run / FIGURE_FILE)
-        return [run / PROFILE_FILE, run / FIGURE_FILE]
+        path, figure, drawing = run / PROFILE_FILE, run / FIGURE_FILE, None
+        with suppress(SfscError):  # without matplotlib
+            from sfsc.report.figures import accuracy_against_latency, drawn
+
+            if any(row.accuracy is not None for row in self.rows):
+                drawing = drawn(accuracy_against_latency(self.to_json()), figure)
+        write_with(path, as_json(self.to_json()), {figure: drawing})
+        return [path, figure] if drawing else [path]
 
     @classmethod
     def read(cls, run: str | Path, dataset: str | None = None) -> Profile:
@@ -233,7 +235,6 @@ def _load_family(run: Path) -> Family | None:
     """The family, where torch and its weights are there."""
     try:
         from sfsc.switchable.family import Family
-        from sfsc.switchable.weights import FAMILY_FILE
     except ModuleNotFoundError:
         return None
     return Family.load(run) if (run / FAMILY_FILE).exists() else None
@@ -314,10 +315,7 @@ def _embed(
 
 def _describe(run: Path) -> tuple[str, list[float]]:
     """The fingerprint and the widths of a run's family; without torch."""
-    path = run / "family.json"
-    if not path.is_file():
-        raise SfscError(f"{run} holds no trained family: it lacks {path.name}")
-    content = read_json(path)
+    content, path = read_description(run)
     try:
         return str(content["fingerprint"]), [float(width) for width in content["widths"]]
     except (KeyError, TypeError, ValueError) as error:

@@ -16,11 +16,11 @@ from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import EXACT, Condition, Value, kind_of, parse_conditions
 from sfsc.gallery.forms import check_form
+from sfsc.gallery.milvus_address import is_milvus
 from sfsc.gallery.names import check_name
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
 from sfsc.model import same_space
 
-MILVUS = "milvus://"
 MOST_ATTRIBUTES = 500  # of a gallery: every hit shows all of them
 IDS_PER_CALL = 1000
 
@@ -65,7 +65,8 @@ class Gallery(AbstractContextManager["Gallery"]):
         """The gallery in a directory, or in a Milvus collection.
 
         Args:
-            path: a directory; or milvus://HOST:PORT/NAME, or milvus:///FILE.db/NAME for milvus-lite.
+            path: a directory; or milvus://HOST:PORT/NAME, milvus+https://HOST:PORT/NAME for one that is
+                encrypted, or milvus:///FILE.db/NAME for milvus-lite.
             create: whether it may be missing; a directory may then be empty, too.
 
         Raises:
@@ -354,7 +355,7 @@ class Gallery(AbstractContextManager["Gallery"]):
 
 def open_store(path: str, create: bool) -> Store:
     """The store that a path or a URL names."""
-    if path.startswith(MILVUS):
+    if is_milvus(path):
         from sfsc.gallery.milvus import MilvusStore
 
         return MilvusStore(path, create=create)

@@ -14,6 +14,7 @@ import numpy as np
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import EQUALITIES, Condition, Value
 from sfsc.gallery.forms import decode, encode
+from sfsc.gallery.milvus_address import Address
 from sfsc.gallery.names import column_of
 from sfsc.gallery.store import (
     COLUMNS,
@@ -32,7 +33,6 @@ try:
 except ImportError as error:
     raise missing_extra("pymilvus", "milvus") from error
 
-SCHEME = "milvus://"
 PROPERTY = "sfsc.gallery"
 LISTS, PROBES = 1024, 32  # of the index; probing all lists is an exact search
 TEXT_BYTES = 4096  # that the text of a column of every gallery may take
@@ -51,14 +51,11 @@ class MilvusStore:
     """
 
     def __init__(self, url: str, *, create: bool) -> None:
-        """Connect to milvus://HOST:PORT/NAME, or milvus:///FILE.db/NAME for milvus-lite."""
-        match = re.fullmatch(r"milvus://(?:([^/]+)|(/.+\.db))/(\w+)", url)
-        if match is None:
-            raise SfscError(f"{url} names no gallery: milvus://HOST:PORT/NAME, or milvus:///FILE.db/NAME")
-        host, file, self._name = match.groups()
-        self._url = url
+        """Connect to an address, as `Address.parse` takes it."""
+        self._address = Address.parse(url)
+        self._url, self._name = url, self._address.collection
         with self._reported("opened"):
-            self._client = MilvusClient(file or f"http://{host}", timeout=SECONDS)
+            self._client = MilvusClient(self._address.uri, timeout=SECONDS, **self._address.connection())
         if self.describe() is None and not create:
             raise SfscError(f"gallery {url} does not exist: add embeddings to it first, or check the address")
         with self._reported("opened"):
@@ -237,14 +234,14 @@ class MilvusStore:
 
     @contextmanager
     def _reported(self, action: str) -> Iterator[None]:
-        """Turn what Milvus raises into one line that names the gallery."""
+        """Turn what Milvus raises into one line that names the gallery, and no secret."""
         try:
             yield
         except RPC_ERRORS as error:
-            cause = str(getattr(error, "message", error)).partition("\n")[0]
+            cause = self._address.without_secrets(str(getattr(error, "message", error))).partition("\n")[0]
             raise StoreUnavailable(
                 f"gallery {self._url} cannot be {action} ({cause}): check that Milvus runs there"
-            ) from error
+            ) from None  # the error itself may quote the token
 
 
 def _hit(found: Mapping[str, Any], description: Description) -> Hit:

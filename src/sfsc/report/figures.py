@@ -235,9 +235,14 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
+    """Write what `drawn` gives; SfscError for another suffix, or where it cannot be written."""
+    write_atomic(Path(path), drawn(figure, path))
 
-    Raises SfscError for another suffix, or where it cannot be written.
+
+def drawn(figure: Figure, path: str | Path) -> bytes:
+    """A figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
+
+    Raises SfscError for another suffix.
     """
     metadata: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None}}
     suffix = Path(path).suffix
@@ -246,7 +251,7 @@ def save(figure: Figure, path: str | Path) -> None:
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
         figure.savefig(data, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
-    write_atomic(Path(path), data.getvalue())
+    return data.getvalue()
 
 
 def to_svg(figure: Figure) -> str:

@@ -13,6 +13,7 @@ import cv2
 
 from sfsc.data.names import as_text
 from sfsc.errors import SfscError, missing_extra
+from sfsc.files import write_atomic
 from sfsc.report.figures import (
     AXIS_LABELS,
     accuracy_against_size,
@@ -81,12 +82,7 @@ def write_report(run: str | Path) -> Path:
     run = Path(run)
     page = run / "report.html"
     text = _render(run)
-    unfinished = page.with_suffix(".html.part")
-    try:
-        unfinished.write_text(as_text(text), encoding="utf-8")  # names of images may be no text
-        unfinished.replace(page)
-    except OSError as error:
-        raise SfscError(f"{page} cannot be written: {error.strerror}") from error
+    write_atomic(page, as_text(text).encode())  # names of images may be no text
     return page
 
 

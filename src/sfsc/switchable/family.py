@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
 
 from sfsc.batches import as_pixels
+from sfsc.description import as_metadata, of_metadata
 from sfsc.dimensions import all_dimensions, check_dimension, shorten
 from sfsc.errors import SfscError, first_line
-from sfsc.files import read_json, write_atomic, write_json
-from sfsc.places import DESCRIPTION_FILE
+from sfsc.files import write_atomic, write_json
+from sfsc.places import DESCRIPTION_FILE, FAMILY_FILE
 from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder, check_images
@@ -27,7 +27,7 @@ from sfsc.switchable.sources import find_backbone, modules_of
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
-from sfsc.switchable.weights import FAMILY_FILE, load_weights
+from sfsc.switchable.weights import load_weights, read_weights
 from sfsc.widths import Widths
 
 FORMAT = 4
@@ -250,14 +250,15 @@ class Family(Switchable):
         return f"{digits}.{_digest({}, fitted)[:8]}" if fitted else digits
 
     def save(self, folder: str | Path) -> None:
-        """Write `family.safetensors` and `family.json` into a folder, each atomically.
+        """Write `family.safetensors` into a folder, atomically, then `family.json`: what it is, once more.
 
         Raises:
             SfscError: the folder cannot be written; what it held is unharmed.
         """
+        description = {**self.spec.describe(), "fingerprint": self.fingerprint}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_atomic(Path(folder) / FAMILY_FILE, safetensors.torch.save(tensors))
-        write_json(Path(folder) / DESCRIPTION_FILE, {**self.spec.describe(), "fingerprint": self.fingerprint})
+        write_atomic(Path(folder) / FAMILY_FILE, safetensors.torch.save(tensors, as_metadata(description)))
+        write_json(Path(folder) / DESCRIPTION_FILE, description)
 
     @classmethod
     def load(cls, folder: str | Path) -> Family:
@@ -266,17 +267,18 @@ class Family(Switchable):
         Raises:
             SfscError: the folder holds no family, a newer format, or damaged files.
         """
-        description_path, weights_path = Path(folder) / DESCRIPTION_FILE, Path(folder) / FAMILY_FILE
-        if not description_path.is_file() or not weights_path.is_file():
+        weights_path = Path(folder) / FAMILY_FILE
+        if not weights_path.is_file():
             raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
-        description = read_json(description_path)
-        family = cls._from_description(description, description_path)
+        metadata, state = read_weights(weights_path)
+        description, described_in = of_metadata(Path(folder), metadata)
+        family = cls._from_description(description, described_in)
         try:
-            family.load_state_dict(safetensors.torch.load_file(weights_path))
-        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+            family.load_state_dict(state)
+        except RuntimeError as error:
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
         if family.fingerprint != description.get("fingerprint"):
-            raise SfscError(f"{weights_path} is not the file that {description_path} describes")
+            raise SfscError(f"{weights_path} is not the file that {described_in} describes")
         return family.eval()
 
     @classmethod

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
+from sfsc.places import FAMILY_FILE
 from sfsc.switchable import huggingface
 from sfsc.switchable.sources import find_backbone
-
-FAMILY_FILE = "family.safetensors"
 
 
 def load_weights(name: str, network: nn.Module, weights: str) -> None:
@@ -45,6 +44,15 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
         problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
         raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
     network.load_state_dict({key: state[key] for key in own})
+
+
+def read_weights(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
+    """Read the metadata and the tensors of a safetensors file; SfscError where it is damaged."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return file.metadata(), {name: file.get_tensor(name) for name in file.offset_keys()}
+    except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        raise SfscError(f"{path} is damaged: {first_line(error)}") from None
 
 
 def _read_family(path: Path) -> dict[str, Tensor]:

@@ -2,24 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from sfsc.files import write_atomic, write_json
 from sfsc.places import CONFIG_FILE, ENVIRONMENT_FILE
 from sfsc.switchable.family import Family
-from sfsc.training.config import read_config
-from sfsc.training.started import LISTING_FILE
+from sfsc.training.config import Config, read_config
+from sfsc.training.started import LISTING_FILE, begun, refuse_used
+
+
+def check_folder(run: Path, out: Path, widths: Iterable[float]) -> None:
+    """Raise `SfscError` where a folder cannot take a family of these widths that is made of a run's.
+
+    What it may hold is what `save_derived` leaves that was cut before it had written the family.
+    """
+    settings = _settings(run, widths)
+    if begun(out) or not (out / CONFIG_FILE).exists() or read_config(out) != settings:
+        refuse_used(out, "choose another folder")
 
 
 def save_derived(family: Family, run: Path, out: Path) -> None:
     """Write a family into a folder, with the settings, environment and list of images of its run.
 
+    The family comes last: a folder that has it is complete.
+
     Raises:
         SfscError: `run` is no run folder, or `out` cannot be written.
     """
-    settings = read_config(run).model_copy(update={"widths": family.widths.ratios})
     for name in (ENVIRONMENT_FILE, LISTING_FILE):
         if (run / name).exists():
             write_atomic(out / name, (run / name).read_bytes())
+    write_json(out / CONFIG_FILE, _settings(run, family.widths).model_dump(mode="json"))
     family.save(out)
-    write_json(out / CONFIG_FILE, settings.model_dump(mode="json"))
+
+
+def _settings(run: Path, widths: Iterable[float]) -> Config:
+    return read_config(run).model_copy(update={"widths": tuple(sorted(widths))})

@@ -17,13 +17,13 @@ from sfsc.data.listing import Listing
 from sfsc.data.loading import check_images
 from sfsc.data.location import split_name
 from sfsc.data.records import Dataset, Split
+from sfsc.description import complete, holds_family
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.files import write_json
-from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
+from sfsc.places import CONFIG_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
 from sfsc.recipes import ADJUSTABLE
 from sfsc.switchable.family import Family
 from sfsc.switchable.sources import find_backbone, modules_of
-from sfsc.switchable.weights import FAMILY_FILE
 from sfsc.training.config import Config, read_config, read_settings
 from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.interruption import interruptible
@@ -64,8 +64,9 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
         config, dataset = world.on_first(lambda: _open(config, run, resume, world))
         device = world.on_all(lambda: world.device(config.device))
         world.on_first(lambda: _claim(run, config))
-        if world.on_first(lambda: _is_trained(run)):
+        if world.on_first(lambda: holds_family(run)):
             world.on_first(lambda: check(run, Listing.of(dataset)))
+            world.on_first(lambda: complete(run))
         else:
             images, contents = _readable(dataset.train, config, world)
             world.on_first(lambda: record(run, Listing.of(dataset, contents)))
@@ -92,10 +93,6 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
     check(run, Listing.of(dataset), same=lambda *_: True)
     all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}), world)
     return _resolve(config, dataset), dataset
-
-
-def _is_trained(run: Path) -> bool:
-    return all((run / name).exists() for name in (FAMILY_FILE, DESCRIPTION_FILE))
 
 
 def _with_method(config: Config) -> Config:

@@ -8,7 +8,7 @@ from pathlib import Path
 from sfsc.data.listing import TESTS, TRAIN, Entry, Listing, first_names
 from sfsc.data.records import Dataset
 from sfsc.errors import SfscError
-from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE
+from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE
 from sfsc.results import results_folder
 from sfsc.training.checkpoint import CHECKPOINT_FILE
 from sfsc.training.teacher import TEACHER_FOLDER
@@ -18,8 +18,8 @@ LISTING_FILE = "images.json"
 
 def begun(run: Path) -> bool:
     """Whether anything was trained in a run folder."""
-    files = [run / CHECKPOINT_FILE, run / TEACHER_FOLDER / CHECKPOINT_FILE, run / DESCRIPTION_FILE]
-    return any(file.exists() for file in files)
+    files = [CHECKPOINT_FILE, f"{TEACHER_FOLDER}/{CHECKPOINT_FILE}", FAMILY_FILE, DESCRIPTION_FILE]
+    return any((run / file).exists() for file in files)
 
 
 def refuse_used(run: Path, how: str) -> None:
