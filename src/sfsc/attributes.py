@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sfsc.data.names import printable
 from sfsc.data.table import check_distinct, read_table
 from sfsc.errors import SfscError
 
@@ -78,7 +79,7 @@ class AttributeTable:
             remarks.append(f"{len(unused)} of {len(self.lines)} rows match no image, the first: {first}")
         if bare:
             remarks.append(f"{len(bare)} of {len(images)} images have no row, the first: {bare[0]}")
-        return [f"{self.path}: {remark}" for remark in remarks]
+        return [printable(f"{self.path}: {remark}") for remark in remarks]
 
 
 def read_attributes(path: Path) -> AttributeTable:

@@ -1,4 +1,4 @@
-"""What every store must do: the same tests on LanceDB and on Milvus."""
+"""What every store must do: the same tests on Lance and on Milvus."""
 
 from __future__ import annotations
 

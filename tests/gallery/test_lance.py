@@ -1,4 +1,4 @@
-"""The gallery in a directory: what is particular to LanceDB, damage, death and other processes."""
+"""The gallery in a directory: what is particular to Lance, damage, death and other processes."""
 
 import json
 import shutil

@@ -110,8 +110,9 @@ def test_equal_embeddings_rank_in_gallery_order() -> None:
     query = unit(rng.standard_normal((3, 64)))
     identities = np.where(np.arange(101) % 10 == 3, "a", "b")
     labels = Labels(np.array(["a", "a", "a"])), Labels(identities)
-    for ranks in positive_ranks(query, gallery, *labels):
-        assert ranks.tolist() == [item + 1 for item in range(3, 101, 10)]
+    for block in ((512, 16384), (2, 37)):
+        for ranks in positive_ranks(query, gallery, *labels, block=block):
+            assert ranks.tolist() == [item + 1 for item in range(3, 101, 10)]
 
 
 @pytest.mark.parametrize("block", [(512, 16384), (4, 9)])

@@ -10,7 +10,7 @@ query x gallery matrix never exists.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -115,9 +115,10 @@ def positive_ranks(
     queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
     relation = _Relation(query, gallery)
     ranks: list[np.ndarray] = []
+    spans = _spans(len(items), block[1])
     for rows in _spans(len(queries), block[0]):
-        positives, dropped = relation.pairs(rows)
-        ranks += _block_ranks(queries[rows], items, positives, dropped, block[1])
+        score = items.scored(queries[rows])
+        ranks += _block_ranks(score, spans, *relation.pairs(rows), rows.stop - rows.start)
     return ranks
 
 
@@ -140,9 +141,9 @@ def top_hits(
     indices = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
     for rows in _spans(len(queries), block[0]):
-        dropped = relation.pairs(rows)[1]
+        dropped, score = relation.pairs(rows)[1], items.scored(queries[rows])
         for columns in _spans(len(items), block[1]):
-            found = _scores(queries[rows], items[columns])
+            found = score(columns)
             found[dropped.within(columns).local] = -np.inf
             indices[rows], scores[rows] = _merge(indices[rows], scores[rows], found, columns.start)
     indices[scores == -np.inf] = -1
@@ -162,7 +163,7 @@ def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.
 
 def _checked(
     query_embeddings: np.ndarray, gallery_embeddings: np.ndarray, query: Labelled, gallery: Labelled
-) -> tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, _Items]:
     queries = check_embeddings(query_embeddings, query, "query embeddings")
     items = check_embeddings(gallery_embeddings, gallery, "gallery embeddings")
     if queries.shape[1] != items.shape[1]:
@@ -170,7 +171,7 @@ def _checked(
             f"query embeddings have {queries.shape[1]} dimensions, gallery embeddings {items.shape[1]}: "
             "embed both with one family"
         )
-    return queries, items
+    return queries, _Items(items)
 
 
 @dataclass(frozen=True)
@@ -232,31 +233,67 @@ def _codes(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return codes[: len(query)], codes[len(query) :]
 
 
-def _spans(total: int, size: int) -> Iterator[slice]:
-    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+def _spans(total: int, size: int) -> list[slice]:
+    return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 
-def _scores(queries: np.ndarray, items: np.ndarray) -> np.ndarray:
-    # BLAS rounds the last rows of a ragged block differently from column to column; filled up to whole
-    # tiles, equal gallery embeddings score equally and ties are ties.
-    filled = np.pad(queries, ((0, -len(queries) % 16), (0, 0)))
-    return (filled @ items.T)[: len(queries)]
+class _Items:
+    """Gallery embeddings, scored block by block.
+
+    BLAS rounds one and the same dot product differently from column to column. Embeddings that occur several
+    times are therefore scored once for all of their places, so that ties are ties.
+    """
+
+    def __init__(self, embeddings: np.ndarray) -> None:
+        self._embeddings = embeddings
+        self._repeated, self._group = _repeated(embeddings)
+
+    def __len__(self) -> int:
+        return len(self._embeddings)
+
+    def scored(self, queries: np.ndarray) -> Callable[[slice], np.ndarray]:
+        """Return what scores these queries, (Q, dim), against a span of n items: (Q, n) float32."""
+        shared = queries @ self._repeated.T
+
+        def score(columns: slice) -> np.ndarray:
+            scores = queries @ self._embeddings[columns].T
+            group = self._group[columns]
+            tied = np.flatnonzero(group >= 0)
+            scores[:, tied] = shared[:, group[tied]]
+            return scores
+
+        return score
+
+
+def _repeated(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that occur several times, (R, dim), and for each of N rows its place among them, or -1."""
+    _, first, counts = np.unique(embeddings[:, 0], return_inverse=True, return_counts=True)
+    alike = np.flatnonzero(counts[first] > 1)  # few, and only they are compared as a whole
+    rows, place, counts = np.unique(embeddings[alike], axis=0, return_inverse=True, return_counts=True)
+    number = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1)
+    group = np.full(len(embeddings), -1)
+    group[alike] = number[place.ravel()]
+    return rows[counts > 1], group
 
 
 def _block_ranks(
-    queries: np.ndarray, items: np.ndarray, positives: _Pairs, dropped: _Pairs, width: int
+    score: Callable[[slice], np.ndarray],
+    spans: Sequence[slice],
+    positives: _Pairs,
+    dropped: _Pairs,
+    queries: int,
 ) -> list[np.ndarray]:
     """The ranks of the positives of a block of queries, in two passes over the gallery."""
     own = np.empty(len(positives.rows), np.float32)
-    for columns in _spans(len(items), width):
+    for columns in spans:
         window = positives.within(columns)
-        own[window.inside] = _scores(queries, items[columns])[window.local]
-    bounds = np.searchsorted(positives.rows, np.arange(len(queries) + 1))
+        own[window.inside] = score(columns)[window.local]
+    bounds = np.searchsorted(positives.rows, np.arange(queries + 1))
     parts = [slice(start, end) for start, end in itertools.pairwise(bounds)]
     ahead = np.zeros(len(own), np.int64)
-    for columns in _spans(len(items), width):
+    for columns in spans:
         window = positives.within(columns)
-        scores = _scores(queries, items[columns])
+        scores = score(columns)
         scores[dropped.within(columns).local] = -np.inf
         scores[window.local] = own[window.inside]
         for row, part in enumerate(parts):
