@@ -27,6 +27,7 @@ from sfsc.recipes import RECIPES, find_recipe
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
+from sfsc.switchable.sources import code_of
 from sfsc.training.config import Config, read_config
 from sfsc.training.derived import save_derived
 from sfsc.training.log import LOG_FILE
@@ -235,7 +236,8 @@ def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], run: Path
 
 def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
     runs = [folder_of(out, name, seed) for seed in range(seeds)]
-    config, family = read_config(runs[0]), Family.load(runs[0])
+    config = read_config(runs[0])
+    family = Family.load(runs[0], code_of(config.backbone))  # which the comparison's own settings name
     calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
     return Contestant(
         name=name,

@@ -133,7 +133,11 @@ class Profile:
 
 
 def profile(
-    run: str | Path, dataset: str | None = None, threads: int = 1, seconds: float = SECONDS
+    run: str | Path,
+    dataset: str | None = None,
+    threads: int = 1,
+    seconds: float = SECONDS,
+    allow_code: str | None = None,
 ) -> Profile:
     """Measure every sub-model as an exported file, and with torch where that and the weights are there.
 
@@ -147,6 +151,7 @@ def profile(
             `RUN/profile.json`.
         threads: that compute when time and memory are measured.
         seconds: for one image at once, and again for 32, of each sub-model in each form.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: no run, nothing to measure, a file of another family, a data set that was named and cannot
@@ -155,13 +160,13 @@ def profile(
     run = Path(run)
     if dataset is not None:
         open_dataset(dataset)  # if it cannot be, that is said before the first export
-    subjects = _subjects(run)
+    subjects = _subjects(run, allow_code)
     accuracies = _accuracies(run, dataset, subjects)
     own = _own_dataset(run) if accuracies else None
     dataset = location.absolute(dataset) if dataset else own
     rows = []
     for subject in track(subjects, "measuring"):
-        found = measure(subject.path, subject.width, threads, seconds)
+        found = measure(subject.path, subject.width, threads, seconds, allow_code)
         rows.append(subject.measured(run, found, accuracies.get(subject.name)))
     return Profile(_describe(run)[0], dataset, threads, tuple(rows))
 
@@ -204,9 +209,9 @@ class _Subject:
         )
 
 
-def _subjects(run: Path) -> list[_Subject]:
+def _subjects(run: Path, allow_code: str | None) -> list[_Subject]:
     fingerprint, widths = _describe(run)
-    family = _load_family(run)
+    family = _load_family(run, allow_code)
     paths = {
         (width, form): run / EXPORT_FOLDER / f"{width:g}{'-int8' if form == 'int8' else ''}.onnx"
         for width in widths
@@ -229,14 +234,14 @@ def _subjects(run: Path) -> list[_Subject]:
     return subjects
 
 
-def _load_family(run: Path) -> Family | None:
+def _load_family(run: Path, allow_code: str | None) -> Family | None:
     """The family, where torch and its weights are there."""
     try:
         from sfsc.switchable.family import Family
         from sfsc.switchable.weights import FAMILY_FILE
     except ModuleNotFoundError:
         return None
-    return Family.load(run) if (run / FAMILY_FILE).exists() else None
+    return Family.load(run, allow_code) if (run / FAMILY_FILE).exists() else None
 
 
 def _export_missing(run: Path, family: Family, paths: Mapping[tuple[float, str], Path]) -> None:

@@ -23,7 +23,7 @@ from sfsc.places import DESCRIPTION_FILE
 from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder, check_images
-from sfsc.switchable.sources import find_backbone, modules_of
+from sfsc.switchable.sources import check_code, find_backbone
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
@@ -260,17 +260,23 @@ class Family(Switchable):
         write_json(Path(folder) / DESCRIPTION_FILE, {**self.spec.describe(), "fingerprint": self.fingerprint})
 
     @classmethod
-    def load(cls, folder: str | Path) -> Family:
+    def load(cls, folder: str | Path, allow_code: str | None = None) -> Family:
         """Read a family that `save` wrote; it comes in evaluation mode.
 
+        Args:
+            folder: where it was saved. What the files there say is checked, and nothing in them is run.
+            allow_code: the function package.module:function that is imported and called if it is the family's
+                backbone.
+
         Raises:
-            SfscError: the folder holds no family, a newer format, or damaged files.
+            SfscError: the folder holds no family, a newer format, or damaged files; or its backbone is code
+                that is not allowed.
         """
         description_path, weights_path = Path(folder) / DESCRIPTION_FILE, Path(folder) / FAMILY_FILE
         if not description_path.is_file() or not weights_path.is_file():
             raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
         description = read_json(description_path)
-        family = cls._from_description(description, description_path)
+        family = cls._from_description(description, description_path, allow_code)
         try:
             family.load_state_dict(safetensors.torch.load_file(weights_path))
         except (OSError, RuntimeError, safetensors.SafetensorError) as error:
@@ -280,7 +286,7 @@ class Family(Switchable):
         return family.eval()
 
     @classmethod
-    def _from_description(cls, description: Any, path: Path) -> Family:
+    def _from_description(cls, description: Any, path: Path, allow_code: str | None) -> Family:
         try:
             if description["format"] > FORMAT:
                 raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
@@ -292,8 +298,8 @@ class Family(Switchable):
                 **{name: description.get(name, before) for name, (_, before) in LATER.items()},
             )
             spec = replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims))
-            with modules_of(path.parent, spec.backbone):
-                network = _new_network(spec)
+            check_code(spec.backbone, allow_code, path)
+            network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
         except (KeyError, TypeError) as error:
             raise SfscError(f"{path} does not describe a family: {error!r}") from None

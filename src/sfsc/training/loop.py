@@ -22,7 +22,7 @@ from sfsc.files import write_json
 from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
 from sfsc.recipes import ADJUSTABLE
 from sfsc.switchable.family import Family
-from sfsc.switchable.sources import find_backbone, modules_of
+from sfsc.switchable.sources import code_of, find_backbone
 from sfsc.switchable.weights import FAMILY_FILE
 from sfsc.training.config import Config, read_config, read_settings
 from sfsc.training.distributed import RankLost, World, joined
@@ -60,27 +60,28 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
 
 
 def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
-    with modules_of(run, config.backbone):
-        config, dataset = world.on_first(lambda: _open(config, run, resume, world))
-        device = world.on_all(lambda: world.device(config.device))
-        world.on_first(lambda: _claim(run, config))
-        if world.on_first(lambda: _is_trained(run)):
-            world.on_first(lambda: check(run, Listing.of(dataset)))
-        else:
-            images, contents = _readable(dataset.train, config, world)
-            world.on_first(lambda: record(run, Listing.of(dataset, contents)))
-            teacher = None
-            if config.method.teacher and len(config.widths) > 1:
-                trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
-                teacher = Teacher.of(run, trained, device, world)
-            training = Training(config, run, images, dataset.mirrors, device, world, teacher)
-            with interruptible(world) as interruption:
-                family = training.run(interruption)
-                world.on_first(lambda: family.cpu().save(run))
-        world.on_first(lambda: _keep_place(run, config))
-        # Only the first reads and writes the folder: another machine may not have it.
-        family = world.on_all(lambda: Family.load(run) if world.first else new_family(config, "none"))
-        return equalise(family, world).eval()
+    config, dataset = world.on_first(lambda: _open(config, run, resume, world))
+    device = world.on_all(lambda: world.device(config.device))
+    world.on_first(lambda: _claim(run, config))
+    if world.on_first(lambda: _is_trained(run)):
+        world.on_first(lambda: check(run, Listing.of(dataset)))
+    else:
+        images, contents = _readable(dataset.train, config, world)
+        world.on_first(lambda: record(run, Listing.of(dataset, contents)))
+        teacher = None
+        if config.method.teacher and len(config.widths) > 1:
+            trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
+            teacher = Teacher.of(run, trained, device, world)
+        training = Training(config, run, images, dataset.mirrors, device, world, teacher)
+        with interruptible(world) as interruption:
+            family = training.run(interruption)
+            world.on_first(lambda: family.cpu().save(run))
+    world.on_first(lambda: _keep_place(run, config))
+    # Only the first reads and writes the folder: another machine may not have it.
+    family = world.on_all(
+        lambda: Family.load(run, code_of(config.backbone)) if world.first else new_family(config, "none")
+    )
+    return equalise(family, world).eval()
 
 
 def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset]:
