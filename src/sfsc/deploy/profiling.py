@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from sfsc.model import Model
 from sfsc.progress import track
 from sfsc.results import own_dataset, results_folder
 from sfsc.retrieval.ranking import evaluate_ranking
+from sfsc.schema import conform
 
 if TYPE_CHECKING:
     from sfsc.switchable.family import Family
@@ -122,11 +123,9 @@ class Profile:
         if not path.exists():
             raise SfscError(f"{path.parent} has no {PROFILE_FILE}: {again}")
         try:
-            content = read_json(path)
-            rows = tuple(Measured(**row) for row in content.pop("rows"))
-            profile = cls(**content, rows=rows)
-        except (AttributeError, KeyError, TypeError):
-            raise SfscError(f"{path} is damaged: {again} again") from None
+            profile: Profile = conform(read_json(path), cls)
+        except ValueError as error:
+            raise SfscError(f"{path} is damaged: {again} again ({error})") from None
         if profile.fingerprint != _describe(Path(run))[0]:
             raise SfscError(f"{path} is of another family: {again} again")
         return profile
@@ -317,16 +316,23 @@ def _embed(
     return embedded.vectors
 
 
+class _Family(TypedDict):
+    """What is asked of a family without its network."""
+
+    fingerprint: str
+    widths: list[float]
+
+
 def _describe(run: Path) -> tuple[str, list[float]]:
     """The fingerprint and the widths of a run's family; without torch."""
     path = run / "family.json"
     if not path.is_file():
         raise SfscError(f"{run} holds no trained family: it lacks {path.name}")
-    content = read_json(path)
     try:
-        return str(content["fingerprint"]), [float(width) for width in content["widths"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise SfscError(f"{path} does not describe a family: {error!r}") from None
+        content = conform(read_json(path), _Family)
+    except ValueError as error:
+        raise SfscError(f"{path} does not describe a family: {error}") from None
+    return content["fingerprint"], content["widths"]
 
 
 def _own_dataset(run: Path) -> str | None:
@@ -335,8 +341,9 @@ def _own_dataset(run: Path) -> str | None:
     if own is not None:
         return own
     try:
-        named = read_json(run / PROFILE_FILE)["dataset"]
-    except (SfscError, KeyError, TypeError):
+        named = conform(read_json(run / PROFILE_FILE), dict[str, Any]).get("dataset")
+        named = conform(named, str | None)
+    except (SfscError, ValueError):
         return None
     return None if named is None else location.found(named, run)
 

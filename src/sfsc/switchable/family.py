@@ -7,7 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NotRequired, TypedDict, cast
 
 import numpy as np
 import safetensors
@@ -20,6 +20,7 @@ from sfsc.dimensions import all_dimensions, check_dimension, shorten
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_atomic, write_json
 from sfsc.places import DESCRIPTION_FILE
+from sfsc.schema import conform
 from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder, check_images
@@ -40,6 +41,25 @@ LATER: dict[str, tuple[int, Any]] = {
     "calibrated": (3, False),
     "nested_dims": (4, []),
 }
+MOST_SIZE = 1 << 14  # of embeddings, and of a side of images in pixels
+MOST_WIDTHS = 64
+
+
+class Description(TypedDict):
+    """What `family.json` holds."""
+
+    format: int
+    backbone: str
+    widths: list[float]
+    embedding_dim: int
+    image_size: tuple[int, int]
+    fingerprint: NotRequired[str]
+    keep: NotRequired[tuple[str, ...]]
+    round_to: NotRequired[int]
+    configuration: NotRequired[dict[str, Any] | None]
+    shared: NotRequired[bool]
+    calibrated: NotRequired[bool]
+    nested_dims: NotRequired[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -275,34 +295,50 @@ class Family(Switchable):
         description_path, weights_path = Path(folder) / DESCRIPTION_FILE, Path(folder) / FAMILY_FILE
         if not description_path.is_file() or not weights_path.is_file():
             raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
-        description = read_json(description_path)
-        family = cls._from_description(description, description_path, allow_code)
+        spec, fingerprint = _read_description(description_path)
+        check_code(spec.backbone, allow_code, description_path)
+        family = cls._built(spec, description_path)
         try:
             family.load_state_dict(safetensors.torch.load_file(weights_path))
-        except (OSError, RuntimeError, safetensors.SafetensorError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, safetensors.SafetensorError) as error:
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
-        if family.fingerprint != description.get("fingerprint"):
+        if family.fingerprint != fingerprint:
             raise SfscError(f"{weights_path} is not the file that {description_path} describes")
         return family.eval()
 
     @classmethod
-    def _from_description(cls, description: Any, path: Path, allow_code: str | None) -> Family:
+    def _built(cls, spec: FamilySpec, path: Path) -> Family:
+        """The family that the file at `path` describes, with random weights."""
         try:
-            if description["format"] > FORMAT:
-                raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
-            spec = FamilySpec(
-                description["backbone"],
-                Widths.of(description["widths"]),
-                description["embedding_dim"],
-                tuple(description["image_size"]),
-                **{name: description.get(name, before) for name, (_, before) in LATER.items()},
-            )
-            spec = replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims))
-            check_code(spec.backbone, allow_code, path)
             network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
-        except (KeyError, TypeError) as error:
-            raise SfscError(f"{path} does not describe a family: {error!r}") from None
+        except SfscError:
+            raise
+        except Exception as error:  # packages raise what they like at a configuration that nobody tried
+            raise SfscError(f"{path} does not describe a family: {first_line(error)}") from error
+
+
+def _read_description(path: Path) -> tuple[FamilySpec, str | None]:
+    """The spec in a description, and the fingerprint of the weights beside it.
+
+    Raises:
+        SfscError: it describes no family, or one of a newer format.
+    """
+    values = read_json(path)
+    try:
+        if conform(conform(values, dict[str, Any]).get("format"), int, "its format") > FORMAT:
+            raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
+        said = conform(values, Description)
+        sizes = (said["embedding_dim"], *said["image_size"])
+        if not all(0 < size <= MOST_SIZE for size in sizes) or len(said["widths"]) > MOST_WIDTHS:
+            raise ValueError("no family has such sizes")
+        later = {name: said.get(name, before) for name, (_, before) in LATER.items()}
+        spec = FamilySpec(
+            *(said["backbone"], Widths.of(said["widths"]), said["embedding_dim"], said["image_size"]), **later
+        )
+    except ValueError as error:
+        raise SfscError(f"{path} does not describe a family: {error}") from None
+    return replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims)), said.get("fingerprint")
 
 
 def _new_network(spec: FamilySpec) -> Embedder:

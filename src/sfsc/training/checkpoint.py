@@ -13,9 +13,12 @@ from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
 from sfsc.files import write_atomic
+from sfsc.json_text import parse_json
+from sfsc.schema import conform
 from sfsc.switchable.family import Family
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+FORMAT = 1  # what a checkpoint is of that does not say it
 
 
 @dataclass(frozen=True)
@@ -74,7 +77,9 @@ def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(contiguous, metadata={"step": json.dumps(step)})
+    data = safetensors.torch.save(
+        contiguous, metadata={"format": json.dumps(FORMAT), "step": json.dumps(step)}
+    )
     write_atomic(run / CHECKPOINT_FILE, data)
 
 
@@ -85,10 +90,20 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
         return None
     try:
         with safetensors.safe_open(path, "pt") as file:
+            said = file.metadata()
+            if conform(parse_json(said.get("format", str(FORMAT))), int, "its format") > FORMAT:
+                raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to resume from it")
+            step = conform(parse_json(said["step"]), int, "its step")
             names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-            return Checkpoint(path, int(file.metadata()["step"]), tensors)
-    except (OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            return Checkpoint(path, step, {name: file.get_tensor(name) for name in names})
+    except (
+        OSError,
+        AttributeError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise _unusable(path, error) from None
 
 
@@ -106,7 +121,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
                 classifier.copy_(tensors[f"classifier.{index}"])
         optimizer = state.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
-    except (RuntimeError, KeyError, TypeError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise _unusable(checkpoint.path, error) from None
 
 

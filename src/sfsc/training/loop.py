@@ -24,7 +24,7 @@ from sfsc.recipes import ADJUSTABLE
 from sfsc.switchable.family import Family
 from sfsc.switchable.sources import code_of, find_backbone
 from sfsc.switchable.weights import FAMILY_FILE
-from sfsc.training.config import Config, read_config, read_settings
+from sfsc.training.config import Config, read_config, stored_settings
 from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.interruption import interruptible
 from sfsc.training.started import begun, check, has_record, record, refuse_used
@@ -144,7 +144,7 @@ def _claim(run: Path, config: Config) -> None:
 def _may_be_of(run: Path, dataset: str) -> bool:
     """Whether a run's settings may mean this data set: they lead there, or its images are to tell."""
     kind, path = split_name(dataset) or ("", dataset)
-    before, stored = split_name(read_settings(run / CONFIG_FILE)["dataset"]) or ("", "")
+    before, stored = split_name(stored_settings(run)["dataset"]) or ("", "")
     leads = os.path.realpath(path) in map(os.path.realpath, places(stored, run))
     return kind == before and (leads or has_record(run))
 
@@ -152,7 +152,7 @@ def _may_be_of(run: Path, dataset: str) -> bool:
 def _keep_place(run: Path, config: Config) -> None:
     """Write down where the data set is, once its images were found to be those of the run."""
     if read_config(run).dataset != config.dataset:
-        settings = read_settings(run / CONFIG_FILE)
+        settings = stored_settings(run)
         write_json(run / CONFIG_FILE, settings | {"dataset": config.dataset})
 
 
