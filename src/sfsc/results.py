@@ -14,12 +14,19 @@ from sfsc.places import CONFIG_FILE, DESCRIPTION_FILE
 from sfsc.schema import conform
 
 OTHERS = "evaluations"
+MOST_TESTED = 256  # sub-models and files in one result
 
 
-RANKS = ("rank-1", "rank-5", "rank-10")
 Baseline = TypedDict(
     "Baseline",
-    {"name": str, "mAP": float, "mINP": NotRequired[float], **dict.fromkeys(RANKS, NotRequired[float])},
+    {
+        "name": str,
+        "mAP": float,
+        "rank-1": NotRequired[float],
+        "rank-5": NotRequired[float],
+        "rank-10": NotRequired[float],
+        "mINP": NotRequired[float],
+    },
 )
 
 
@@ -86,7 +93,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(places["widths"]) == len(places["points"])]
     fitting += [len(points) == len(places["identities"]) for points in places["points"]]
     fitting += [len(tests["self_tests"]) == own for tests in result.get("dimensions", [])]
-    fitting += [own > 0, len(result["parameters"]) == own, "mAP" in result["metrics"]]
+    fitting += [0 < size <= MOST_TESTED, len(result["parameters"]) == own, "mAP" in result["metrics"]]
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
     if not all(fitting):

@@ -150,6 +150,7 @@ def varint(number: int) -> bytes:
     return bytes([*(digit | 0x80 for digit in digits[:-1]), digits[-1]])
 
 
+WHOLE_MODEL = model(tensor("row")).SerializeToString()
 WHOLE = model(tensor("row"), in_branch(constant(tensor("value")))).SerializeToString()
 REFERS = PLACES["two branches"]("secret.txt").SerializeToString()
 
@@ -205,3 +206,14 @@ def test_metadata_of_strangers(text: str) -> None:
 def test_metadata_of_a_newer_format_says_so() -> None:
     with pytest.raises(SfscError, match="written by a newer sfsc: upgrade"):
         Exported.from_text(replace(EXPORTED, format=99).to_text(), Path("model.onnx"))
+
+
+@pytest.mark.parametrize("name", [b"images", b"sfsc"])
+def test_names_that_are_no_text_are_refused_without_a_word_more(
+    name: bytes, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Found by fuzzing: onnxruntime prints them and tries again, or hands them out."""
+    data = WHOLE_MODEL.replace(name, b"\xff" + name[1:])
+    with pytest.raises(SfscError, match=r"^model\.onnx "):
+        ExportedModel.of(data, Path("model.onnx"))
+    assert capfd.readouterr().out == ""

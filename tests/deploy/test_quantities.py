@@ -28,7 +28,15 @@ def test_what_is_read_is_shown(text: str, units: dict[str, float], value: float,
 
 @pytest.mark.parametrize(
     ("text", "units"),
-    [("10", TIMES), ("ms", TIMES), ("-1ms", TIMES), ("0ms", TIMES), ("1e3ms", TIMES), ("5MB", TIMES), ("1.ms.", TIMES)],
+    [
+        ("10", TIMES),
+        ("ms", TIMES),
+        ("-1ms", TIMES),
+        ("0ms", TIMES),
+        ("1e3ms", TIMES),
+        ("5MB", TIMES),
+        ("1.ms.", TIMES),
+    ],
 )
 def test_other_texts_are_refused(text: str, units: dict[str, float]) -> None:
     with pytest.raises(SfscError, match=rf"'{text}' is not a number with one of the units s, ms, us"):

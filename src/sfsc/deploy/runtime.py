@@ -107,14 +107,25 @@ class ExportedModel:
             "session.load_model_format", "ONNX"
         )  # its other format is not looked into
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            # Without the fallback, which prints, and tries the only provider again.
+            session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+            said = session.get_modelmeta().custom_metadata_map.get(PROPERTY)
+            graph = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
+            graph += [("", one.type, one.shape[1:]) for one in session.get_outputs()]
         except Exception as error:  # onnxruntime's own classes have no common ancestor but this
             raise SfscError(
                 f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
                 "export it again, or upgrade onnxruntime"
             ) from error
-        exported = Exported.from_text(session.get_modelmeta().custom_metadata_map.get(PROPERTY), path)
-        _check_graph(session, exported, path)
+        exported = Exported.from_text(said, path)
+        expected = [
+            (INPUT, "tensor(uint8)", [*exported.image_size, 3]),
+            ("", "tensor(float)", [exported.dimension]),
+        ]
+        if graph != expected:
+            raise SfscError(f"{path} is not a model of sfsc: its graph does not do what it says")
         return cls(exported, session)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
@@ -196,13 +207,3 @@ def _check_whole(data: bytes, path: Path) -> None:
             f"{path} refers to data outside of itself, which is never read: a model is one file, "
             "as sfsc export writes it"
         )
-
-
-def _check_graph(session: Any, exported: Exported, path: Path) -> None:
-    """Raise `SfscError` where a graph does not take and return what its file says."""
-    inputs = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
-    outputs = [(one.type, one.shape[1:]) for one in session.get_outputs()]
-    if inputs != [(INPUT, "tensor(uint8)", [*exported.image_size, 3])] or outputs != [
-        ("tensor(float)", [exported.dimension])
-    ]:
-        raise SfscError(f"{path} is not a model of sfsc: its graph does not do what it says")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
-from sfsc.files import write_atomic
+from sfsc.files import replacing
 from sfsc.json_text import parse_json
 from sfsc.schema import conform
 from sfsc.switchable.family import Family
@@ -80,7 +80,14 @@ def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     data = safetensors.torch.save(
         contiguous, metadata={"format": json.dumps(FORMAT), "step": json.dumps(step)}
     )
-    write_atomic(run / CHECKPOINT_FILE, data)
+    # Names in its header come in any order, and two runs of one command are to write the same file.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    with replacing(run / CHECKPOINT_FILE) as file:
+        file.write(data[:8] + text.ljust(size))
+        file.write(memoryview(data)[8 + size :])
 
 
 def read_checkpoint(run: Path) -> Checkpoint | None:

@@ -211,7 +211,7 @@ def dataset_of(run: Path) -> str:
     """KIND:PATH of the data set that a run was trained on; SfscError where it is gone."""
     name = read_config(run).dataset
     parts = split_name(name)
-    if parts and not Path(parts[1]).exists():
+    if parts and not os.path.exists(parts[1]):
         raise SfscError(
             f"{run} was trained on {name}, which is neither there nor below a folder above the run: "
             f"name another, or say where it is now with `sfsc train KIND:PATH --out {run} --resume`"
