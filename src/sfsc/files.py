@@ -83,10 +83,11 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
     """Return what a file of text holds; SfscError where it cannot be read, or has more than `most` bytes."""
     try:
         with path.open("rb") as file:
-            data = file.read(most + 1)
+            too_long = os.fstat(file.fileno()).st_size > most
+            data = b"" if too_long else file.read(most + 1)
     except OSError as error:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
-    if len(data) > most:
+    if too_long or len(data) > most:
         raise SfscError(f"{path} is damaged: it has more than {most:,} bytes")
     return data
 

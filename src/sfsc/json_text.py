@@ -65,16 +65,14 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _check(value: Any) -> None:
     """Raise `ValueError` for what is too deep, and for texts that are none; without recursion."""
     level = [value]
-    for _ in range(MOST_DEPTH + 1):
+    for depth in range(MOST_DEPTH + 1):
         below: list[Any] = []
         for part in level:
-            if isinstance(part, dict):
-                below += [*part, *part.values()]
-            elif isinstance(part, list):
-                below += part
-            elif isinstance(part, str) and _SURROGATE.search(part):
-                raise ValueError(f"it has a text with half a character: {part[:50]!r}")
+            if isinstance(part, str):
+                if _SURROGATE.search(part):
+                    raise ValueError(f"it has a text with half a character: {part[:50]!r}")
+            elif isinstance(part, dict | list):
+                if depth == MOST_DEPTH:
+                    raise ValueError("it has too many lists in lists")
+                below += [*part, *part.values()] if isinstance(part, dict) else part
         level = below
-        if not level:
-            return
-    raise ValueError("it has too many lists in lists")
