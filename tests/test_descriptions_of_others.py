@@ -145,9 +145,9 @@ def test_endless_files_are_not_read(run: Path, shapes: str, name: str, command: 
         ({"backbone": "no\nsuch"}, "unknown backbone"),
         ({"widths": "1.0"}, "widths is not a list"),
         ({"widths": [True]}, r"widths\[0\] is not a number"),
-        ({"widths": [*range(1, 100)]}, "no family has such sizes"),
-        ({"embedding_dim": 2**40}, "no family has such sizes"),
-        ({"image_size": [32, 10**9]}, "no family has such sizes"),
+        ({"widths": [*(n / 100 for n in range(1, 101))]}, "at most 64 widths"),
+        ({"embedding_dim": 2**40}, r"family\.json .*from 1 to 16384 dimensions"),
+        ({"image_size": [32, 10**9]}, r"family\.json .*from 1 to 4194304 pixels"),
         ({"image_size": [32]}, "image_size is not a list of 2"),
         ({"image_size": [16, 16]}, "is not the file that"),
         ({"keep": "bn"}, "keep is not a list"),
@@ -155,6 +155,13 @@ def test_endless_files_are_not_read(run: Path, shapes: str, name: str, command: 
         ({"round_to": -8}, None),
         ({"nested_dims": [8, 4]}, "nested dimensions must increase"),
         ({"configuration": {"model_type": "resnet", "depths": "x"}, "backbone": "transformers:resnet"}, None),
+        *(
+            (
+                {"configuration": {"model_type": "resnet", **sizes}, "backbone": "transformers:resnet"},
+                "more parameters than there are weights",
+            )
+            for sizes in ({"hidden_sizes": [40_000] * 4}, {"depths": [10**8] * 4, "hidden_sizes": [1] * 4})
+        ),
         ({"fingerprint": 5}, "fingerprint is not a text"),
     ],
 )

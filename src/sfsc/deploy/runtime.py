@@ -17,7 +17,7 @@ from sfsc.json_text import parse_json
 from sfsc.schema import conform
 
 FORMAT = 2
-MOST = 1 << 14  # pixels of a side, or dimensions, that a file may say
+MOST_DIMENSIONS, MOST_PIXELS = 1 << 14, 1 << 22
 PROPERTY = "sfsc"  # of the file's metadata
 INPUT = "images"
 
@@ -62,9 +62,13 @@ class Exported:
             raise SfscError(
                 f"{path} is not a model of sfsc: make one with sfsc export ({one_line(str(error), 200)})"
             ) from error
-        sizes = (*exported.image_size, exported.dimension, *exported.dimensions)
-        if not all(0 < size <= MOST for size in sizes) or not 0 < exported.width <= 1:
-            raise SfscError(f"{path} says that it embeds images of {exported.image_size}: export it again")
+        height, width = exported.image_size
+        sizes = min(height, width) > 0 and height * width <= MOST_PIXELS
+        dimensions = (exported.dimension, *exported.dimensions)
+        if not (
+            sizes and all(0 < size <= MOST_DIMENSIONS for size in dimensions) and 0 < exported.width <= 1
+        ):
+            raise SfscError(f"{path} is not a model of sfsc: no sub-model has such sizes; export it again")
         return exported
 
 

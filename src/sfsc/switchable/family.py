@@ -28,7 +28,7 @@ from sfsc.switchable.sources import check_code, find_backbone
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
-from sfsc.switchable.weights import FAMILY_FILE, load_weights
+from sfsc.switchable.weights import FAMILY_FILE, load_weights, no_larger_than
 from sfsc.widths import Widths
 
 FORMAT = 4
@@ -41,8 +41,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "calibrated": (3, False),
     "nested_dims": (4, []),
 }
-MOST_SIZE = 1 << 14  # of embeddings, and of a side of images in pixels
-MOST_WIDTHS = 64
+MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
 
 class Description(TypedDict):
@@ -73,7 +72,8 @@ class FamilySpec:
     stand alone too, increasing.
 
     Raises:
-        SfscError: the nested dimensions do not increase from 2 to below `embedding_dim`.
+        SfscError: the nested dimensions do not increase from 2 to below `embedding_dim`; or it is beyond
+            `MOST_DIMENSIONS`, `MOST_PIXELS` of an image or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -89,6 +89,15 @@ class FamilySpec:
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
+        height, width = self.image_size
+        if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
+            raise SfscError(
+                f"embeddings have from 1 to {MOST_DIMENSIONS} dimensions, not {self.embedding_dim}"
+            )
+        if min(height, width) < 1 or height * width > MOST_PIXELS:
+            raise SfscError(f"images have from 1 to {MOST_PIXELS} pixels, not {height} x {width}")
+        if len(self.widths) > MOST_WIDTHS:
+            raise SfscError(f"a family has at most {MOST_WIDTHS} widths, not {len(self.widths)}")
 
     def describe(self) -> dict[str, Any]:
         """The spec as JSON takes it, with the format that it needs."""
@@ -310,7 +319,8 @@ class Family(Switchable):
     def _built(cls, spec: FamilySpec, path: Path) -> Family:
         """The family that the file at `path` describes, with random weights."""
         try:
-            network = _new_network(spec)
+            with no_larger_than(path.with_name(FAMILY_FILE).stat().st_size):
+                network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
         except SfscError:
             raise
@@ -329,14 +339,13 @@ def _read_description(path: Path) -> tuple[FamilySpec, str | None]:
         if conform(conform(values, dict[str, Any]).get("format"), int, "its format") > FORMAT:
             raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
         said = conform(values, Description)
-        sizes = (said["embedding_dim"], *said["image_size"])
-        if not all(0 < size <= MOST_SIZE for size in sizes) or len(said["widths"]) > MOST_WIDTHS:
-            raise ValueError("no family has such sizes")
         later = {name: said.get(name, before) for name, (_, before) in LATER.items()}
-        spec = FamilySpec(
-            *(said["backbone"], Widths.of(said["widths"]), said["embedding_dim"], said["image_size"]), **later
-        )
+        sizes = said["embedding_dim"], said["image_size"]
     except ValueError as error:
+        raise SfscError(f"{path} does not describe a family: {error}") from None
+    try:
+        spec = FamilySpec(said["backbone"], Widths.of(said["widths"]), *sizes, **later)
+    except SfscError as error:
         raise SfscError(f"{path} does not describe a family: {error}") from None
     return replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims)), said.get("fingerprint")
 

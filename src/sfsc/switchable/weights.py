@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sfsc.errors import SfscError, first_line
 from sfsc.switchable import huggingface
 from sfsc.switchable.sources import find_backbone
 
 FAMILY_FILE = "family.safetensors"
+SLACK = 1 << 30  # bytes: VGG's classifier has half of them
+MOST_PARAMETERS = 10_000  # tensors
 
 
 def load_weights(name: str, network: nn.Module, weights: str) -> None:
@@ -45,6 +50,32 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
         problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
         raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
     network.load_state_dict({key: state[key] for key in own})
+
+
+@contextmanager
+def no_larger_than(size: int) -> Iterator[None]:
+    """Refuse parameters, while a network is built, that a file of so many bytes could never fill.
+
+    The bytes are taken twice, with `SLACK`, for classifiers that are cut off again; and there are at most
+    `MOST_PARAMETERS`.
+
+    Raises:
+        SfscError: in the context, where there are more.
+    """
+    numbers, parameters = (2 * size + SLACK) // 4, MOST_PARAMETERS
+
+    def count(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
+        nonlocal numbers, parameters
+        if parameter is not None:
+            numbers, parameters = numbers - parameter.numel(), parameters - 1
+        if min(numbers, parameters) < 0:
+            raise SfscError("the network has many more parameters than there are weights for it")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _read_family(path: Path) -> dict[str, Tensor]:
