@@ -30,7 +30,8 @@ from sfsc.logs import read_log
 from sfsc.places import started_in
 from sfsc.report.html import write_report
 from sfsc.results import own_dataset, read_result
-from sfsc.switchable.family import Family, _read_description
+from sfsc.switchable.description import read_description
+from sfsc.switchable.family import Family
 from sfsc.training.checkpoint import read_checkpoint
 from sfsc.training.config import Config, read_config, read_settings
 
@@ -101,7 +102,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "image": Parser(lambda data, _: decode_bytes(data, "image", (8, 8), MEMORY), images),
         "conditions": Parser(lambda data, _: parse_conditions([text_of(data)]), CONDITIONS),
         "json": Parser(lambda data, _: parse_json(data), [described, values(result())], (ValueError,)),
-        "family": in_file("family.json", _read_description, [described, values(old_family())]),
+        "family": in_file("family.json", read_description, [described, values(old_family())]),
         "config": in_file("config.json", read_run_config, [values(config.model_dump(mode="json"))]),
         "settings": in_file(
             "settings.yaml", read_settings, [b"epochs: 3\nwidths: [0.5, 1.0]\nrecipe: sfsc\n"]
@@ -129,7 +130,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         ),
         "built": Parser(load_described, [described], (SfscError,)),
         "weights": Parser(load_weighed, [(folder / "family" / "family.safetensors").read_bytes()]),
-        "report": in_file("evaluation.json", report_of, [values(result())]),
+        "report": Parser(report_of, [values(result())]),
         "model": Parser(run_model, [model_seed()]),
         "quantity": Parser(lambda data, _: read_quantity(text_of(data), SIZES), [b"10MB", b" 1.5 kB"]),
     }
@@ -172,13 +173,13 @@ def load_weighed(data: bytes, folder: Path) -> object:
     return Family.load(folder)
 
 
-def report_of(path: Path) -> object:
-    (path.parent / "family.json").write_bytes(values(old_family()))
-    (path.parent / "config.json").write_bytes(
-        values({"dataset": "csv:x.csv", "recipe": "sfsc", "widths": [0.5, 1]})
-    )
-    (path.parent / "log.jsonl").write_bytes(values(LINE))
-    return write_report(path.parent)
+def report_of(data: bytes, folder: Path) -> object:
+    config = {"dataset": "csv:x.csv", "recipe": "sfsc", "widths": [0.5, 1]}
+    files = {"family.json": values(old_family()), "config.json": values(config), "log.jsonl": values(LINE)}
+    (folder / "reported").mkdir(exist_ok=True)
+    for name, content in {**files, "evaluation.json": data}.items():
+        (folder / "reported" / name).write_bytes(content)
+    return write_report(folder / "reported")
 
 
 def run_model(data: bytes, path: Path) -> object:
