@@ -233,3 +233,13 @@ def test_text_in_results_is_not_taken_for_formulas(run: Path) -> None:
     named = {"fingerprint": described["fingerprint"], "dataset": "csv:elsewhere.csv"}
     (run / "evaluation.json").write_text(json.dumps(result | named))
     assert sfsc("report", "run").code == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["validation:" * 100_000 + "csv:x", "target:" * 590 + "csv:x", "csv:" + "x" * 10**6]
+)
+def test_views_of_views_do_not_go_on_for_ever(run: Path, name: str) -> None:
+    values = json.loads((run / "config.json").read_text()) | {"dataset": name}
+    (run / "config.json").write_text(json.dumps(values))
+    assert len(refusal(sfsc("evaluate", "run"))) < 5000
+    refusal(sfsc("evaluate", "run", "--dataset", name[:20_000]))
