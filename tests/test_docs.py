@@ -37,7 +37,7 @@ GUIDES = [
 ]
 DOCUMENTS = [
     *GUIDES,
-    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "results", "research")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "results", "research", "security")),
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/browser/README.md")),
 ]
 IMAGE = re.compile(r"data/emoji/images/([\w-]+)/([\w-]+)\.png")
@@ -256,6 +256,16 @@ def test_links_lead_somewhere(document: Path) -> None:
         linked = document.parent / file if file else document
         assert linked.exists(), target
         assert not anchor or anchor in anchors(linked), target
+
+
+def test_what_proves_security_is_there() -> None:
+    rows = table(ROOT / "docs" / "security.md", "promise")
+    assert len(rows) > 20
+    for _, enforced, test in rows:
+        file, _, name = test.strip("`").partition("::")
+        assert re.search(rf"^ *def {name}\(", (ROOT / file).read_text(), re.MULTILINE), test
+        modules = re.findall(r"`([\w/]+\.py)`", enforced)
+        assert all((ROOT / "src" / "sfsc" / module).is_file() for module in modules), enforced
 
 
 @pytest.mark.parametrize("document", GUIDES, ids=lambda path: path.name)

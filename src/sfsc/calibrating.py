@@ -32,7 +32,11 @@ class CalibrationReport:
 
 
 def calibrate(
-    run: str | Path, out: str | Path, images: str | None = None, workers: int = 2
+    run: str | Path,
+    out: str | Path,
+    images: str | None = None,
+    workers: int = 2,
+    allow_code: str | None = None,
 ) -> CalibrationReport:
     """Rotate and shift the embeddings of narrow sub-models onto the full one's, and write the new family.
 
@@ -44,6 +48,7 @@ def calibrate(
         images: an image, a folder of images, or KIND:PATH of a data set, whose training split, or all of it
             where it has none, is taken without its labels; by default the run's.
         workers: threads that decode images.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: `run` holds no family or a calibrated one, `out` holds a run already, there are too few
@@ -51,7 +56,7 @@ def calibrate(
     """
     run, out = Path(run), Path(out)
     read_config(run)  # without it the new family could not be written
-    family = Family.load(run)
+    family = Family.load(run, allow_code)
     check_folder(run, out, family.widths)
     paths = images_of(images or dataset_of(run), "train").paths
     _check(family, len(paths))

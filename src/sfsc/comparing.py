@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -20,16 +19,18 @@ from sfsc.data.dataset import Dataset, open_dataset
 from sfsc.data.listing import TESTS, Listing
 from sfsc.errors import SfscError
 from sfsc.evaluation import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
-from sfsc.files import read_json, write_json
+from sfsc.files import write_json
 from sfsc.image_set import ImageSet, embed_all
 from sfsc.interruption import Stopped, going_on
+from sfsc.logs import read_log
 from sfsc.recipes import RECIPES, find_recipe
+from sfsc.results import read_result
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
+from sfsc.switchable.sources import code_of
 from sfsc.training.config import Config, read_config
 from sfsc.training.derived import save_derived
-from sfsc.training.log import LOG_FILE
 from sfsc.training.loop import train
 from sfsc.training.teacher import TEACHER_FOLDER
 
@@ -212,7 +213,7 @@ def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
     for folder, dataset in tests.items():
         if not (folder / EVALUATION_FILE).exists():
             return False
-        result, images = read_json(folder / EVALUATION_FILE), Listing.of(dataset).digest(TESTS)
+        result, images = read_result(folder / EVALUATION_FILE), Listing.of(dataset).digest(TESTS)
         source = location.found(result["dataset"], folder)
         if not (
             result["fingerprint"].startswith(family.fingerprint)
@@ -235,7 +236,8 @@ def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], run: Path
 
 def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
     runs = [folder_of(out, name, seed) for seed in range(seeds)]
-    config, family = read_config(runs[0]), Family.load(runs[0])
+    config = read_config(runs[0])
+    family = Family.load(runs[0], code_of(config.backbone))  # which the comparison's own settings name
     calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
     return Contestant(
         name=name,
@@ -255,14 +257,14 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
 
 
 def _matrix(run: Path) -> CompatibilityMatrix:
-    return CompatibilityMatrix.from_json(read_json(run / EVALUATION_FILE)).family()
+    return CompatibilityMatrix.from_json(read_result(run / EVALUATION_FILE)).family()
 
 
 def _training_cost(config: Config, family: Family, run: Path) -> float:
     """The multiply-adds of training: a backward pass counts as two forward passes."""
     forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
     phases = config.method.phases(len(forward))
-    steps = list(_log(run))[-1]["step"] / len(phases)
+    steps = read_log(run)[-1]["step"] / len(phases)
     images = steps * config.identities_per_batch * config.images_per_identity
     frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
     teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained, then frozen
@@ -271,15 +273,10 @@ def _training_cost(config: Config, family: Family, run: Path) -> float:
 
 def _seconds(run: Path) -> float:
     """The time of training, with that of a teacher; the clock begins anew where it was resumed."""
-    times = [line["seconds"] for line in _log(run)]
+    times = [line["seconds"] for line in read_log(run)]
     ends = [time for time, after in zip(times, [*times[1:], 0.0], strict=True) if after < time]
     teacher = run / TEACHER_FOLDER
     return float(sum(ends)) + (_seconds(teacher) if teacher.exists() else 0.0)
-
-
-def _log(run: Path) -> Iterator[dict[str, Any]]:
-    for line in (run / LOG_FILE).read_text().splitlines():
-        yield json.loads(line)
 
 
 def mean_and_deviation(values: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from sfsc.errors import SfscError, first_line
 from sfsc.files import read_json, write_json
+from sfsc.json_text import parse_json
 from sfsc.places import DESCRIPTION_FILE, FAMILY_FILE
 
 KEY = "family"  # of the metadata in the file of the weights; families of earlier versions lack it
@@ -40,9 +41,9 @@ def of_metadata(folder: Path, metadata: Mapping[str, str] | None) -> tuple[Any, 
             raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE}")
         return read_json(path), path
     try:
-        stored = json.loads(metadata[KEY])
+        stored = parse_json(metadata[KEY])
         stored_fingerprint = stored["fingerprint"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise SfscError(f"{weights} is damaged: it does not describe a family") from None
     if path.exists():
         copy = read_json(path)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +25,13 @@ Engine = Callable[[Sequence[str]], Iterator[Embedded[float]]]
 
 
 def make_engine(
-    name: str, source: str | Path, model: Model, width: float, workers: int, dimension: int | None = None
+    name: str,
+    source: str | Path,
+    model: Model,
+    width: float,
+    workers: int,
+    dimension: int | None = None,
+    allow_code: str | None = None,
 ) -> Engine:
     """The engine of this name.
 
@@ -34,6 +42,7 @@ def make_engine(
         width: the sub-model that embeds.
         workers: threads that decode images; or the number of actors.
         dimension: of the embeddings; by default all of their components.
+        allow_code: as for `Family.load`, on the machines of a cluster.
 
     Raises:
         SfscError: no engine of this name, not one of the model's widths or dimensions, or the `ray` extra is
@@ -45,7 +54,7 @@ def make_engine(
     if name == "local":
         return local_engine(model, width, workers, dimension)
     if name == "ray":
-        return ray_engine(source, width, max(1, workers), dimension)
+        return ray_engine(source, width, max(1, workers), dimension, allow_code)
     raise SfscError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
 
 
@@ -55,7 +64,13 @@ def local_engine(model: Model, width: float, workers: int, dimension: int | None
     return lambda paths: embed_images(embedder, paths, model.image_size, workers)
 
 
-def ray_engine(source: str | Path, width: float, actors: int, dimension: int | None = None) -> Engine:
+def ray_engine(
+    source: str | Path,
+    width: float,
+    actors: int,
+    dimension: int | None = None,
+    allow_code: str | None = None,
+) -> Engine:
     """Embeds by so many actors, each of which loads the sub-model once.
 
     They run on the cluster of the environment variable RAY_ADDRESS, or in processes of this machine where it
@@ -68,12 +83,14 @@ def ray_engine(source: str | Path, width: float, actors: int, dimension: int | N
 
     def embed(paths: Sequence[str]) -> Iterator[Embedded[float]]:
         if not ray.is_initialized():
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # The workers import modules from where this is called; that must not be the working folder.
+            with contextlib.chdir(os.sep):
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
         items = [{"index": index, "path": path} for index, path in enumerate(paths)]
         parts = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH)).map_batches(
             Actor,
-            fn_constructor_args=(str(Path(source).absolute()), width, dimension),
+            fn_constructor_args=(str(Path.cwd()), str(Path(source).absolute()), width, dimension, allow_code),
             concurrency=min(actors, len(items)),
             batch_size=BATCH,
         )
@@ -87,8 +104,13 @@ def ray_engine(source: str | Path, width: float, actors: int, dimension: int | N
 class Actor:
     """A sub-model on one machine of the cluster."""
 
-    def __init__(self, source: str, width: float, dimension: int | None) -> None:
-        self.model = open_model(source)
+    def __init__(
+        self, folder: str, source: str, width: float, dimension: int | None, allow_code: str | None
+    ) -> None:
+        """Open a model; `folder` is what relative paths of images start at, where the machine has it."""
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+        self.model = open_model(source, allow_code)
         self.width = width
         self.dimension = dimension
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from sfsc.errors import SfscError
+from sfsc.json_text import parse_json
 
 try:
     import fcntl
@@ -20,6 +21,7 @@ except ImportError:  # not on Windows: there, what a killed process leaves behin
 
 UNFINISHED = ".unfinished"
 LEFT_BEHIND = f".*{'[0-9a-f]' * 8}{UNFINISHED}"  # a token of hexadecimal digits ends their names
+MOST_BYTES = 64 << 20  # of a JSON file
 
 
 @contextmanager
@@ -87,18 +89,29 @@ def as_json(value: Any) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
-def read_json(path: Path) -> Any:
-    """Return the value of a JSON file.
+def read_json(path: Path, most: int = MOST_BYTES) -> Any:
+    """Return the value of a JSON file, as `parse_json` does.
 
     Raises:
-        SfscError: it cannot be read, or is damaged.
+        SfscError: it cannot be read, has more than `most` bytes, or is damaged.
     """
     try:
-        return json.loads(path.read_bytes())
+        return parse_json(read_bytes(path, most))
+    except ValueError as error:
+        raise SfscError(f"{path} is damaged: {error}") from None
+
+
+def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
+    """Return what a file of text holds; SfscError where it cannot be read, or has more than `most` bytes."""
+    try:
+        with path.open("rb") as file:
+            too_long = os.fstat(file.fileno()).st_size > most
+            data = b"" if too_long else file.read(most + 1)
     except OSError as error:
         raise SfscError(f"cannot read {path}: {error.strerror}") from None
-    except (ValueError, RecursionError):
-        raise SfscError(f"{path} is damaged: it is not JSON") from None
+    if too_long or len(data) > most:
+        raise SfscError(f"{path} is damaged: it has more than {most:,} bytes")
+    return data
 
 
 def _create_beside(path: Path) -> tuple[BinaryIO, Path]:

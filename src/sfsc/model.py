@@ -62,11 +62,11 @@ def same_space(one: str, other: str) -> bool:
     return one.partition(".")[0] == other.partition(".")[0]
 
 
-def open_model(path: str | Path) -> Model:
-    """The family of a run folder, or the sub-model of an exported file.
+def open_model(path: str | Path, allow_code: str | None = None) -> Model:
+    """The family of a run folder, or the sub-model of an exported file; `allow_code` as for `Family.load`.
 
     Raises:
-        SfscError: it is neither, or damaged.
+        SfscError: it is neither, damaged, or needs code that is not allowed.
     """
     path = Path(path)
     if path.suffix == ONNX:
@@ -77,4 +77,4 @@ def open_model(path: str | Path) -> Model:
         raise SfscError(f"{path} is neither a run folder nor a file that sfsc export wrote")
     from sfsc.switchable.family import Family
 
-    return Family.load(path)
+    return Family.load(path, allow_code)

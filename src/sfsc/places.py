@@ -32,7 +32,7 @@ def find(path: str, run: Path) -> str:
     the folders above the run. So is an absolute one that leads nowhere, if it began with the folder in which
     the run was started: the run may have been moved together with what is beside it.
     """
-    return next((place for place in places(path, run) if Path(place).exists()), path)
+    return next((place for place in places(path, run) if os.path.exists(place)), path)
 
 
 def places(path: str, run: Path) -> Iterator[str]:

@@ -30,6 +30,7 @@ def recalibrate(
     widths: Sequence[float] | None = None,
     dataset: str | None = None,
     workers: int = 2,
+    allow_code: str | None = None,
 ) -> Family:
     """Estimate the BatchNorm statistics of some widths anew (Yu and Huang, ICCV 2019, section 4.1).
 
@@ -44,13 +45,14 @@ def recalibrate(
         dataset: KIND:PATH whose training images (all, where it has none) give the statistics, without labels;
             by default the run's.
         workers: processes that decode images.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: `run` holds no family, `out` holds a run already, a width is no ratio, or an image cannot
             be read.
     """
     run, out = Path(run), Path(out)
-    config, family = read_config(run), Family.load(run)
+    config, family = read_config(run), Family.load(run, allow_code)
     chosen = widths or family.widths
     check_folder(run, out, {*family.widths, *chosen})
     if family.spec.calibrated:

@@ -31,7 +31,7 @@ class Widths:
             return value
         try:
             return cls(tuple(float(r) for r in (value.split(",") if isinstance(value, str) else value)))
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             raise SfscError(f"widths are numbers such as 0.25,0.5,0.75,1.0, got {value!r}") from None
 
     def index(self, width: float) -> int:

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import base64
+import hashlib
 import io
 import json
 import shutil
@@ -12,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfsc.data import build_emoji, decode, emoji_build, open_dataset
-from sfsc.data.emoji_build import npm_pack, render
+from sfsc.data import build_emoji, decode, emoji_build, npm, open_dataset
+from sfsc.data.emoji_build import render
 from sfsc.data.emoji_codepoints import IconSet, assign, base, has_skin_tone, normalise
 from sfsc.errors import SfscError
 
@@ -92,8 +94,14 @@ def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         (folder / f"iconify-json-{vendor}-{version}.tgz").write_bytes(archives[vendor])
 
     monkeypatch.setattr(emoji_build, "VENDORS", dict.fromkeys(COLOURS, "1.0.0"))
-    monkeypatch.setattr(emoji_build, "npm_pack", fetch)
+    known = {vendor: integrity(archive) for vendor, archive in archives.items()}
+    monkeypatch.setattr(emoji_build, "INTEGRITY", known)
+    monkeypatch.setattr(npm, "pack", fetch)
     return log
+
+
+def integrity(data: bytes) -> str:
+    return f"sha512-{base64.b64encode(hashlib.sha512(data).digest()).decode()}"
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -181,38 +189,73 @@ class TestInterruption:
             raise SfscError("the network went away")
 
         with monkeypatch.context() as patch:
-            patch.setattr(emoji_build, "npm_pack", tear)
+            patch.setattr(npm, "pack", tear)
             with pytest.raises(SfscError, match="went away"):
                 build_emoji(tmp_path / "emoji")
         build_emoji(tmp_path / "emoji")
         assert len(fetched) == 4
 
-    def test_a_damaged_package_is_named(
-        self, tmp_path: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
+    def test_a_damaged_download_is_fetched_again(self, tmp_path: Path, fetched: list[str]) -> None:
         archive = tmp_path / "emoji.partial" / "packages" / "iconify-json-anna-1.0.0.tgz"
         archive.parent.mkdir(parents=True)
         archive.write_bytes(package("anna")[:200])
+        build_emoji(tmp_path / "emoji")
+        assert len(fetched) == 4
+
+    def test_another_package_of_the_same_name_is_refused(
+        self, tmp_path: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        with monkeypatch.context() as patch:
+            patch.setitem(emoji_build.INTEGRITY, "anna", integrity(b"what was published"))
+            with pytest.raises(SfscError, match=r"something else than @iconify-json/anna@1\.0\.0"):
+                build_emoji(tmp_path / "emoji")
+        assert not list((tmp_path / "emoji.partial").rglob("*anna*"))
+
+    def test_a_package_that_holds_no_icons_is_named(self, tmp_path: Path) -> None:
+        archive = tmp_path / "iconify-json-anna-1.0.0.tgz"
+        archive.write_bytes(b"no archive")
         with pytest.raises(SfscError, match=r"anna-1\.0\.0\.tgz.*delete it"):
-            build_emoji(tmp_path / "emoji")
+            emoji_build._read_package(archive)
+
+    def test_all_packages_are_pinned(self) -> None:
+        assert emoji_build.INTEGRITY.keys() == emoji_build.VENDORS.keys()
+        for known in emoji_build.INTEGRITY.values():
+            algorithm, _, digest = known.partition("-")
+            assert algorithm == "sha512"
+            assert len(base64.b64decode(digest, validate=True)) == 64
 
 
 class TestMissingTools:
     def test_npm_missing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(SfscError, match=r"npm is not installed: install Node\.js"):
-            npm_pack("@iconify-json/noto@1.0.0", tmp_path)
+            npm.pack("@iconify-json/noto@1.0.0", tmp_path)
 
     def test_npm_failing(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        npm = tmp_path / "npm"
-        npm.write_text(
+        script = tmp_path / "npm"
+        script.write_text(
             f"#!{shutil.which('sh')}\necho 'npm error code ENOTFOUND' >&2\necho more >&2\nexit 1\n"
         )
-        npm.chmod(0o755)
+        script.chmod(0o755)
         monkeypatch.setenv("PATH", str(tmp_path))
         with pytest.raises(SfscError, match=r"noto@1\.0\.0 \(npm error code ENOTFOUND\).*network") as caught:
-            npm_pack("@iconify-json/noto@1.0.0", tmp_path)
+            npm.pack("@iconify-json/noto@1.0.0", tmp_path)
         assert "\n" not in str(caught.value)
+
+    @pytest.mark.skipif(not shutil.which("npm"), reason="needs npm")
+    def test_npm_reads_no_settings_of_the_working_folder(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """With those settings it would write nothing."""
+        (tmp_path / "theirs").mkdir()
+        published = {"name": "published-by-nobody", "version": "1.0.0"}
+        (tmp_path / "theirs" / "package.json").write_text(json.dumps(published))
+        (tmp_path / "package.json").write_text('{"name": "x", "version": "1.0.0"}')
+        (tmp_path / ".npmrc").write_text("dry-run=true\nregistry=http://127.0.0.1:1\nfetch-retries=0\n")
+        (tmp_path / "packed").mkdir()
+        monkeypatch.chdir(tmp_path)
+        npm.pack(f"file:{tmp_path / 'theirs'}", Path("packed"))
+        assert (tmp_path / "packed" / "published-by-nobody-1.0.0.tgz").is_file()
 
     def test_resvg_missing(self, tmp_path: Path, fetched: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, "resvg_py", None)

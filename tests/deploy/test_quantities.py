@@ -28,8 +28,23 @@ def test_what_is_read_is_shown(text: str, units: dict[str, float], value: float,
 
 @pytest.mark.parametrize(
     ("text", "units"),
-    [("10", TIMES), ("ms", TIMES), ("-1ms", TIMES), ("0ms", TIMES), ("1e3ms", TIMES), ("5MB", TIMES)],
+    [
+        ("10", TIMES),
+        ("ms", TIMES),
+        ("-1ms", TIMES),
+        ("0ms", TIMES),
+        ("1e3ms", TIMES),
+        ("5MB", TIMES),
+        ("1.ms.", TIMES),
+    ],
 )
 def test_other_texts_are_refused(text: str, units: dict[str, float]) -> None:
     with pytest.raises(SfscError, match=rf"'{text}' is not a number with one of the units s, ms, us"):
         read_quantity(text, units)
+
+
+@pytest.mark.parametrize("text", ["1" * 200_000, "1" * 200_000 + "ms", "." * 200_000, "1." + "0" * 200_000])
+def test_long_texts_are_refused_in_short_lines(text: str) -> None:
+    with pytest.raises(SfscError, match="is not a number with one of the units") as caught:
+        read_quantity(text, TIMES)
+    assert len(str(caught.value)) < 300

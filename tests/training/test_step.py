@@ -12,7 +12,8 @@ from sfsc.losses.evidential import cosine_logits, evidential_loss
 from sfsc.recipes import RECIPES, Recipe
 from sfsc.switchable.backbones import BACKBONES
 from sfsc.switchable.embedder import Embedder
-from sfsc.switchable.family import Family, FamilySpec
+from sfsc.switchable.family import Family
+from sfsc.switchable.spec import FamilySpec
 from sfsc.switchable.structure import analyse
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config

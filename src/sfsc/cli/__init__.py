@@ -34,6 +34,7 @@ def main() -> None:
     A user's mistake is one line on standard error and exit code 2. A signal to end is one line and 130 for
     SIGINT, 143 for SIGTERM.
     """
+    os.environ["PYTHONSAFEPATH"] = "1"  # workers do not import what lies in the working folder either
     try:
         with answered():
             app()

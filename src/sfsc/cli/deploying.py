@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import DatasetOption, DimOption, RunArgument
+from sfsc.cli.options import AllowCodeOption, DatasetOption, DimOption, RunArgument
 from sfsc.errors import SfscError
 from sfsc.report import terminal
 
@@ -29,6 +29,7 @@ def export(
         str | None,
         typer.Option(metavar="IMAGES", help="A folder, or KIND:PATH; default: the run's training images."),
     ] = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Write sub-models into files that platforms run; each is compared with its sub-model first."""
     from sfsc.data.sources import images_of
@@ -36,7 +37,7 @@ def export(
     from sfsc.switchable.family import Family
     from sfsc.training.config import dataset_of
 
-    family = Family.load(run)
+    family = Family.load(run, allow_code)
     paths = images_of(images or dataset_of(run), "train").paths
     widths = width or list(family.widths)
     if out is not None and len(widths) > 1:
@@ -54,6 +55,7 @@ def profile(
     run: RunArgument,
     dataset: DatasetOption = None,
     threads: Annotated[int, typer.Option(min=1, help="That compute.")] = 1,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Measure every sub-model in every form on this machine: size, memory, time, accuracy.
 
@@ -61,7 +63,7 @@ def profile(
     """
     from sfsc.deploy.profiling import profile as run_profile
 
-    found = run_profile(run, dataset, threads)
+    found = run_profile(run, dataset, threads, allow_code=allow_code)
     files = found.write(run)
     terminal.print_profile(found)
     print(f"written: {', '.join(map(str, files))}")

@@ -10,6 +10,13 @@ import typer
 DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, omniglot, emoji"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
+AllowCodeOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FUNCTION",
+        help="package.module:function that may be imported and called, if it is the run's python: backbone.",
+    ),
+]
 DimOption = Annotated[
     int | None,
     typer.Option(

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import DatasetOption, RunArgument, WorkersOption
+from sfsc.cli.options import AllowCodeOption, DatasetOption, RunArgument, WorkersOption
 from sfsc.errors import one_line
 from sfsc.report import terminal
 
@@ -24,6 +24,7 @@ def evaluate(
         list[Path] | None,
         typer.Option("--with", metavar="FILE", help="Exported sub-model to test with them; repeatable."),
     ] = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Test every sub-model's queries against every sub-model's gallery: the compatibility matrix."""
     from sfsc.data import open_dataset
@@ -35,7 +36,7 @@ def evaluate(
     opened = open_dataset(dataset or dataset_of(run))
     for remark in remarks(run, opened):
         print(f"remark: {one_line(remark)}", file=sys.stderr)
-    evaluation = run_evaluation(Family.load(run), opened, workers, with_ or ())
+    evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, with_ or ())
     files = evaluation.write(run)
     terminal.print_evaluation(evaluation.to_json())
     print(f"written: {', '.join(map(str, files))}")
@@ -50,6 +51,7 @@ def recalibrate(
     ] = None,
     dataset: DatasetOption = None,
     workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate.
 
@@ -57,8 +59,8 @@ def recalibrate(
     """
     from sfsc.recalibrating import recalibrate as run_recalibration
 
-    run_recalibration(run, out, width, dataset, workers)
-    evaluate(out, dataset, workers)
+    run_recalibration(run, out, width, dataset, workers, allow_code)
+    evaluate(out, dataset, workers, allow_code=allow_code)
 
 
 @app.command()
@@ -70,11 +72,12 @@ def calibrate(
         typer.Option(metavar="IMAGES", help="A folder, or KIND:PATH; default: the run's training images."),
     ] = None,
     workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Bring narrow sub-models nearer to the full one, with images alone; galleries stay valid."""
     from sfsc.calibrating import calibrate as run_calibration
 
-    terminal.print_calibration(run_calibration(run, out, images, workers))
+    terminal.print_calibration(run_calibration(run, out, images, workers, allow_code))
     print(f"calibrated: {out}")
 
 

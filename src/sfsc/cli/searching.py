@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sfsc.cli.options import DimOption, RunArgument, WorkersOption
+from sfsc.cli.options import AllowCodeOption, DimOption, RunArgument, WorkersOption
 from sfsc.errors import SfscError
 from sfsc.report import terminal
 
@@ -66,6 +66,7 @@ def index(
     ] = False,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Embed images and write them to a gallery; of a data set, its gallery split or, without one, all of it.
 
@@ -80,9 +81,9 @@ def index(
 
     if (images is None) != upgrade:
         raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
-    opened_model = open_model(model)
+    opened_model = open_model(model, allow_code)
     width = opened_model.widest if width is None else width
-    embed_by = make_engine(engine, model, opened_model, width, workers, dim)
+    embed_by = make_engine(engine, model, opened_model, width, workers, dim, allow_code)
     said = read_attributes(attributes) if attributes else None
     opened = Gallery.open(gallery, create=not upgrade)
     if images is None:
@@ -113,6 +114,7 @@ def embed(
     dim: DimOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Embed images into files or a gallery, on this machine or a Ray cluster.
 
@@ -125,12 +127,19 @@ def embed(
     if (out is None) == (gallery is None):
         raise SfscError("say where the embeddings go: --out or --gallery")
     if gallery is not None:
-        index(model, gallery, images, width, dim, resume=True, engine=engine, workers=workers)
+        index(
+            *(model, gallery, images, width, dim),
+            resume=True,
+            engine=engine,
+            workers=workers,
+            allow_code=allow_code,
+        )
         return
     assert out is not None
-    opened = open_model(model)
+    opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
-    corrupt = run_embedding(images, out, make_engine(engine, model, opened, width, workers, dim), width)
+    embed_by = make_engine(engine, model, opened, width, workers, dim, allow_code)
+    corrupt = run_embedding(images, out, embed_by, width)
     print(f"embeddings: {out}")
     _name_skipped(corrupt)
 
@@ -155,6 +164,7 @@ def search(
         bool, typer.Option("--approximate", help="In a large gallery, compare some rows only: faster.")
     ] = False,
     picture: Annotated[Path | None, typer.Option(help="Draw the query and its hits as a PNG.")] = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
     from sfsc.gallery import Gallery
@@ -162,7 +172,7 @@ def search(
     from sfsc.searching import draw_hits
     from sfsc.searching import search as run_search
 
-    opened = open_model(model)
+    opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
     hits = run_search(opened, query, Gallery.open(gallery), width, top, where or (), not approximate, dim)
     terminal.print_hits(hits)
@@ -205,6 +215,7 @@ def serve(
         ),
     ] = None,
     root_path: Annotated[str, typer.Option(help="Path under which a proxy offers the service.")] = "",
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Search a gallery over HTTP, and on a page in the browser, until SIGTERM or Ctrl-C."""
     from sfsc.serving.running import serve as run_service
@@ -220,6 +231,7 @@ def serve(
         image_roots=images_root,
         proxies=proxy or (),
         root_path=root_path,
+        allow_code=allow_code,
     )
 
 

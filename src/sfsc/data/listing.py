@@ -9,15 +9,18 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
 from hashlib import blake2b
 from pathlib import Path
+from typing import TypedDict
 
 from sfsc.data.images import MEMBER
 from sfsc.data.records import Dataset
 from sfsc.errors import SfscError
 from sfsc.files import read_json, write_atomic
+from sfsc.schema import conform
 
 TRAIN, TESTS = ("train",), ("query", "gallery", "test")
 NAMED = 3  # of what has changed, so many are named
 DIGEST = 8  # bytes
+MOST_BYTES = 1 << 30  # of a file: some ten million identities
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,12 @@ class Entry:
     def same_contents(self, other: Entry) -> bool:
         """Whether the same images, in the same order, could be read."""
         return (self.read, self.contents) == (other.read, other.contents)
+
+
+class _Stored(TypedDict):
+    """What a file holds: of each entry its split, its identity and its fields."""
+
+    rows: list[tuple[str, str, int, str, int, str]]
 
 
 @dataclass(frozen=True)
@@ -68,10 +77,10 @@ class Listing:
     def read(cls, path: Path) -> Listing:
         """Read what `write` wrote; SfscError where it is damaged."""
         try:
-            rows = read_json(path)["rows"]
-            return cls({(split, identity): Entry(*rest) for split, identity, *rest in rows})
-        except (KeyError, TypeError, ValueError):
+            stored = conform(read_json(path, MOST_BYTES), _Stored)
+        except ValueError:
             raise SfscError(f"{path} is damaged: restore it, or remove it to go on without it") from None
+        return cls({(split, identity): Entry(*rest) for split, identity, *rest in stored["rows"]})
 
     def write(self, path: Path) -> None:
         """Write it as JSON, a line for each entry, atomically."""

@@ -6,13 +6,15 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from sfsc.data.dataset import KINDS, RESPLITS
+from sfsc.data.dataset import KINDS, LONGEST_NAME, RESPLITS
 from sfsc.places import find
 
 
 def split_name(name: str) -> tuple[str, str] | None:
     """What stands before the path in a data set's name, and the path; None where it names none."""
     first, _, rest = name.partition(":")
+    if len(name) > LONGEST_NAME:
+        return None
     if first in KINDS and rest:
         return f"{first}:", rest
     if first in RESPLITS and (inner := split_name(rest)):

@@ -97,11 +97,13 @@ def _read_header(path: Path, text: str, needed: Sequence[str]) -> tuple[str, lis
 
 
 def _check_names(path: Path, columns: Sequence[str], used: Sequence[str]) -> None:
+    read, before = set(used), set[str]()
     for place, name in enumerate(columns):
-        if name in used and not name:
+        if name in read and not name:
             raise SfscError(f"{path}, line 1: column {place + 1} has no name: give it one, or take it out")
-        if name in used and name in columns[:place]:
+        if name in read and name in before:
             raise SfscError(f"{path}, line 1: there are two columns {name!r}: rename one, or take it out")
+        before.add(name)
 
 
 def _split(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:

@@ -1,6 +1,7 @@
 """What one sub-model takes, in a process of its own: memory is clean there, and so are threads.
 
-Run as `python -m sfsc.deploy.measuring MODEL WIDTH THREADS SECONDS`; prints what `measure` returns as JSON.
+Run as `python -P -m sfsc.deploy.measuring MODEL WIDTH THREADS SECONDS ALLOW_CODE`, the last of them empty for
+none; prints what `measure` returns as JSON.
 """
 
 from __future__ import annotations
@@ -37,7 +38,9 @@ class Measurement:
     throughput: float
 
 
-def measure(model: Path, width: float, threads: int, seconds: float) -> Measurement:
+def measure(
+    model: Path, width: float, threads: int, seconds: float, allow_code: str | None = None
+) -> Measurement:
     """Measure a sub-model in a new process.
 
     Args:
@@ -45,23 +48,25 @@ def measure(model: Path, width: float, threads: int, seconds: float) -> Measurem
         width: of the sub-model.
         threads: that compute.
         seconds: for one image at once, and again for `BATCH`; no fewer than `FEWEST` calls each.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: the process failed.
     """
-    command = [sys.executable, "-m", __name__, str(model), repr(width), str(threads), repr(seconds)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # -P: modules in the working folder are not imported.
+    command = [sys.executable, "-P", "-m", __name__, str(model), repr(width), str(threads), repr(seconds)]
+    done = subprocess.run([*command, allow_code or ""], capture_output=True, text=True, check=False)
     if done.returncode:
         said = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
         raise SfscError(f"{model} cannot be measured at width {width:g}: {one_line(said, 200)}")
     return Measurement(**json.loads(done.stdout))
 
 
-def _measure(path: Path, width: float, threads: int, seconds: float) -> Measurement:
+def _measure(path: Path, width: float, threads: int, seconds: float, allow_code: str | None) -> Measurement:
     # What loading a model imports is none of the model's memory.
     import_module("onnxruntime" if path.suffix == ONNX else "sfsc.switchable.family")
     before = _peak()
-    model = _load(path, threads)
+    model = _load(path, threads, allow_code)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *model.image_size, 3), np.uint8)
     single = _times(model, pixels[:1], width, seconds)
     memory = _peak() - before
@@ -70,7 +75,7 @@ def _measure(path: Path, width: float, threads: int, seconds: float) -> Measurem
     return Measurement(memory, p50, p95, BATCH / float(np.median(together)))
 
 
-def _load(path: Path, threads: int) -> Model:
+def _load(path: Path, threads: int, allow_code: str | None) -> Model:
     if path.suffix == ONNX:
         from sfsc.deploy.runtime import ExportedModel
 
@@ -80,7 +85,7 @@ def _load(path: Path, threads: int) -> Model:
     from sfsc.switchable.family import Family
 
     torch.set_num_threads(threads)
-    return Family.load(path)
+    return Family.load(path, allow_code)
 
 
 def _times(model: Model, pixels: np.ndarray, width: float, seconds: float) -> list[float]:
@@ -106,9 +111,9 @@ def _peak() -> int:
     return 1024 * int(peak.split()[1])
 
 
-def _main(path: str, width: str, threads: str, seconds: str) -> None:
+def _main(path: str, width: str, threads: str, seconds: str, allow_code: str) -> None:
     try:
-        found = _measure(Path(path), float(width), int(threads), float(seconds))
+        found = _measure(Path(path), float(width), int(threads), float(seconds), allow_code or None)
     except SfscError as error:
         sys.exit(str(error))
     sys.stdout.write(json.dumps(asdict(found)))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from sfsc.places import FAMILY_FILE
 from sfsc.progress import track
 from sfsc.results import own_dataset, results_folder
 from sfsc.retrieval.ranking import evaluate_ranking
+from sfsc.schema import conform
 
 if TYPE_CHECKING:
     from sfsc.switchable.family import Family
@@ -124,18 +125,20 @@ class Profile:
         if not path.exists():
             raise SfscError(f"{path.parent} has no {PROFILE_FILE}: {again}")
         try:
-            content = read_json(path)
-            rows = tuple(Measured(**row) for row in content.pop("rows"))
-            profile = cls(**content, rows=rows)
-        except (AttributeError, KeyError, TypeError):
-            raise SfscError(f"{path} is damaged: {again} again") from None
+            profile: Profile = conform(read_json(path), cls)
+        except ValueError as error:
+            raise SfscError(f"{path} is damaged: {again} again ({error})") from None
         if profile.fingerprint != _describe(Path(run))[0]:
             raise SfscError(f"{path} is of another family: {again} again")
         return profile
 
 
 def profile(
-    run: str | Path, dataset: str | None = None, threads: int = 1, seconds: float = SECONDS
+    run: str | Path,
+    dataset: str | None = None,
+    threads: int = 1,
+    seconds: float = SECONDS,
+    allow_code: str | None = None,
 ) -> Profile:
     """Measure every sub-model as an exported file, and with torch where that and the weights are there.
 
@@ -149,6 +152,7 @@ def profile(
             `RUN/profile.json`.
         threads: that compute when time and memory are measured.
         seconds: for one image at once, and again for 32, of each sub-model in each form.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: no run, nothing to measure, a file of another family, a data set that was named and cannot
@@ -157,13 +161,13 @@ def profile(
     run = Path(run)
     if dataset is not None:
         open_dataset(dataset)  # if it cannot be, that is said before the first export
-    subjects = _subjects(run)
+    subjects = _subjects(run, allow_code)
     accuracies = _accuracies(run, dataset, subjects)
     own = _own_dataset(run) if accuracies else None
     dataset = location.absolute(dataset) if dataset else own
     rows = []
     for subject in track(subjects, "measuring"):
-        found = measure(subject.path, subject.width, threads, seconds)
+        found = measure(subject.path, subject.width, threads, seconds, allow_code)
         rows.append(subject.measured(run, found, accuracies.get(subject.name)))
     return Profile(_describe(run)[0], dataset, threads, tuple(rows))
 
@@ -206,9 +210,9 @@ class _Subject:
         )
 
 
-def _subjects(run: Path) -> list[_Subject]:
+def _subjects(run: Path, allow_code: str | None) -> list[_Subject]:
     fingerprint, widths = _describe(run)
-    family = _load_family(run)
+    family = _load_family(run, allow_code)
     paths = {
         (width, form): run / EXPORT_FOLDER / f"{width:g}{'-int8' if form == 'int8' else ''}.onnx"
         for width in widths
@@ -231,13 +235,13 @@ def _subjects(run: Path) -> list[_Subject]:
     return subjects
 
 
-def _load_family(run: Path) -> Family | None:
+def _load_family(run: Path, allow_code: str | None) -> Family | None:
     """The family, where torch and its weights are there."""
     try:
         from sfsc.switchable.family import Family
     except ModuleNotFoundError:
         return None
-    return Family.load(run) if (run / FAMILY_FILE).exists() else None
+    return Family.load(run, allow_code) if (run / FAMILY_FILE).exists() else None
 
 
 def _export_missing(run: Path, family: Family, paths: Mapping[tuple[float, str], Path]) -> None:
@@ -313,13 +317,21 @@ def _embed(
     return embedded.vectors
 
 
+class _Family(TypedDict):
+    """What is asked of a family without its network."""
+
+    fingerprint: str
+    widths: list[float]
+
+
 def _describe(run: Path) -> tuple[str, list[float]]:
     """The fingerprint and the widths of a run's family; without torch."""
-    content, path = read_description(run)
+    values, path = read_description(run)
     try:
-        return str(content["fingerprint"]), [float(width) for width in content["widths"]]
-    except (KeyError, TypeError, ValueError) as error:
-        raise SfscError(f"{path} does not describe a family: {error!r}") from None
+        content = conform(values, _Family)
+    except ValueError as error:
+        raise SfscError(f"{path} does not describe a family: {error}") from None
+    return content["fingerprint"], content["widths"]
 
 
 def _own_dataset(run: Path) -> str | None:
@@ -328,8 +340,9 @@ def _own_dataset(run: Path) -> str | None:
     if own is not None:
         return own
     try:
-        named = read_json(run / PROFILE_FILE)["dataset"]
-    except (SfscError, KeyError, TypeError):
+        named = conform(read_json(run / PROFILE_FILE), dict[str, Any]).get("dataset")
+        named = conform(named, str | None)
+    except (SfscError, ValueError):
         return None
     return None if named is None else location.found(named, run)
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, one_line
 
 TIMES = {"s": 1.0, "ms": 1e-3, "us": 1e-6}
 SIZES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
@@ -21,11 +22,12 @@ def read_quantity(text: str, units: Mapping[str, float]) -> float:
     Raises:
         SfscError: it is something else.
     """
-    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)\s*([a-zA-Z]+)", text.strip())
-    if not found or found[2] not in units or not float(found[1]):
+    found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]+)", text.strip())
+    if not found or found[2] not in units or not 0 < float(found[1]) < math.inf:
         unit = [*units][1]
         raise SfscError(
-            f"{text!r} is not a number with one of the units {', '.join(units)}, such as 10{unit}"
+            f"{one_line(repr(text), 100)} is not a number with one of the units {', '.join(units)}, "
+            f"such as 10{unit}"
         )
     return float(found[1]) * units[found[2]]
 

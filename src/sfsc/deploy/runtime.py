@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 
 from sfsc.batches import as_pixels
+from sfsc.deploy.onnx_file import has_external_data
 from sfsc.dimensions import shorten
-from sfsc.errors import SfscError, first_line
+from sfsc.errors import SfscError, first_line, one_line
+from sfsc.json_text import parse_json
+from sfsc.schema import conform
 
 FORMAT = 2
+MOST_DIMENSIONS, MOST_PIXELS = 1 << 14, 1 << 22
 PROPERTY = "sfsc"  # of the file's metadata
 INPUT = "images"
 
@@ -50,13 +54,22 @@ class Exported:
     def from_text(cls, text: str | None, path: Path) -> Exported:
         """What the file at `path` says; SfscError where it is not one of ours, or of a newer sfsc."""
         try:
-            values = json.loads(text or "")
-            if values["format"] > FORMAT:
+            values = conform(parse_json(text or ""), dict[str, Any])
+            if conform(values.get("format"), int, "its format") > FORMAT:
                 raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
-            lists = {name: tuple(values.get(name, ())) for name in ("image_size", "dimensions")}
-            return cls(**{**values, **lists})
-        except (ValueError, KeyError, TypeError) as error:
-            raise SfscError(f"{path} is not a model of sfsc: make one with sfsc export") from error
+            exported: Exported = conform(values, cls)
+        except ValueError as error:
+            raise SfscError(
+                f"{path} is not a model of sfsc: make one with sfsc export ({one_line(str(error), 200)})"
+            ) from error
+        height, width = exported.image_size
+        sizes = min(height, width) > 0 and height * width <= MOST_PIXELS
+        dimensions = (exported.dimension, *exported.dimensions)
+        if not (
+            sizes and all(0 < size <= MOST_DIMENSIONS for size in dimensions) and 0 < exported.width <= 1
+        ):
+            raise SfscError(f"{path} is not a model of sfsc: no sub-model has such sizes; export it again")
+        return exported
 
 
 class ExportedModel:
@@ -90,18 +103,46 @@ class ExportedModel:
         """As `load`, from the bytes of the file; `path` is what errors name."""
         import onnxruntime
 
+        _check_whole(data, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
+        # Its other format is not looked into.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
-            session = onnxruntime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+            # Without the fallback, which prints, and tries the only provider again.
+            session = onnxruntime.InferenceSession(
+                data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+            )
+            said = session.get_modelmeta().custom_metadata_map.get(PROPERTY)
+            graph = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
+            graph += [("", one.type, one.shape[1:]) for one in session.get_outputs()]
         except Exception as error:  # onnxruntime's own classes have no common ancestor but this
             raise SfscError(
                 f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
                 "export it again, or upgrade onnxruntime"
             ) from error
-        properties = session.get_modelmeta().custom_metadata_map
-        return cls(Exported.from_text(properties.get(PROPERTY), path), session)
+        exported = Exported.from_text(said, path)
+        expected = [
+            (INPUT, "tensor(uint8)", [*exported.image_size, 3]),
+            ("", "tensor(float)", [exported.dimension]),
+        ]
+        if not _agree(graph, expected):
+            raise SfscError(f"{path} is not a model of sfsc: its graph does not do what it says")
+        return cls(exported, session)
+
+    def _run(self, pixels: np.ndarray) -> np.ndarray:
+        try:
+            [embeddings] = self._session.run(None, {INPUT: pixels})
+        except Exception as error:  # onnxruntime's own classes have no common ancestor but this
+            raise SfscError(
+                f"the exported file cannot embed images ({first_line(error)}): make it again"
+            ) from error
+        if embeddings.shape != (len(pixels), self.dimension):
+            raise SfscError(
+                f"the exported file makes arrays of {embeddings.shape} of {len(pixels)} images: make it again"
+            )
+        return embeddings
 
     @property
     def fingerprint(self) -> str:
@@ -152,5 +193,28 @@ class ExportedModel:
         pixels = as_pixels(images, self.image_size)
         if not len(pixels):
             return np.empty((0, dimension or self.dimension), np.float32)
-        embeddings: np.ndarray = self._session.run(None, {INPUT: pixels})[0]
+        embeddings = self._run(pixels)
         return embeddings if dimension is None else shorten(embeddings, dimension)
+
+
+def _check_whole(data: bytes, path: Path) -> None:
+    """Raise `SfscError` for a model that refers to more than itself, before onnxruntime reads that."""
+    try:
+        external = has_external_data(data)
+    except ValueError as error:
+        raise SfscError(
+            f"{path} cannot be run by onnxruntime, it is no ONNX model ({error}): export it again"
+        ) from None
+    if external:
+        raise SfscError(
+            f"{path} refers to data outside of itself, which is never read: a model is one file, "
+            "as sfsc export writes it"
+        )
+
+
+def _agree(graph: list[tuple[str, str, list[Any]]], expected: list[tuple[str, str, list[int]]]) -> bool:
+    """Whether inputs and outputs are as expected; a size that a graph leaves open, by a name, is."""
+    if [(*named, len(shape)) for *named, shape in graph] != [(*n, len(shape)) for *n, shape in expected]:
+        return False
+    sizes = zip((n for *_, s in graph for n in s), (n for *_, s in expected for n in s), strict=True)
+    return all(one == other for one, other in sizes if isinstance(one, int))

@@ -288,8 +288,8 @@ def _names(widths: Sequence[float]) -> list[str]:
 
 def _square(axes: Axes, labels: Sequence[str], along: str, down: str) -> None:
     """Axes of a heat map: a cell for each pair of labels, the first at the top left."""
-    axes.set_xticks(range(len(labels)), labels)
-    axes.set_yticks(range(len(labels)), labels)
+    axes.set_xticks(range(len(labels)), labels, parse_math=False)
+    axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_xlabel(along)
     axes.set_ylabel(down)
     axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")

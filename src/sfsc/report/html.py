@@ -7,13 +7,14 @@ import json
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import cv2
 
 from sfsc.data.names import as_text
 from sfsc.errors import SfscError, missing_extra
-from sfsc.files import write_atomic
+from sfsc.files import read_json, write_atomic
+from sfsc.logs import LOG_FILE, read_log
 from sfsc.report.figures import (
     AXIS_LABELS,
     accuracy_against_size,
@@ -25,27 +26,49 @@ from sfsc.report.figures import (
     training_curves,
 )
 from sfsc.report.ranked_list import thumbnail
-from sfsc.results import is_current, is_own, other_folders
+from sfsc.results import is_current, is_own, other_folders, read_result
+from sfsc.schema import conform
 
 try:
     from jinja2 import Environment, StrictUndefined
 except ImportError as error:
     raise missing_extra("jinja2", "train") from error
 
-EVALUATION_KEYS = (
-    "dataset",
-    "fingerprint",
-    "widths",
-    "parameters",
-    "queries",
-    "skipped",
-    "gallery",
-    "metrics",
-    "criterion",
-    "cells_met",
-    "cells",
-    "baseline",
-)
+
+class _Config(TypedDict):
+    """What is shown of a run's settings by name."""
+
+    dataset: str
+    recipe: str
+    widths: list[float]
+
+
+class _Hit(TypedDict):
+    path: str
+    identity: str
+    camera: str | None
+    score: float
+    correct: bool
+
+
+class _Query(TypedDict):
+    path: str
+    identity: str
+    camera: str | None
+
+
+class _RankedList(TypedDict):
+    query: _Query
+    average_precision: float
+    hits: list[_Hit]
+
+
+class _Rankings(TypedDict):
+    """What `rankings.json` holds."""
+
+    query_width: float
+    gallery_width: float
+    rows: list[_RankedList]
 
 
 @dataclass(frozen=True)
@@ -64,7 +87,7 @@ class Evaluations:
 def read_evaluations(run: Path) -> Evaluations:
     """Read all results in a run folder; SfscError where a file cannot be read."""
     paths = [folder / "evaluation.json" for folder in (run, *other_folders(run))]
-    found = {path: _read(path, *EVALUATION_KEYS) for path in paths if path.exists()}
+    found = {path: read_result(path) for path in paths if path.exists()}
     current = {path: content for path, content in found.items() if is_current(run, content)}
     own = current.pop(paths[0]) if paths[0] in current and is_own(run, current[paths[0]]) else None
     outdated = [content["dataset"] for path, content in found.items() if not is_current(run, content)]
@@ -89,11 +112,11 @@ def write_report(run: str | Path) -> Path:
 def _render(run: Path) -> str:
     if not (run / "config.json").is_file():
         raise SfscError(f"{run} is not a run, it has no config.json: name a folder that `sfsc train` wrote")
-    config = _read(run / "config.json", "dataset", "recipe", "widths")
+    config = _read(run / "config.json", _Config)
     evaluations = read_evaluations(run)
-    rankings = _read_if_there(run / "rankings.json", "query_width", "gallery_width", "rows")
-    log = _read_log(run / "log.jsonl")
-    environment = _read_if_there(run / "environment.json")
+    rankings = _read_if_there(run / "rankings.json", _Rankings)
+    log = _read_log(run, len(config["widths"]))
+    environment = _read_if_there(run / "environment.json", dict[str, Any])
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": _data_uri}
     jinja.filters |= {"width": "{:g}".format, "points": _points}
@@ -139,43 +162,31 @@ def _has_numbers(values: list[float | None] | None) -> bool:
     return any(value is not None for value in values or [])
 
 
-def _read(path: Path, *required: str) -> dict[str, Any]:
-    """The object in a JSON file, with all of the required keys."""
-    content = _parse(str(path), _text(path))
-    missing = [key for key in required if key not in content]
-    if missing:
-        raise SfscError(f"{path} lacks {', '.join(missing)}: write it again with this version of sfsc")
+def _read(path: Path, kind: Any) -> dict[str, Any]:
+    """The object in a JSON file, of a TypedDict."""
+    try:
+        content: dict[str, Any] = conform(read_json(path), kind)
+    except ValueError as error:
+        raise SfscError(f"{path} is damaged ({error}): restore it, or repeat the run") from None
     return content
 
 
-def _read_if_there(path: Path, *required: str) -> dict[str, Any] | None:
-    return _read(path, *required) if path.exists() else None
+def _read_if_there(path: Path, kind: Any) -> dict[str, Any] | None:
+    return _read(path, kind) if path.exists() else None
 
 
-def _read_log(path: Path) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
-    lines = _text(path).splitlines()
-    return [_parse(f"{path}, line {number}", line) for number, line in enumerate(lines, 1)]
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except OSError as error:
-        raise SfscError(f"{path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise SfscError(f"{path} is not text in UTF-8: restore it, or repeat the run") from error
-
-
-def _parse(place: str, text: str) -> dict[str, Any]:
-    try:
-        content = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise SfscError(f"{place}: not valid JSON ({error}); restore it, or repeat the run") from error
-    if not isinstance(content, dict):
-        raise SfscError(f"{place}: not a JSON object; restore it, or repeat the run")
-    return content
+def _read_log(run: Path, widths: int) -> list[dict[str, Any]]:
+    """The lines of a run's log, each with values for all of its widths."""
+    lines = read_log(run)
+    groups = len(
+        next((line["conflicts_by_group"] or [] for line in lines if "conflicts_by_group" in line), [])
+    )
+    for number, line in enumerate(lines, 1):
+        values = [line.get(key) for key in AXIS_LABELS]
+        by_group = line.get("conflicts_by_group")
+        if any(len(one) != widths for one in values if one) or (by_group and len(by_group) != groups):
+            raise SfscError(f"{run / LOG_FILE}, line {number}: it is of other sub-models; repeat the run")
+    return lines
 
 
 def _percent(fraction: float) -> str:

@@ -32,6 +32,7 @@ def create_app(
     origins: Collection[str] = (),
     hosts: Collection[str] = (),
     image_roots: Sequence[str | Path] | None = None,
+    allow_code: str | None = None,
 ) -> FastAPI:
     """An ASGI app that serves one trained family with one gallery.
 
@@ -44,6 +45,7 @@ def create_app(
             not be among them, and "*" stands for any name.
         image_roots: the folders whose images the service may show and embed, as far as rows name them; by
             default the folder that all of them have in common.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: there is no family or no gallery, the gallery is of another family, the key is empty, or
@@ -53,7 +55,7 @@ def create_app(
         raise SfscError("the API key is empty: give one, or none at all")
     check_origins(origins)
     check_hosts(hosts)
-    service = Service(Path(run), gallery, image_roots)
+    service = Service(Path(run), gallery, image_roots, allow_code)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -37,6 +37,7 @@ def serve(
     image_roots: Sequence[Path] | None = None,
     proxies: Sequence[str] = (),
     root_path: str = "",
+    allow_code: str | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT; what was accepted by then is finished. A second signal ends it at once.
 
@@ -53,6 +54,7 @@ def serve(
         image_roots: see there.
         proxies: addresses of reverse proxies, whose word is taken for the address and the scheme of a client.
         root_path: the path that a proxy leaves out in front of every request's.
+        allow_code: see there.
 
     Raises:
         SfscError: the port is in use or not allowed, or as `create_app`.
@@ -61,7 +63,7 @@ def serve(
     signal.signal(signal.SIGTERM, _leave)
     with _listening(host, port) as listener:
         names = [*hosts, *([host.lower()] if HOST.fullmatch(host.lower()) else [])]
-        app = create_app(run, gallery, api_key, origins, names, image_roots)
+        app = create_app(run, gallery, api_key, origins, names, image_roots, allow_code)
         terminal.print_serving(host, listener.getsockname()[1], app.state.service.roots, api_key is not None)
         config = uvicorn.Config(
             app,

@@ -46,16 +46,21 @@ class Service:
     """One family, one gallery, and the threads that work with them; closed by `close`."""
 
     def __init__(
-        self, run: Path, gallery: str | Path, image_roots: Sequence[str | Path] | None = None
+        self,
+        run: Path,
+        gallery: str | Path,
+        image_roots: Sequence[str | Path] | None = None,
+        allow_code: str | None = None,
     ) -> None:
         """Load the family, open the gallery and make it ready for approximate searches.
 
-        `roots` are the folders whose images may be read, as far as rows name them.
+        `roots` are the folders whose images may be read, as far as rows name them; `allow_code` is as for
+        `Family.load`.
 
         Raises:
             SfscError: there is no family or no gallery, or the gallery is of another family.
         """
-        self.family = Family.load(run)
+        self.family = Family.load(run, allow_code)
         self.fingerprint = self.family.fingerprint
         self.gallery = Gallery.open(gallery)
         self.gallery.check_family(self.family.spec.embedding_dim, self.fingerprint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -16,68 +16,20 @@ from torch import Tensor, nn
 
 from sfsc.batches import as_pixels
 from sfsc.description import as_metadata, of_metadata
-from sfsc.dimensions import all_dimensions, check_dimension, shorten
+from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, first_line
 from sfsc.files import write_atomic, write_json
 from sfsc.places import DESCRIPTION_FILE, FAMILY_FILE
 from sfsc.switchable.calibration import Calibration
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.embedder import Embedder, check_images
-from sfsc.switchable.sources import find_backbone, modules_of
+from sfsc.switchable.sources import check_code, find_backbone
+from sfsc.switchable.spec import FamilySpec, read_spec
 from sfsc.switchable.structure import Structure, analyse
 from sfsc.switchable.switchable import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.verify import settle
-from sfsc.switchable.weights import load_weights, read_weights
+from sfsc.switchable.weights import load_weights, no_larger_than, read_weights
 from sfsc.widths import Widths
-
-FORMAT = 4
-# What a description did not say in the first format: since which one it does, and what was so before.
-LATER: dict[str, tuple[int, Any]] = {
-    "keep": (2, []),
-    "round_to": (2, 1),
-    "configuration": (2, None),
-    "shared": (3, True),
-    "calibrated": (3, False),
-    "nested_dims": (4, []),
-}
-
-
-@dataclass(frozen=True)
-class FamilySpec:
-    """What a family is built from.
-
-    `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`;
-    `configuration` is what else the backbone was built from, where its name alone does not say; `shared` says
-    whether the sub-models are one switchable network, or an independent network for each width; `calibrated`,
-    whether the narrow ones have a `Calibration`; `nested_dims`, how many of the embeddings' first components
-    stand alone too, increasing.
-
-    Raises:
-        SfscError: the nested dimensions do not increase from 2 to below `embedding_dim`.
-    """
-
-    backbone: str
-    widths: Widths
-    embedding_dim: int
-    image_size: tuple[int, int]
-    keep: tuple[str, ...] = ()
-    round_to: int = ROUND_TO
-    configuration: dict[str, Any] | None = None
-    shared: bool = True
-    calibrated: bool = False
-    nested_dims: tuple[int, ...] = ()
-
-    def __post_init__(self) -> None:
-        all_dimensions(self.nested_dims, self.embedding_dim)
-
-    def describe(self) -> dict[str, Any]:
-        """The spec as JSON takes it, with the format that it needs."""
-        lists = {"keep": list(self.keep), "nested_dims": list(self.nested_dims)}
-        description = {**asdict(self), "widths": list(self.widths), **lists}
-        # What is as it was before is left out: such families keep their fingerprints.
-        unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
-        version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
-        return {"format": version, **{k: v for k, v in description.items() if k not in unsaid}}
 
 
 class Family(Switchable):
@@ -261,44 +213,45 @@ class Family(Switchable):
         write_json(Path(folder) / DESCRIPTION_FILE, description)
 
     @classmethod
-    def load(cls, folder: str | Path) -> Family:
+    def load(cls, folder: str | Path, allow_code: str | None = None) -> Family:
         """Read a family that `save` wrote; it comes in evaluation mode.
 
+        Args:
+            folder: where it was saved. What the files there say is checked, and nothing in them is run.
+            allow_code: the function package.module:function that is imported and called if it is the family's
+                backbone.
+
         Raises:
-            SfscError: the folder holds no family, a newer format, or damaged files.
+            SfscError: the folder holds no family, a newer format, or damaged files; or its backbone is code
+                that is not allowed.
         """
         weights_path = Path(folder) / FAMILY_FILE
         if not weights_path.is_file():
             raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
         metadata, state = read_weights(weights_path)
-        description, described_in = of_metadata(Path(folder), metadata)
-        family = cls._from_description(description, described_in)
+        values, described_in = of_metadata(Path(folder), metadata)
+        spec, fingerprint = read_spec(values, described_in)
+        check_code(spec.backbone, allow_code, described_in)
+        family = cls._built(spec, described_in)
         try:
             family.load_state_dict(state)
         except RuntimeError as error:
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
-        if family.fingerprint != description.get("fingerprint"):
+        if family.fingerprint != fingerprint:
             raise SfscError(f"{weights_path} is not the file that {described_in} describes")
         return family.eval()
 
     @classmethod
-    def _from_description(cls, description: Any, path: Path) -> Family:
+    def _built(cls, spec: FamilySpec, path: Path) -> Family:
+        """The family that the file at `path` describes, with random weights."""
         try:
-            if description["format"] > FORMAT:
-                raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
-            spec = FamilySpec(
-                description["backbone"],
-                Widths.of(description["widths"]),
-                description["embedding_dim"],
-                tuple(description["image_size"]),
-                **{name: description.get(name, before) for name, (_, before) in LATER.items()},
-            )
-            spec = replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims))
-            with modules_of(path.parent, spec.backbone):
+            with no_larger_than(path.with_name(FAMILY_FILE).stat().st_size):
                 network = _new_network(spec)
             return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
-        except (KeyError, TypeError) as error:
-            raise SfscError(f"{path} does not describe a family: {error!r}") from None
+        except SfscError:
+            raise
+        except Exception as error:  # packages raise what they like at a configuration that nobody tried
+            raise SfscError(f"{path} does not describe a family: {first_line(error)}") from error
 
 
 def _new_network(spec: FamilySpec) -> Embedder:

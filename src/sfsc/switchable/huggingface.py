@@ -34,6 +34,10 @@ IRRELEVANT = {
 }
 
 
+# ... and what could fetch code or weights when a network is built from one.
+FETCHING = {"attn_implementation", "experts_implementation", "use_kernels", "use_pretrained_backbone"}
+
+
 def find(name: str, configuration: dict[str, Any] | None = None) -> Backbone:
     """The backbone `transformers:NAME`.
 
@@ -90,6 +94,8 @@ def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
                 str(folder),
                 config=network.config,
                 local_files_only=True,
+                trust_remote_code=False,
+                weights_only=True,
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
                 dtype=torch.float32,
@@ -173,18 +179,33 @@ def _check_images(transformers: Any, name: str, model_type: str) -> None:
 
 
 def _build(transformers: Any, configuration: dict[str, Any], image_size: tuple[int, int] | None) -> nn.Module:
-    config = transformers.CONFIG_MAPPING[configuration["model_type"]].from_dict(dict(configuration))
+    config = transformers.CONFIG_MAPPING[configuration["model_type"]].from_dict(
+        _without_fetching(configuration)
+    )
     if image_size is not None:
         _set_image_size(config, image_size)
     if hasattr(config, "mask_ratio"):  # else a masked autoencoder hides most of every image
         config.mask_ratio = 0.0
     with _quiet():
         model_class = transformers.MODEL_MAPPING[type(config)]
-        model: nn.Module = transformers.AutoModel.from_config(config, **_without_pooling(model_class))
+        model: nn.Module = transformers.AutoModel.from_config(
+            config, trust_remote_code=False, **_without_pooling(model_class)
+        )
     for module in model.modules():
         if "mask_token" in module._parameters:
             module.register_parameter("mask_token", None)
     return model.float()
+
+
+def _without_fetching(configuration: Any) -> Any:
+    """A configuration, and those inside of it, without what could make transformers fetch or import more."""
+    if not isinstance(configuration, dict):
+        return configuration
+    return {
+        name: _without_fetching(value)
+        for name, value in configuration.items()
+        if name not in IRRELEVANT | FETCHING and not name.startswith("_")
+    }
 
 
 def _set_image_size(config: Any, image_size: tuple[int, int]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,10 @@ from typing import Any
 from torch import nn
 
 from sfsc.errors import SfscError, first_line
-from sfsc.places import started_in
 from sfsc.switchable import huggingface
 from sfsc.switchable.backbones import BACKBONES, Backbone
 
+CODE = "python:"
 FORMS = "transformers:NAME, timm:NAME, torchvision:NAME or python:package.module:function"
 CLASSIFIERS = ("fc", "classifier", "heads", "head")
 # These torchvision models were trained on other colours, and have classifiers in the middle.
@@ -49,6 +49,30 @@ def find_backbone(name: str, configuration: dict[str, Any] | None = None) -> Bac
     if source == "python" and rest:
         return _python(rest)
     raise SfscError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}, and {FORMS}")
+
+
+def code_of(backbone: str) -> str | None:
+    """What `allow_code` is called with by those who name this backbone themselves: its function, if any."""
+    return backbone.removeprefix(CODE) if backbone.startswith(CODE) else None
+
+
+def check_code(backbone: str, allow_code: str | None, path: Path) -> None:
+    """Refuse a backbone that a file names, and that is code which nobody has allowed.
+
+    Args:
+        backbone: its name in the file.
+        allow_code: the function that may be imported, as package.module:function.
+        path: of the file.
+
+    Raises:
+        SfscError: the backbone is another function.
+    """
+    code = code_of(backbone)
+    if code is not None and code != allow_code:
+        raise SfscError(
+            f"{path} names code as its backbone, {code}: if you trust that function, allow it with "
+            f"--allow-code {code}, or allow_code={code!r} in Python"
+        )
 
 
 def _timm(name: str) -> Backbone:
@@ -171,17 +195,9 @@ def _say(error: Exception) -> str:
 
 
 @contextmanager
-def modules_of(run: Path, backbone: str) -> Iterator[None]:
-    """Look for the module of a run's `python:` backbone also where the run was started, in the last place."""
-    start = started_in(run) if backbone.startswith("python:") else None
-    with _importable_from(start, last=True) if start else nullcontext():
-        yield
-
-
-@contextmanager
-def _importable_from(folder: Path, last: bool = False) -> Iterator[None]:
-    """The folder among those that modules are imported from: the first, as with `python -m`, or the last."""
-    sys.path.insert(len(sys.path) if last else 0, str(folder))
+def _importable_from(folder: Path) -> Iterator[None]:
+    """The folder as the first of those that modules are imported from, as with `python -m`."""
+    sys.path.insert(0, str(folder))
     try:
         yield
     finally:

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import safetensors
 import safetensors.torch
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sfsc.errors import SfscError, first_line
 from sfsc.places import FAMILY_FILE
 from sfsc.switchable import huggingface
 from sfsc.switchable.sources import find_backbone
+
+SLACK = 1 << 30  # bytes: VGG's classifier has half of them
+MOST_PARAMETERS = 10_000  # tensors
 
 
 def load_weights(name: str, network: nn.Module, weights: str) -> None:
@@ -53,6 +59,32 @@ def read_weights(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
             return file.metadata(), {name: file.get_tensor(name) for name in file.offset_keys()}
     except (OSError, RuntimeError, safetensors.SafetensorError) as error:
         raise SfscError(f"{path} is damaged: {first_line(error)}") from None
+
+
+@contextmanager
+def no_larger_than(size: int) -> Iterator[None]:
+    """Refuse parameters, while a network is built, that a file of so many bytes could never fill.
+
+    The bytes are taken twice, with `SLACK`, for classifiers that are cut off again; and there are at most
+    `MOST_PARAMETERS`.
+
+    Raises:
+        SfscError: in the context, where there are more.
+    """
+    numbers, parameters = (2 * size + SLACK) // 4, MOST_PARAMETERS
+
+    def count(_: nn.Module, __: str, parameter: nn.Parameter | None) -> None:
+        nonlocal numbers, parameters
+        if parameter is not None:
+            numbers, parameters = numbers - parameter.numel(), parameters - 1
+        if min(numbers, parameters) < 0:
+            raise SfscError("the network has many more parameters than there are weights for it")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def _read_family(path: Path) -> dict[str, Tensor]:

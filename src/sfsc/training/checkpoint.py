@@ -12,10 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
-from sfsc.files import write_atomic
+from sfsc.files import replacing
+from sfsc.json_text import parse_json
+from sfsc.schema import conform
 from sfsc.switchable.family import Family
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
+FORMAT = 1  # what a checkpoint is of that does not say it
 
 
 @dataclass(frozen=True)
@@ -74,8 +77,17 @@ def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(contiguous, metadata={"step": json.dumps(step)})
-    write_atomic(run / CHECKPOINT_FILE, data)
+    data = safetensors.torch.save(
+        contiguous, metadata={"format": json.dumps(FORMAT), "step": json.dumps(step)}
+    )
+    # Names in its header come in any order, and two runs of one command are to write the same file.
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    with replacing(run / CHECKPOINT_FILE) as file:
+        file.write(data[:8] + text.ljust(size))
+        file.write(memoryview(data)[8 + size :])
 
 
 def read_checkpoint(run: Path) -> Checkpoint | None:
@@ -85,10 +97,20 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
         return None
     try:
         with safetensors.safe_open(path, "pt") as file:
+            said = file.metadata()
+            if conform(parse_json(said.get("format", str(FORMAT))), int, "its format") > FORMAT:
+                raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to resume from it")
+            step = conform(parse_json(said["step"]), int, "its step")
             names = file.keys()
-            tensors = {name: file.get_tensor(name) for name in names}
-            return Checkpoint(path, int(file.metadata()["step"]), tensors)
-    except (OSError, KeyError, TypeError, safetensors.SafetensorError) as error:
+            return Checkpoint(path, step, {name: file.get_tensor(name) for name in names})
+    except (
+        OSError,
+        AttributeError,
+        KeyError,
+        ValueError,
+        RuntimeError,
+        safetensors.SafetensorError,
+    ) as error:
         raise _unusable(path, error) from None
 
 
@@ -106,7 +128,7 @@ def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
                 classifier.copy_(tensors[f"classifier.{index}"])
         optimizer = state.optimizer
         optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(tensors)})
-    except (RuntimeError, KeyError, TypeError) as error:
+    except (RuntimeError, KeyError, TypeError, ValueError) as error:
         raise _unusable(checkpoint.path, error) from None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,10 +24,13 @@ from pydantic import (
 from sfsc.data.location import relocated, split_name
 from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError, first_line, one_line
+from sfsc.files import read_bytes, read_json
 from sfsc.places import CONFIG_FILE, find
 from sfsc.recipes import ADJUSTABLE, Recipe, find_recipe
+from sfsc.schema import conform
 from sfsc.widths import Widths
 
+MOST_BYTES = 1 << 20  # of a file of settings
 NO_PATHS = {"default", "none", "imagenet"}  # settings of weights
 
 
@@ -146,17 +150,15 @@ class Config(BaseModel):
                 ) from None
             if first["type"] == "missing":
                 raise SfscError(f"the setting {name!r} is needed") from None
-            got = one_line(repr(first["input"]), 100)
+            got = one_line(reprlib.repr(first["input"]), 100)
             raise SfscError(f"setting {name}: {first['msg']}, got {got}") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The settings of a YAML (or JSON) file; SfscError naming the file where it is none."""
     try:
-        settings = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SfscError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        settings = yaml.safe_load(read_bytes(path, MOST_BYTES).decode())
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SfscError(f"{path} is not YAML: {_reason(error)}") from None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         raise SfscError(f"{path} must hold settings as 'name: value' lines")
@@ -170,7 +172,7 @@ def parse_setting(text: str) -> tuple[str, Any]:
         raise SfscError(f"a setting is NAME=VALUE, got {text!r}")
     try:
         return name, yaml.safe_load(value)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SfscError(f"the value of setting {name} is not YAML: {_reason(error)}") from None
 
 
@@ -189,14 +191,27 @@ def read_config(run: Path) -> Config:
     """
     if not (run / CONFIG_FILE).is_file():
         raise SfscError(f"{run} is not a run folder: it has no {CONFIG_FILE}; make one with sfsc train")
-    return Config.make(read_settings(run / CONFIG_FILE)).relocated(partial(find, run=run))
+    try:
+        config = Config.make(stored_settings(run))
+    except SfscError as error:
+        raise SfscError(f"{run / CONFIG_FILE} is damaged: {error}") from None
+    return config.relocated(partial(find, run=run))
+
+
+def stored_settings(run: Path) -> dict[str, Any]:
+    """The settings in a run folder as they stand there; SfscError where they are damaged."""
+    try:
+        settings: dict[str, Any] = conform(read_json(run / CONFIG_FILE), dict[str, Any])
+    except ValueError as error:
+        raise SfscError(f"{run / CONFIG_FILE} is damaged: {error}") from None
+    return settings
 
 
 def dataset_of(run: Path) -> str:
     """KIND:PATH of the data set that a run was trained on; SfscError where it is gone."""
     name = read_config(run).dataset
     parts = split_name(name)
-    if parts and not Path(parts[1]).exists():
+    if parts and not os.path.exists(parts[1]):
         raise SfscError(
             f"{run} was trained on {name}, which is neither there nor below a folder above the run: "
             f"name another, or say where it is now with `sfsc train KIND:PATH --out {run} --resume`"

@@ -14,10 +14,9 @@ import torch
 
 from sfsc.errors import SfscError
 from sfsc.files import write_atomic
+from sfsc.logs import LOG_FILE, log_line
 from sfsc.training.distributed import ALONE, World
 from sfsc.training.step import StepStatistics
-
-LOG_FILE = "log.jsonl"
 
 
 class TrainingLog:
@@ -70,9 +69,14 @@ class TrainingLog:
         return [None if math.isnan(value) else round(value, 6) for value in means]
 
     def _cut(self, step: int) -> None:
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        write_atomic(self.path, "".join(f"{line}\n" for line in kept).encode())
+        lines = self.path.read_bytes().splitlines() if self.path.exists() else []
+        whole = [line for line in lines if line.endswith(b"}")]  # a crash may have cut the last
+        kept = [
+            line
+            for number, line in enumerate(whole, 1)
+            if log_line(line, self.path, number).get("step", step) <= step
+        ]
+        write_atomic(self.path, b"".join(line + b"\n" for line in kept))
 
     def _append(self, line: dict[str, Any], active: Sequence[int]) -> None:
         try:

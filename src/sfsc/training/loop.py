@@ -23,8 +23,8 @@ from sfsc.files import write_json
 from sfsc.places import CONFIG_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
 from sfsc.recipes import ADJUSTABLE
 from sfsc.switchable.family import Family
-from sfsc.switchable.sources import find_backbone, modules_of
-from sfsc.training.config import Config, read_config, read_settings
+from sfsc.switchable.sources import code_of, find_backbone
+from sfsc.training.config import Config, read_config, stored_settings
 from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.interruption import interruptible
 from sfsc.training.started import begun, check, has_record, record, refuse_used
@@ -60,28 +60,29 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
 
 
 def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
-    with modules_of(run, config.backbone):
-        config, dataset = world.on_first(lambda: _open(config, run, resume, world))
-        device = world.on_all(lambda: world.device(config.device))
-        world.on_first(lambda: _claim(run, config))
-        if world.on_first(lambda: holds_family(run)):
-            world.on_first(lambda: check(run, Listing.of(dataset)))
-            world.on_first(lambda: complete(run))
-        else:
-            images, contents = _readable(dataset.train, config, world)
-            world.on_first(lambda: record(run, Listing.of(dataset, contents)))
-            teacher = None
-            if config.method.teacher and len(config.widths) > 1:
-                trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
-                teacher = Teacher.of(run, trained, device, world)
-            training = Training(config, run, images, dataset.mirrors, device, world, teacher)
-            with interruptible(world) as interruption:
-                family = training.run(interruption)
-                world.on_first(lambda: family.cpu().save(run))
-        world.on_first(lambda: _keep_place(run, config))
-        # Only the first reads and writes the folder: another machine may not have it.
-        family = world.on_all(lambda: Family.load(run) if world.first else new_family(config, "none"))
-        return equalise(family, world).eval()
+    config, dataset = world.on_first(lambda: _open(config, run, resume, world))
+    device = world.on_all(lambda: world.device(config.device))
+    world.on_first(lambda: _claim(run, config))
+    if world.on_first(lambda: holds_family(run)):
+        world.on_first(lambda: check(run, Listing.of(dataset)))
+        world.on_first(lambda: complete(run))
+    else:
+        images, contents = _readable(dataset.train, config, world)
+        world.on_first(lambda: record(run, Listing.of(dataset, contents)))
+        teacher = None
+        if config.method.teacher and len(config.widths) > 1:
+            trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
+            teacher = Teacher.of(run, trained, device, world)
+        training = Training(config, run, images, dataset.mirrors, device, world, teacher)
+        with interruptible(world) as interruption:
+            family = training.run(interruption)
+            world.on_first(lambda: family.cpu().save(run))
+    world.on_first(lambda: _keep_place(run, config))
+    # Only the first reads and writes the folder: another machine may not have it.
+    family = world.on_all(
+        lambda: Family.load(run, code_of(config.backbone)) if world.first else new_family(config, "none")
+    )
+    return equalise(family, world).eval()
 
 
 def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset]:
@@ -140,7 +141,7 @@ def _claim(run: Path, config: Config) -> None:
 def _may_be_of(run: Path, dataset: str) -> bool:
     """Whether a run's settings may mean this data set: they lead there, or its images are to tell."""
     kind, path = split_name(dataset) or ("", dataset)
-    before, stored = split_name(read_settings(run / CONFIG_FILE)["dataset"]) or ("", "")
+    before, stored = split_name(stored_settings(run)["dataset"]) or ("", "")
     leads = os.path.realpath(path) in map(os.path.realpath, places(stored, run))
     return kind == before and (leads or has_record(run))
 
@@ -148,7 +149,7 @@ def _may_be_of(run: Path, dataset: str) -> bool:
 def _keep_place(run: Path, config: Config) -> None:
     """Write down where the data set is, once its images were found to be those of the run."""
     if read_config(run).dataset != config.dataset:
-        settings = read_settings(run / CONFIG_FILE)
+        settings = stored_settings(run)
         write_json(run / CONFIG_FILE, settings | {"dataset": config.dataset})
 
 

@@ -1,0 +1,319 @@
+"""Parsers of what comes from others, seeds that each of them understands, and changes of these seeds."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+import safetensors.torch
+import torch
+
+from sfsc.attributes import read_attributes
+from sfsc.data.csv_table import read_csv
+from sfsc.data.image_header import read_header
+from sfsc.data.images import decode_bytes
+from sfsc.data.listing import Listing
+from sfsc.deploy.onnx_file import has_external_data
+from sfsc.deploy.profiling import Profile
+from sfsc.deploy.quantities import SIZES, read_quantity
+from sfsc.deploy.runtime import Exported, ExportedModel
+from sfsc.errors import SfscError
+from sfsc.files import read_json
+from sfsc.gallery.conditions import parse_conditions
+from sfsc.gallery.store import Description
+from sfsc.json_text import parse_json
+from sfsc.logs import read_log
+from sfsc.places import started_in
+from sfsc.report.html import write_report
+from sfsc.results import own_dataset, read_result
+from sfsc.switchable.family import Family
+from sfsc.switchable.spec import read_spec
+from sfsc.training.checkpoint import read_checkpoint
+from sfsc.training.config import Config, read_config, read_settings
+
+MEMORY = 20_000_000  # bytes that decoding an image may take here
+FINGERPRINT = "0123456789abcdef"
+# What stands in the place of a part of a JSON value.
+HOSTILE: tuple[Any, ...] = (
+    *(None, True, False, 0, -1, 1, 2, 2**31, 2**63 - 1, -(2**63), 0.5, -0.0, 1e308, 5e-324),
+    *("", "x", "\0", "\n", "../../x", "\udc80", "é", "validation:" * 50, "python:nets:network", "1" * 5000),
+    *([], {}, [[]], [None], {"": None}, [0] * 100, [[0.5]], [["a", "b"]]),
+)
+PIECES = (
+    *(
+        b"\0",
+        b"\xff",
+        b"\xff\xd8",
+        b"\n",
+        b"\r",
+        b'"',
+        b"'",
+        b",",
+        b";",
+        b"\t",
+        b"[",
+        b"]",
+        b"{",
+        b"}",
+        b":",
+        b"=",
+    ),
+    *(
+        b"-",
+        b"1e999",
+        b"NaN",
+        b"Infinity",
+        b"\\ud800",
+        b"\\u0000",
+        b"null",
+        b"9" * 40,
+        b" " * 64,
+        b"\x7f\xff\xff\xff",
+    ),
+    *(b"\xef\xbb\xbf", b"&a [*a]", b"!!python/object", b"[" * 200, b'"' * 9, b"<=", b"!=", b"::"),
+)
+
+
+class Parser(NamedTuple):
+    """What reads a file's bytes, the errors that it may raise, and files that it understands."""
+
+    read: Callable[[bytes, Path], object]
+    seeds: list[bytes]
+    errors: tuple[type[Exception], ...] = (SfscError,)
+
+
+def parsers(folder: Path) -> dict[str, Parser]:
+    """All parsers by name; `folder` is for their files."""
+    family = Family.create("small", "0.5,1.0", 8, (32, 32), nested_dims=(4,))
+    family.save(folder / "family")
+    described = (folder / "family" / "family.json").read_bytes()
+    config = Config.make({"dataset": "csv:x.csv", "backbone": "small", "nested_dims": [8]})
+    exported = Exported(FINGERPRINT, 0.5, 8, (32, 32), "int8", "0.1", dimensions=(4, 8))
+    table = b'path,identity,camera,split\r\na.png,1,c1,train\nb.png,"2,""x""",c2,test\n'
+    tensors = {"family.a": torch.zeros(2), "classifier.0": torch.ones(1, 2)}
+    checkpoint = safetensors.torch.save(tensors, {"step": "5", "format": "1"})
+    images = [header_seed(suffix) for suffix in (".png", ".jpg", ".webp", ".bmp")]
+    return {
+        "header": Parser(lambda data, _: read_header(data), images, (ValueError,)),
+        "image": Parser(lambda data, _: decode_bytes(data, "image", (8, 8), MEMORY), images),
+        "conditions": Parser(lambda data, _: parse_conditions([text_of(data)]), CONDITIONS),
+        "json": Parser(lambda data, _: parse_json(data), [described, values(result())], (ValueError,)),
+        "family": in_file(
+            "family.json", lambda path: read_spec(read_json(path), path), [described, values(old_family())]
+        ),
+        "config": in_file("config.json", read_run_config, [values(config.model_dump(mode="json"))]),
+        "settings": in_file(
+            "settings.yaml", read_settings, [b"epochs: 3\nwidths: [0.5, 1.0]\nrecipe: sfsc\n"]
+        ),
+        "result": in_file("evaluation.json", read_result, [values(result())]),
+        "log": in_file(
+            "log.jsonl", lambda path: read_log(path.parent), [values(LINE) + b"\n" + values(LINE)]
+        ),
+        "images": in_file("images.json", Listing.read, [values(LISTING)]),
+        "profile": in_file("profile.json", read_profile, [values(PROFILE)]),
+        "environment": in_file("environment.json", lambda path: started_in(path.parent), [values(STARTED)]),
+        "table": in_file("table.csv", lambda path: read_csv("csv:table.csv", path), [table]),
+        "attributes": in_file(
+            "attributes.csv", read_attributes, [table, b"path;price;new\na.png;1.5;true\n"]
+        ),
+        "metadata": Parser(
+            lambda data, path: Exported.from_text(text_of(data), path), [exported.to_text().encode()]
+        ),
+        "onnx": Parser(lambda data, _: has_external_data(data), [onnx_seed()], (ValueError,)),
+        "checkpoint": in_file(
+            "checkpoint.safetensors", lambda path: read_checkpoint(path.parent), [checkpoint]
+        ),
+        "gallery": Parser(
+            read_gallery, [values(Description(8, FINGERPRINT, {"a": "text"}, dimensions=(4, 8)).to_json())]
+        ),
+        "built": Parser(load_described, [described], (SfscError,)),
+        "weights": Parser(load_weighed, [(folder / "family" / "family.safetensors").read_bytes()]),
+        "report": Parser(report_of, [values(result())]),
+        "model": Parser(run_model, [model_seed()]),
+        "quantity": Parser(lambda data, _: read_quantity(text_of(data), SIZES), [b"10MB", b" 1.5 kB"]),
+    }
+
+
+def in_file(name: str, read: Callable[[Path], object], seeds: list[bytes]) -> Parser:
+    def parse(data: bytes, folder: Path) -> object:
+        (folder / name).write_bytes(data)
+        return read(folder / name)
+
+    return Parser(parse, seeds)
+
+
+def read_run_config(path: Path) -> object:
+    return own_dataset(path.parent), read_config(path.parent)
+
+
+def read_profile(path: Path) -> object:
+    (path.parent / "family.json").write_bytes(values(old_family()))
+    return Profile.read(path.parent)
+
+
+def read_gallery(data: bytes, _: Path) -> object:
+    try:
+        stored = json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+    return Description.from_json(stored, "gallery")
+
+
+def load_described(data: bytes, folder: Path) -> object:
+    (folder / "family.safetensors").write_bytes((folder / "family" / "family.safetensors").read_bytes())
+    (folder / "family.json").write_bytes(data)
+    return Family.load(folder)
+
+
+def load_weighed(data: bytes, folder: Path) -> object:
+    (folder / "family.json").write_bytes((folder / "family" / "family.json").read_bytes())
+    (folder / "family.safetensors").write_bytes(data)
+    return Family.load(folder)
+
+
+def report_of(data: bytes, folder: Path) -> object:
+    config = {"dataset": "csv:x.csv", "recipe": "sfsc", "widths": [0.5, 1]}
+    files = {"family.json": values(old_family()), "config.json": values(config), "log.jsonl": values(LINE)}
+    (folder / "reported").mkdir(exist_ok=True)
+    for name, content in {**files, "evaluation.json": data}.items():
+        (folder / "reported" / name).write_bytes(content)
+    return write_report(folder / "reported")
+
+
+def run_model(data: bytes, path: Path) -> object:
+    model = ExportedModel.of(data, path / "model.onnx")
+    height, width = model.image_size
+    return model.embed_pixels(np.zeros((2, height, width, 3), np.uint8))
+
+
+def text_of(data: bytes) -> str:
+    return data.decode("utf-8", "surrogateescape")
+
+
+def values(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+CONDITIONS = [b"camera=2", b"price<=9.5", b'name="lamp, ""red""","x"', b" a != true "]
+LINE = {"step": 1, "epoch": 0.5, "lr": 0.1, "seconds": 2.5, "loss": [1.0, None], "conflicts_by_group": [0.5]}
+LISTING = {
+    "columns": ["split"],
+    "rows": [["train", "a", 3, "00", 3, "11"], ["test", "\udc80", 1, "22", 0, ""]],
+}
+STARTED = {"sfsc": "0.1.0", "started_in": "/home/somebody"}
+PROFILE = {
+    **{"fingerprint": FINGERPRINT, "dataset": None, "threads": 1},
+    "rows": [
+        {
+            **{
+                "width": 1.0,
+                "runtime": "onnx",
+                "form": "int8",
+                "file": "export/1.onnx",
+                "digest": "00",
+                "size": 9,
+            },
+            **{
+                "parameters": None,
+                "multiply_adds": 5,
+                "memory": 7,
+                "p50": 0.1,
+                "p95": 0.2,
+                "throughput": 3.0,
+            },
+            "accuracy": None,
+        }
+    ],
+}
+
+
+def old_family() -> dict[str, Any]:
+    sizes = {"embedding_dim": 8, "image_size": [32, 32]}
+    return {"format": 1, "backbone": "small", "widths": [0.5, 1.0], **sizes, "fingerprint": FINGERPRINT}
+
+
+def result() -> dict[str, Any]:
+    square, costs = [[0.5, 0.25, 0.1], [0.1, 0.2, 0.3], [1, 0, 1]], {"0.5 int8": 0.01}
+    return {
+        **{"dataset": "csv:x.csv", "fingerprint": FINGERPRINT, "widths": [0.5, 1.0], "parameters": [3, 9]},
+        **{"queries": 4, "skipped": 0, "gallery": 5, "metrics": {"mAP": square, "rank-1": square}},
+        **{
+            "criterion": [[False, True], [True, False]],
+            "cells_met": 2,
+            "cells": 2,
+            "exported": {"0.5 int8": 0.5},
+        },
+        **{"baseline": {"name": "pixels $x$", "mAP": 0.1, "rank-1": 0.2}, "costs": costs},
+        **{
+            "cosines": [[1.0, 0.9], [0.9, 1.0]],
+            "dimensions": [{"dimension": 8, "self_tests": [0.1, 0.2], "smallest_to_full": 0.1}],
+        },
+        "projection": {"widths": [0.5, 1.0], "identities": ["a"], "points": [[[0.1, 0.2]], [[0.3, 0.4]]]},
+    }
+
+
+def header_seed(suffix: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 7, 3), np.uint8)
+    return cv2.imencode(suffix, pixels)[1].tobytes()
+
+
+def onnx_seed() -> bytes:
+    from onnx import TensorProto, helper
+
+    tensor = helper.make_tensor("a", TensorProto.FLOAT, [2], [0.5, 1.5])
+    inner = helper.make_graph([helper.make_node("Constant", [], ["b"], value=tensor)], "inner", [], [])
+    node = helper.make_node("If", ["c"], ["d"], then_branch=inner, else_branch=inner)
+    made = helper.make_model(helper.make_graph([node], "graph", [], [], [tensor]))
+    return bytes(made.SerializeToString())
+
+
+def model_seed() -> bytes:
+    from tests.deploy.test_onnx_file import WHOLE_MODEL
+
+    return WHOLE_MODEL
+
+
+def changed(seed: bytes, chance: random.Random) -> bytes:
+    """A seed with some of its bytes, or a part of its JSON value, changed."""
+    if chance.random() < 0.4:
+        try:
+            return values(changed_value(json.loads(seed), chance))
+        except (ValueError, RecursionError):
+            pass
+    data = bytearray(seed)
+    for _ in range(chance.choice((1, 1, 2, 4, 16))):
+        start = chance.randrange(len(data) + 1)
+        end = min(len(data), start + chance.choice((0, 1, 1, 2, 4, 8, len(data))))
+        part = bytes(data[start:end])
+        data[start:end] = chance.choice(
+            [
+                *(
+                    b"",
+                    part * chance.choice((2, 3, 50)),
+                    chance.choice(PIECES),
+                    chance.randbytes(max(1, end - start)),
+                ),
+                bytes(byte ^ 1 << chance.randrange(8) for byte in part),
+            ]
+        )
+    return bytes(data[: 1 << 20])
+
+
+def changed_value(value: Any, chance: random.Random) -> Any:
+    """A JSON value with one of its parts changed, taken out or put elsewhere."""
+    if isinstance(value, dict | list) and value and chance.random() < 0.85:
+        place = chance.choice([*value]) if isinstance(value, dict) else chance.randrange(len(value))
+        copy: Any = {**value} if isinstance(value, dict) else [*value]
+        if chance.random() < 0.1:
+            del copy[place]
+        elif chance.random() < 0.1 and isinstance(copy, list):
+            copy *= 2
+        else:
+            copy[place] = changed_value(copy[place], chance)
+        return copy
+    return chance.choice(HOSTILE)
