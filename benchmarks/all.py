@@ -9,7 +9,7 @@ from pathlib import Path
 
 from page import parser
 
-from sfsc.files import write_atomic
+from sfsc.files.writing import write_atomic
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "benchmarks.md"

@@ -25,9 +25,9 @@ from playwright.sync_api import Page, sync_playwright
 
 from sfsc import Family
 from sfsc.data import open_dataset
-from sfsc.data.images import decode_bytes
 from sfsc.deploy.exporting import export
-from sfsc.deploy.runtime import ExportedModel
+from sfsc.embedding.exported import ExportedModel
+from sfsc.images.reading import decode_bytes
 from sfsc.training.config import read_config
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sfsc import SfscError, to_switchable
 from sfsc.progress import track
-from sfsc.switchable.switchable import Switchable
+from sfsc.switchable.network import Switchable
 
 WIDTHS = (0.25, 0.5, 0.75, 1.0)
 EXACT, SORTED = 1e-5, 1e-4

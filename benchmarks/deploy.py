@@ -19,11 +19,11 @@ from subjects import BACKBONES, lively_family, pictures
 from timing import ratio, take_turns
 
 from sfsc import Family, open_dataset
-from sfsc.data.images import write_png
 from sfsc.deploy import float_layers
 from sfsc.deploy.exporting import export
 from sfsc.deploy.profiling import accuracies_of
-from sfsc.deploy.runtime import ExportedModel
+from sfsc.embedding.exported import ExportedModel
+from sfsc.images.reading import write_png
 from sfsc.progress import track
 from sfsc.training.config import read_config
 

@@ -10,13 +10,13 @@ from page import parser, section, table
 from storage import store
 
 from sfsc import CompatibilityMatrix, Family
-from sfsc.comparing import mean_and_deviation
 from sfsc.data import Dataset, open_dataset
 from sfsc.dimensions import shorten
-from sfsc.evaluation import EVALUATION_FILE, tested_paths
-from sfsc.files import read_json
+from sfsc.embedding.image_set import ImageSet, embed_all
+from sfsc.evaluation.compare import mean_and_deviation
+from sfsc.evaluation.evaluate import EVALUATION_FILE, tested_paths
+from sfsc.files.writing import read_json
 from sfsc.gallery.forms import DTYPES
-from sfsc.image_set import ImageSet, embed_all
 from sfsc.retrieval.ranking import evaluate_ranking
 from sfsc.training.config import read_config
 

@@ -22,15 +22,15 @@ import torch
 from page import section, table
 from torch import Tensor, nn
 
-from sfsc.aggregation.projection import random_order
-from sfsc.recipes import RECIPES
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
+from sfsc.training.aggregation.projection import random_order
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 from sfsc.training.distributed import World, joined
 from sfsc.training.forward import Forward
+from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import Batch, NestedGradients, family_step
+from sfsc.training.recipes import RECIPES
 
 EXPLANATION = """
 Training steps by two processes, which talk by gloo, against one with the same batches: `{name}` at

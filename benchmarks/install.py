@@ -18,7 +18,7 @@ from venvs import CONSTRAINTS, OUTSIDE, copy_sources, make, output, pinned
 from sfsc import Family
 from sfsc.data import decode, open_dataset
 from sfsc.deploy.exporting import export
-from sfsc.deploy.runtime import ExportedModel
+from sfsc.embedding.exported import ExportedModel
 from sfsc.training.config import read_config
 
 INSTALLATIONS = ("sfsc", "sfsc[gallery]", "sfsc[train]")

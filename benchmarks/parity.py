@@ -16,12 +16,12 @@ from timing import ratio, take_turns
 
 from sfsc import Family
 from sfsc.data import decode, open_dataset
-from sfsc.data.records import Dataset
+from sfsc.data.dataset import Dataset
 from sfsc.deploy.exporting import export
-from sfsc.deploy.runtime import ExportedModel
-from sfsc.embedding import Embedded, embed_images
-from sfsc.evaluation import tested_paths
-from sfsc.image_set import ImageSet
+from sfsc.embedding.embedded import Embedded, embed_images
+from sfsc.embedding.exported import ExportedModel
+from sfsc.embedding.image_set import ImageSet
+from sfsc.evaluation.evaluate import tested_paths
 from sfsc.retrieval.ranking import evaluate_ranking
 from sfsc.training.config import read_config
 

@@ -13,11 +13,11 @@ from subjects import BACKBONES, EMBEDDING_DIM, pictures
 from torch import Tensor, nn
 
 from sfsc import SfscError, to_switchable
+from sfsc.backbones.sources import find_backbone
 from sfsc.errors import first_line
+from sfsc.family.embedder import Embedder
 from sfsc.progress import track
-from sfsc.switchable.embedder import Embedder
-from sfsc.switchable.sources import find_backbone
-from sfsc.switchable.switchable import Switchable
+from sfsc.switchable.network import Switchable
 
 WIDTHS = (0.25, 0.5, 0.75)
 EXPLANATION = """

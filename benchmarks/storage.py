@@ -10,10 +10,10 @@ from page import parser, section, table
 
 from sfsc import Family
 from sfsc.data import open_dataset
-from sfsc.data.records import Dataset
-from sfsc.evaluation import tested_paths
+from sfsc.data.dataset import Dataset
+from sfsc.embedding.image_set import ImageSet, embed_all
+from sfsc.evaluation.evaluate import tested_paths
 from sfsc.gallery.forms import DTYPES, decode, encode
-from sfsc.image_set import ImageSet, embed_all
 from sfsc.retrieval.ranking import evaluate_ranking
 from sfsc.training.config import read_config
 

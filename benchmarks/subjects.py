@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfsc import Family
-from sfsc.switchable.embedder import Embedder
-from sfsc.switchable.sources import find_backbone
+from sfsc.backbones.sources import find_backbone
+from sfsc.family.embedder import Embedder
 
 # DenseNet and others that no package brings.
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "switchable"))

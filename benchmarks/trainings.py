@@ -14,13 +14,13 @@ from timing import seconds
 from torch import Tensor, nn
 
 from sfsc import Config, Family
-from sfsc.aggregation.projection import projection_weights, random_order
-from sfsc.losses.evidential import cosine_logits, evidential_loss
-from sfsc.recipes import AGGREGATIONS, find_recipe
+from sfsc.training.aggregation.projection import projection_weights, random_order
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.forward import Forward
+from sfsc.training.gradients import Batch, NestedGradients, family_step
+from sfsc.training.losses.evidential import cosine_logits, evidential_loss
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import Batch, NestedGradients, family_step
+from sfsc.training.recipes import AGGREGATIONS, find_recipe
 
 CLASSES = 500
 

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfsc.data.images import write_png
+from sfsc.images.reading import write_png
 
 # milvus-lite leaves servers behind, whose remarks would stand below the summary.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")

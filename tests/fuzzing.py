@@ -13,26 +13,26 @@ import numpy as np
 import safetensors.torch
 import torch
 
-from sfsc.attributes import read_attributes
 from sfsc.data.csv_table import read_csv
-from sfsc.data.image_header import read_header
-from sfsc.data.images import decode_bytes
 from sfsc.data.listing import Listing
-from sfsc.deploy.onnx_file import has_external_data
 from sfsc.deploy.profiling import Profile
 from sfsc.deploy.quantities import SIZES, read_quantity
-from sfsc.deploy.runtime import Exported, ExportedModel
+from sfsc.embedding.exported import Exported, ExportedModel
+from sfsc.embedding.onnx_file import has_external_data
 from sfsc.errors import SfscError
-from sfsc.files import read_json
+from sfsc.family.family import Family
+from sfsc.family.spec import read_spec
+from sfsc.files.json_text import parse_json
+from sfsc.files.writing import read_json
+from sfsc.gallery.attributes import read_attributes
 from sfsc.gallery.conditions import parse_conditions
 from sfsc.gallery.store import Description
-from sfsc.json_text import parse_json
-from sfsc.logs import read_log
-from sfsc.places import started_in
+from sfsc.images.header import read_header
+from sfsc.images.reading import decode_bytes
 from sfsc.report.html import write_report
-from sfsc.results import own_dataset, read_result
-from sfsc.switchable.family import Family
-from sfsc.switchable.spec import read_spec
+from sfsc.runs.log import read_log
+from sfsc.runs.paths import started_in
+from sfsc.runs.results import own_dataset, read_result
 from sfsc.training.checkpoint import read_checkpoint
 from sfsc.training.config import Config, read_config, read_settings
 
@@ -273,7 +273,7 @@ def onnx_seed() -> bytes:
 
 
 def model_seed() -> bytes:
-    from tests.deploy.test_onnx_file import WHOLE_MODEL
+    from tests.embedding.test_onnx_file import WHOLE_MODEL
 
     return WHOLE_MODEL
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from sfsc import Family, compare
-from sfsc.files import write_json
+from sfsc.files.writing import write_json
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {

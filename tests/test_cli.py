@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from sfsc.cli import main
-from sfsc.data.dataset import open_dataset
-from sfsc.data.images import decode, write_png
 from sfsc.data.sheet import summarise
+from sfsc.data.sources import open_dataset
 from sfsc.gallery import Gallery
+from sfsc.images.reading import decode, write_png
 from sfsc.training.config import Config
 
 SETTINGS = {

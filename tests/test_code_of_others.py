@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sfsc.backbones.sources import find_backbone
+from sfsc.backbones.weights import load_weights
 from sfsc.deploy.measuring import measure
+from sfsc.embedding.model import open_model
 from sfsc.errors import SfscError
-from sfsc.model import open_model
-from sfsc.switchable.family import Family
-from sfsc.switchable.sources import find_backbone
-from sfsc.switchable.weights import load_weights
+from sfsc.family.family import Family
 from sfsc.training.config import Config
-from sfsc.training.loop import train
+from sfsc.training.run import train
 from tests.test_cli import refusal, settings, sfsc
 
 NETS = """

@@ -14,8 +14,8 @@ import torch
 from sfsc.data.listing import Listing
 from sfsc.deploy.profiling import Profile
 from sfsc.errors import SfscError
-from sfsc.places import started_in
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
+from sfsc.runs.paths import started_in
 from sfsc.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from sfsc.training.config import Config
 from tests import fuzzing

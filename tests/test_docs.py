@@ -15,7 +15,7 @@ from torch.distributed.run import get_args_parser
 
 import sfsc
 from sfsc.cli import app
-from sfsc.data.images import write_png
+from sfsc.images.reading import write_png
 from sfsc.training.config import Config
 from tests.conftest import draw
 
@@ -174,11 +174,11 @@ def test_the_log_is_described(guided: Path) -> None:
 
 
 def test_kinds_backbones_and_splits_are_described() -> None:
-    from sfsc.data.dataset import KINDS
+    from sfsc.backbones.builtin import BACKBONES
+    from sfsc.backbones.sources import FORMS
+    from sfsc.data.dataset import SPLITS
     from sfsc.data.emoji_build import VENDORS as BUILT
-    from sfsc.data.records import SPLITS
-    from sfsc.switchable.backbones import BACKBONES
-    from sfsc.switchable.sources import FORMS
+    from sfsc.data.sources import KINDS
 
     data, backbones = ROOT / "docs" / "data.md", ROOT / "docs" / "backbones.md"
     assert first_cells(data, "KIND") == list(KINDS)
@@ -192,7 +192,7 @@ def test_kinds_backbones_and_splits_are_described() -> None:
 
 
 def test_what_may_change_on_resume_is_described() -> None:
-    from sfsc.training.loop import NOT_RESULTS
+    from sfsc.training.run import NOT_RESULTS
 
     sentence = re.search(r"except those that do not change the result: (.*?)\.", text_of("training"))
     assert sentence

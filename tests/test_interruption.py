@@ -11,10 +11,10 @@ from pathlib import Path
 import pytest
 from pyarrow import parquet
 
+from sfsc.family.family import Family
 from sfsc.gallery import Gallery
-from sfsc.indexing import index
+from sfsc.gallery.indexing import index
 from sfsc.interruption import NUMBERS, Interrupted, answered, held
-from sfsc.switchable.family import Family
 
 IMAGES, BATCH = 24, 4
 SETTINGS = [
@@ -25,9 +25,9 @@ SETTINGS = [
 SCRIPT = f"""
 import os, signal, sys
 from importlib import import_module
-import sfsc.embedding
+import sfsc.embedding.embedded
 from sfsc.cli import main
-sfsc.embedding.BATCH = {BATCH}
+sfsc.embedding.embedded.BATCH = {BATCH}
 
 place, name, calls, numbers = sys.argv.pop(1).split(",")
 module, _, owner = place.partition(":")
@@ -51,7 +51,7 @@ def told(*arguments, **options):
 setattr(owner, name, told)
 main()
 """
-EMBEDDED = "sfsc.switchable.family:Family,embed_pixels"
+EMBEDDED = "sfsc.family.family:Family,embed_pixels"
 
 
 def told(moment: str, *command: object) -> tuple[int, list[str]]:
@@ -119,7 +119,7 @@ def test_a_second_signal_ends_at_once(run: Path, shapes: str) -> None:
 
 def test_compare_says_where_it_stopped_and_goes_on(shapes: str, tmp_path: Path) -> None:
     command = ("compare", shapes, "--recipes=unified", "--seeds=1", "--no-calibrations", "--out", tmp_path)
-    code, said = told("sfsc.training.steps:Training,write,2,SIGINT", *command, *SETTINGS)
+    code, said = told("sfsc.training.trainer:Training,write,2,SIGINT", *command, *SETTINGS)
     line = "unified, seed 0: stopped by SIGINT after step 2 of 8: the same command goes on"
     assert (code, said) == (130, [line])
     assert (tmp_path / "unified" / "seed0" / "checkpoint.safetensors").exists()

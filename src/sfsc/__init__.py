@@ -8,24 +8,27 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from sfsc import _moved
+
 if TYPE_CHECKING:
-    from sfsc.calibrating import CalibrationReport, calibrate
-    from sfsc.comparing import Comparison, compare
-    from sfsc.data.dataset import Dataset, open_dataset
+    from sfsc.data.dataset import Dataset
+    from sfsc.data.sources import open_dataset
     from sfsc.errors import SfscError
-    from sfsc.evaluation import Evaluation, evaluate
+    from sfsc.evaluation.compare import Comparison, compare
+    from sfsc.evaluation.evaluate import Evaluation, evaluate
+    from sfsc.family.family import Family
     from sfsc.gallery import Condition, Gallery, Hit
-    from sfsc.indexing import index, upgrade
-    from sfsc.recalibrating import recalibrate
+    from sfsc.gallery.indexing import index, upgrade
+    from sfsc.gallery.searching import search
     from sfsc.report.comparison import write_comparison
     from sfsc.report.html import write_report
     from sfsc.retrieval.matrix import CompatibilityMatrix
-    from sfsc.searching import search
-    from sfsc.switchable.family import Family
     from sfsc.switchable.inspection import Inspection, inspect
-    from sfsc.switchable.switchable import Switchable, to_switchable
+    from sfsc.switchable.network import Switchable, to_switchable
+    from sfsc.training.calibrate import CalibrationReport, calibrate
     from sfsc.training.config import Config
-    from sfsc.training.loop import train
+    from sfsc.training.norm_statistics import recalibrate
+    from sfsc.training.run import train
     from sfsc.widths import Widths
 
 __all__ = [
@@ -59,34 +62,36 @@ __all__ = [
 ]
 
 _HOMES = {
-    "CalibrationReport": "sfsc.calibrating",
-    "Comparison": "sfsc.comparing",
+    "CalibrationReport": "sfsc.training.calibrate",
+    "Comparison": "sfsc.evaluation.compare",
     "CompatibilityMatrix": "sfsc.retrieval.matrix",
     "Condition": "sfsc.gallery",
     "Config": "sfsc.training.config",
     "Dataset": "sfsc.data.dataset",
-    "Evaluation": "sfsc.evaluation",
-    "Family": "sfsc.switchable.family",
+    "Evaluation": "sfsc.evaluation.evaluate",
+    "Family": "sfsc.family.family",
     "Gallery": "sfsc.gallery",
     "Hit": "sfsc.gallery",
     "Inspection": "sfsc.switchable.inspection",
     "SfscError": "sfsc.errors",
-    "Switchable": "sfsc.switchable.switchable",
+    "Switchable": "sfsc.switchable.network",
     "Widths": "sfsc.widths",
-    "calibrate": "sfsc.calibrating",
-    "compare": "sfsc.comparing",
-    "evaluate": "sfsc.evaluation",
-    "index": "sfsc.indexing",
-    "open_dataset": "sfsc.data.dataset",
+    "calibrate": "sfsc.training.calibrate",
+    "compare": "sfsc.evaluation.compare",
+    "evaluate": "sfsc.evaluation.evaluate",
+    "index": "sfsc.gallery.indexing",
+    "open_dataset": "sfsc.data.sources",
     "inspect": "sfsc.switchable.inspection",
-    "recalibrate": "sfsc.recalibrating",
-    "search": "sfsc.searching",
-    "to_switchable": "sfsc.switchable.switchable",
-    "train": "sfsc.training.loop",
-    "upgrade": "sfsc.indexing",
+    "recalibrate": "sfsc.training.norm_statistics",
+    "search": "sfsc.gallery.searching",
+    "to_switchable": "sfsc.switchable.network",
+    "train": "sfsc.training.run",
+    "upgrade": "sfsc.gallery.indexing",
     "write_comparison": "sfsc.report.comparison",
     "write_report": "sfsc.report.html",
 }
+
+_moved.install()
 
 
 def __getattr__(name: str) -> Any:

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sfsc.data.dataset import SPLITS, Dataset
 from sfsc.data.listing import TESTS, TRAIN, Entry, Listing, image_digest
-from sfsc.data.records import SPLITS, Dataset
 from sfsc.errors import SfscError
 
 Rows = list[tuple[str, str, str]]  # name of a file, identity, split

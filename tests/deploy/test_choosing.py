@@ -11,7 +11,7 @@ import pytest
 from sfsc import SfscError
 from sfsc.deploy.choosing import Limits, choose
 from sfsc.deploy.profiling import Measured, Profile, file_digest
-from sfsc.files import write_json
+from sfsc.files.writing import write_json
 
 # By name: bytes of the file and at the peak, milliseconds, mAP.
 FIGURES = {

@@ -17,8 +17,8 @@ import sfsc.deploy.exporting
 from sfsc import Family, Gallery, SfscError, index, open_dataset, search
 from sfsc.data import decode
 from sfsc.deploy.exporting import export
-from sfsc.deploy.runtime import FORMAT, PROPERTY, Exported, ExportedModel
-from sfsc.model import open_model
+from sfsc.embedding.exported import FORMAT, PROPERTY, Exported, ExportedModel
+from sfsc.embedding.model import open_model
 
 WIDTHS = (0.25, 1.0)
 NESTED = (4, 8)

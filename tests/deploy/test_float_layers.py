@@ -14,7 +14,7 @@ import sfsc.deploy.float_layers
 from sfsc.deploy.exporting import Graph, _to_onnx
 from sfsc.deploy.float_layers import ENOUGH, agreement, quantise
 from sfsc.deploy.quantising import Quantiser
-from sfsc.deploy.runtime import Exported, ExportedModel
+from sfsc.embedding.exported import Exported, ExportedModel
 
 SIZE = (8, 8)
 

@@ -13,9 +13,9 @@ import pytest
 
 from sfsc import Family
 from sfsc.data import decode
-from sfsc.data.images import write_png
 from sfsc.deploy.exporting import export
-from sfsc.deploy.runtime import ExportedModel
+from sfsc.embedding.exported import ExportedModel
+from sfsc.images.reading import write_png
 from tests.conftest import draw
 
 ROOT = Path(__file__).parents[2]

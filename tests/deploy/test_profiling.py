@@ -17,7 +17,7 @@ import torch
 from sfsc import Family, SfscError, evaluate, open_dataset
 from sfsc.deploy.measuring import Measurement, measure
 from sfsc.deploy.profiling import Profile, profile
-from sfsc.files import write_json
+from sfsc.files.writing import write_json
 from sfsc.switchable.inspection import inspect
 from sfsc.training.config import Config
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sfsc.data.images import write_png
+from sfsc.images.reading import write_png
 
 WIDTHS = [0.25, 0.5, 0.75, 1.0]
 MAP = [

@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sfsc.data.images import write_png
+from sfsc.images.reading import write_png
 from sfsc.report.ranked_list import (
     FRAME,
     GAP,

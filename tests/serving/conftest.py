@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from sfsc.family.family import Family
 from sfsc.gallery import Gallery
-from sfsc.indexing import index
+from sfsc.gallery.indexing import index
 from sfsc.serving import create_app
-from sfsc.switchable.family import Family
 
 WIDTHS = (0.25, 0.5, 1.0)
 CHROMIUM = shutil.which("chromium")

@@ -18,12 +18,12 @@ import numpy as np
 import pytest
 
 from sfsc.data import open_dataset
-from sfsc.data.images import decode_bytes
 from sfsc.deploy.exporting import export
-from sfsc.deploy.runtime import ExportedModel
+from sfsc.embedding.exported import ExportedModel
+from sfsc.family.family import Family
 from sfsc.gallery import Gallery
-from sfsc.searching import search
-from sfsc.switchable.family import Family
+from sfsc.gallery.searching import search
+from sfsc.images.reading import decode_bytes
 from tests.conftest import draw
 from tests.serving.conftest import in_browser, serving
 

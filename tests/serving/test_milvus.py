@@ -6,10 +6,10 @@ from pathlib import Path
 
 from fastapi.testclient import TestClient
 
+from sfsc.family.family import Family
 from sfsc.gallery import Gallery
-from sfsc.indexing import index
+from sfsc.gallery.indexing import index
 from sfsc.serving import create_app
-from sfsc.switchable.family import Family
 
 
 def test_a_collection_is_searched_and_written(

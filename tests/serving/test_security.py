@@ -21,13 +21,13 @@ from fastapi.testclient import TestClient
 
 import sfsc.serving.attempts as attempts_module
 import sfsc.serving.guard as guard_module
-from sfsc.data.images import write_png
 from sfsc.errors import SfscError
+from sfsc.family.family import Family
 from sfsc.gallery import Gallery
+from sfsc.images.reading import write_png
 from sfsc.serving import create_app
 from sfsc.serving.connections import limited_connections
 from sfsc.serving.row_images import common_folder, is_uri
-from sfsc.switchable.family import Family
 
 HOSTS = ["testserver"]
 

@@ -24,14 +24,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 import sfsc.serving.service as service_module
-from sfsc.data.images import decode, write_png
 from sfsc.errors import SfscError
+from sfsc.family.family import Family
 from sfsc.gallery import Gallery
-from sfsc.indexing import index
-from sfsc.searching import search
+from sfsc.gallery.indexing import index
+from sfsc.gallery.searching import search
+from sfsc.images.reading import decode, write_png
 from sfsc.serving import create_app
 from sfsc.serving.guard import MAX_BODY, MAX_JSON, check_origins
-from sfsc.switchable.family import Family
 from tests.conftest import draw
 from tests.serving.conftest import WIDTHS, serving
 
@@ -367,7 +367,7 @@ def test_images_that_are_none(client: TestClient) -> None:
 
 
 def test_a_bomb_is_refused_before_it_is_decoded(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sfsc.data.images.decode_pixels", lambda *_: pytest.fail("it was decoded"))
+    monkeypatch.setattr("sfsc.images.reading.decode_pixels", lambda *_: pytest.fail("it was decoded"))
     refused(
         client.post("/search/image", files={"image": ("bomb.png", png_header(60_000, 60_000))}), 422, "pixels"
     )

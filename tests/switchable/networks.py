@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfsc.switchable.backbones import BACKBONES
+from sfsc.backbones.builtin import BACKBONES
 
 
 class DenseLayer(nn.Module):

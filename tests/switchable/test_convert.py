@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.switchable.convert import select, sort_by_importance
-from sfsc.switchable.structure import analyse
+from sfsc.switchable.tracer import analyse
 
 EXAMPLE = torch.rand(2, 3, 32, 32)
 

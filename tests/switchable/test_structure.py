@@ -5,10 +5,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfsc.backbones.builtin import BACKBONES
 from sfsc.errors import SfscError
-from sfsc.switchable.backbones import BACKBONES
-from sfsc.switchable.embedder import Embedder
-from sfsc.switchable.structure import Structure, analyse
+from sfsc.family.embedder import Embedder
+from sfsc.switchable.structure import Structure
+from sfsc.switchable.tracer import analyse
 from tests.switchable.networks import small_network
 
 EXAMPLE = torch.zeros(2, 3, 32, 32)

@@ -11,17 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfsc.aggregation.projection import random_order
 from sfsc.errors import SfscError
-from sfsc.recipes import RECIPES
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
+from sfsc.training.aggregation.projection import random_order
 from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 from sfsc.training.distributed import World, joined
 from sfsc.training.forward import Forward
+from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.step import Batch, NestedGradients, family_step
+from sfsc.training.recipes import RECIPES
 
 BATCH, CLASSES = 8, 6
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {

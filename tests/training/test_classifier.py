@@ -4,10 +4,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from sfsc.data import open_dataset
-from sfsc.data.loading import load_batches
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
 from sfsc.training.classifier import initialise
 from sfsc.training.config import Config
+from sfsc.training.loading import load_batches
 
 
 def classifier_for(shapes: str, weights: str, seed: int = 0) -> tuple[nn.Parameter, Family]:

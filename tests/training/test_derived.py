@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from sfsc import Config, Family, SfscError
-from sfsc.description import holds_family
-from sfsc.files import write_json
+from sfsc.files.writing import write_json
+from sfsc.runs.description import holds_family
 from sfsc.training.config import read_config
 from sfsc.training.derived import check_folder, save_derived
 from tests.cutting import cuts

@@ -343,15 +343,15 @@ def test_compiled_they_train_alike(shapes: str, tmp_path: Path) -> None:
 HANG = """
 import sys, time
 from datetime import timedelta
-import sfsc.training.distributed, sfsc.training.steps
+import sfsc.training.distributed, sfsc.training.trainer
 from sfsc.cli import main
 sfsc.training.distributed.TIMEOUT = timedelta(seconds=5)
-step = sfsc.training.steps.Training.step
+step = sfsc.training.trainer.Training.step
 def sleepy(self, number, pixels):
     if number == 3 and self.world.rank == 1:
         time.sleep(1000)
     step(self, number, pixels)
-sfsc.training.steps.Training.step = sleepy
+sfsc.training.trainer.Training.step = sleepy
 main()
 """
 

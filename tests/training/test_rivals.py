@@ -10,8 +10,8 @@ import safetensors.torch
 import torch
 
 from sfsc import Config, Family, SfscError, train
-from sfsc.recipes import RECIPES
-from sfsc.training.steps import Training
+from sfsc.training.recipes import RECIPES
+from sfsc.training.trainer import Training
 
 WIDTHS = (0.5, 1.0)
 

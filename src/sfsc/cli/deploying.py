@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -32,9 +33,9 @@ def export(
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Write sub-models into files that platforms run; each is compared with its sub-model first."""
-    from sfsc.data.sources import images_of
+    from sfsc.data.image_paths import images_of
     from sfsc.deploy.exporting import export as run_export
-    from sfsc.switchable.family import Family
+    from sfsc.family.family import Family
     from sfsc.training.config import dataset_of
 
     family = Family.load(run, allow_code)
@@ -65,6 +66,10 @@ def profile(
 
     found = run_profile(run, dataset, threads, allow_code=allow_code)
     files = found.write(run)
+    with suppress(SfscError):  # without matplotlib
+        from sfsc.report.result_figures import draw_profile
+
+        files += draw_profile(found, files[0].parent)
     terminal.print_profile(found)
     print(f"written: {', '.join(map(str, files))}")
 

@@ -28,16 +28,18 @@ def evaluate(
 ) -> None:
     """Test every sub-model's queries against every sub-model's gallery: the compatibility matrix."""
     from sfsc.data import open_dataset
-    from sfsc.evaluation import evaluate as run_evaluation
-    from sfsc.switchable.family import Family
+    from sfsc.evaluation.evaluate import evaluate as run_evaluation
+    from sfsc.family.family import Family
+    from sfsc.report.result_figures import draw_evaluation
     from sfsc.training.config import dataset_of
-    from sfsc.training.started import remarks
+    from sfsc.training.record import remarks
 
     opened = open_dataset(dataset or dataset_of(run))
     for remark in remarks(run, opened):
         print(f"remark: {one_line(remark)}", file=sys.stderr)
     evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, with_ or ())
     files = evaluation.write(run)
+    files += draw_evaluation(files[0].parent)
     terminal.print_evaluation(evaluation.to_json())
     print(f"written: {', '.join(map(str, files))}")
 
@@ -57,7 +59,7 @@ def recalibrate(
 
     Both are done with the training and test images of the data set.
     """
-    from sfsc.recalibrating import recalibrate as run_recalibration
+    from sfsc.training.norm_statistics import recalibrate as run_recalibration
 
     run_recalibration(run, out, width, dataset, workers, allow_code)
     evaluate(out, dataset, workers, allow_code=allow_code)
@@ -75,7 +77,7 @@ def calibrate(
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Bring narrow sub-models nearer to the full one, with images alone; galleries stay valid."""
-    from sfsc.calibrating import calibrate as run_calibration
+    from sfsc.training.calibrate import calibrate as run_calibration
 
     terminal.print_calibration(run_calibration(run, out, images, workers, allow_code))
     print(f"calibrated: {out}")

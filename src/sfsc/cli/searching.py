@@ -72,12 +72,12 @@ def index(
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
-    from sfsc.attributes import read_attributes
-    from sfsc.engines import make_engine
+    from sfsc.embedding.engines import make_engine
+    from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
-    from sfsc.indexing import index as run_index
-    from sfsc.indexing import upgrade as run_upgrade
-    from sfsc.model import open_model
+    from sfsc.gallery.attributes import read_attributes
+    from sfsc.gallery.indexing import index as run_index
+    from sfsc.gallery.indexing import upgrade as run_upgrade
 
     if (images is None) != upgrade:
         raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
@@ -120,9 +120,9 @@ def embed(
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
-    from sfsc.engines import make_engine
-    from sfsc.model import open_model
-    from sfsc.vectors import embed as run_embedding
+    from sfsc.embedding.engines import make_engine
+    from sfsc.embedding.files import embed as run_embedding
+    from sfsc.embedding.model import open_model
 
     if (out is None) == (gallery is None):
         raise SfscError("say where the embeddings go: --out or --gallery")
@@ -167,10 +167,10 @@ def search(
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
+    from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
-    from sfsc.model import open_model
-    from sfsc.searching import draw_hits
-    from sfsc.searching import search as run_search
+    from sfsc.gallery.searching import search as run_search
+    from sfsc.report.ranked_list import draw_hits
 
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
@@ -257,7 +257,7 @@ def gallery_delete(
     A relative path is an id as `sfsc index` makes one of it. What conditions choose is shown first.
     """
     from sfsc.gallery import Condition, Gallery
-    from sfsc.indexing import stored_ids
+    from sfsc.gallery.indexing import stored_ids
 
     opened = Gallery.open(gallery)
     known, unknown = stored_ids(opened, ids or ())

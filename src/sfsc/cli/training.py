@@ -51,11 +51,11 @@ def train(
 
     All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
     """
-    from sfsc.places import CONFIG_FILE
-    from sfsc.switchable.sources import check_code
+    from sfsc.backbones.sources import check_code
+    from sfsc.runs.paths import CONFIG_FILE
     from sfsc.training.config import Config, read_config
     from sfsc.training.distributed import joined
-    from sfsc.training.loop import train as run_training
+    from sfsc.training.run import train as run_training
 
     flags = {
         "dataset": dataset,
@@ -94,7 +94,7 @@ def inspect(
     """Show what becomes of a backbone at each width: channels, parameters, multiply-adds."""
     import torch
 
-    from sfsc.switchable.family import Family
+    from sfsc.family.family import Family
     from sfsc.switchable.inspection import inspect as run_inspection
 
     size = (image_size, image_size)
@@ -118,7 +118,7 @@ def compare(
     The file of settings may hold `seeds` and, under `recipes`, what each changes (docs/comparison.md). What
     is finished is not done again.
     """
-    from sfsc.recipes import RECIPES
+    from sfsc.training.recipes import RECIPES
 
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     known = settings.pop("recipes", None) or dict.fromkeys(RECIPES)
@@ -136,7 +136,7 @@ def ablate(
     set_: SetOption = None,
 ) -> None:
     """Compare losses, projections and alignment, each with and without the others, in one table."""
-    from sfsc.comparing import ablation
+    from sfsc.evaluation.compare import ablation
 
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     settings.pop("recipes", None)
@@ -150,7 +150,7 @@ def _compare(
     out: Path,
     calibrations: bool,
 ) -> None:
-    from sfsc.comparing import compare as run_comparison
+    from sfsc.evaluation.compare import compare as run_comparison
     from sfsc.report.comparison import all_tables, write_comparison
 
     in_file = settings.pop("seeds", 3)

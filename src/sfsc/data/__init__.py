@@ -1,11 +1,11 @@
-"""Datasets: images on disk with identity, camera and split. `sfsc.data.loading` makes batches of them."""
+"""Datasets: images on disk with identity, camera and split. `sfsc.training.loading` makes batches of them."""
 
-from sfsc.data.dataset import open_dataset
+from sfsc.data.dataset import Dataset, Split
 from sfsc.data.emoji_build import build_emoji
-from sfsc.data.images import CorruptImage, decode, write_png
-from sfsc.data.records import Dataset, Split
 from sfsc.data.sheet import contact_sheet, dataset_sheet, summarise
+from sfsc.data.sources import open_dataset
 from sfsc.data.walking import find_images
+from sfsc.images.reading import CorruptImage, decode, write_png
 
 __all__ = [
     "CorruptImage",

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfsc.data.records import SPLITS, Dataset
+from sfsc.data.dataset import SPLITS, Dataset
 from sfsc.data.table import Row, check_distinct, read_table
 from sfsc.errors import SfscError
 

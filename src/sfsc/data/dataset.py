@@ -1,54 +1,108 @@
-"""Opens a dataset by what the user calls it."""
+"""What a dataset is: images with identity, camera and split."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Iterable
+from dataclasses import dataclass
+from hashlib import sha256
 
-from sfsc.data.csv_table import read_csv
-from sfsc.data.emoji import read_emoji
-from sfsc.data.folder import read_folder
-from sfsc.data.omniglot import read_omniglot
-from sfsc.data.records import Dataset, Split
-from sfsc.data.reid import read_market1501, read_msmt17, read_veri776
-from sfsc.data.resplit import target, validation
+import numpy as np
+
 from sfsc.errors import SfscError
 
-__all__ = ["KINDS", "Dataset", "Split", "names_dataset", "open_dataset"]
-
-KINDS: dict[str, Callable[[str, Path], Dataset]] = {
-    "folder": read_folder,
-    "csv": read_csv,
-    "market1501": read_market1501,
-    "veri776": read_veri776,
-    "msmt17": read_msmt17,
-    "omniglot": read_omniglot,
-    "emoji": read_emoji,
-}
-# Before a data set, as in validation:omniglot:PATH.
-RESPLITS = {"validation": validation, "target": target}
-LONGEST_NAME = 4200  # characters; no path is longer, and views of views are opened one in another
+SPLITS = ("train", "query", "gallery", "test")
 
 
-def names_dataset(text: str) -> bool:
-    """Whether a text is the name of a dataset rather than a path."""
-    kind, colon, _ = text.partition(":")
-    return bool(colon) and (kind in KINDS or kind in RESPLITS)
+@dataclass(frozen=True)
+class Split:
+    """The images of one part of a dataset.
+
+    `paths`: N image paths, as `decode` reads them. `identities`: (N,) str. `cameras`: (N,) str, or None
+    if the dataset knows none.
+    """
+
+    paths: tuple[str, ...]
+    identities: np.ndarray
+    cameras: np.ndarray | None
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def labels(self) -> np.ndarray:
+        """(N,) int64: the identities of this split, sorted and numbered from 0."""
+        return np.unique(self.identities, return_inverse=True)[1].astype(np.int64)
+
+    def select(self, chosen: np.ndarray) -> Split:
+        """The images that `chosen` names: (N,) bool, or (n,) int positions."""
+        cameras = None if self.cameras is None else self.cameras[chosen]
+        paths = tuple(self.paths[i] for i in np.arange(len(self))[chosen])
+        return Split(paths, self.identities[chosen], cameras)
 
 
-def open_dataset(spec: str) -> Dataset:
-    """The dataset that `spec`, "KIND:PATH", names; SfscError if it names none or is not readable."""
-    if len(spec) > LONGEST_NAME:
-        raise SfscError(f"a dataset's name has at most {LONGEST_NAME} characters, not {len(spec)}")
-    kind, _, location = spec.partition(":")
-    if kind in RESPLITS and location:
-        return RESPLITS[kind](open_dataset(location), spec)
-    if kind not in KINDS or not location:
-        raise SfscError(f"{spec!r} is no dataset: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
-    path = Path(location)
-    if not os.path.exists(path) and kind != "emoji":
-        raise SfscError(f"{spec}: {path} does not exist")
-    if kind in ("folder", "market1501", "veri776", "msmt17") and not os.path.isdir(path):
-        raise SfscError(f"{spec}: {path} is not a folder")
-    return KINDS[kind](spec, path)
+@dataclass(frozen=True)
+class Dataset:
+    """All images of a dataset.
+
+    `source` is what the user wrote ("emoji:data/emoji"). `identities`, `cameras` and `splits` are (N,) str;
+    a split is "train", "query", "gallery" or "test", the last for images that are query and gallery both.
+    `image_size` is the (height, width) that suits the images. `mirrors` says whether a mirrored image still
+    shows the same identity. Raises SfscError for an unknown split name and for no images at all.
+    """
+
+    source: str
+    paths: tuple[str, ...]
+    identities: np.ndarray
+    cameras: np.ndarray | None
+    splits: np.ndarray
+    image_size: tuple[int, int]
+    mirrors: bool
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise SfscError(f"{self.source} holds no images: check the path and the layout of its folders")
+        unknown = sorted(set(self.splits.tolist()) - set(SPLITS))
+        if unknown:
+            raise SfscError(f"{self.source}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
+
+    @property
+    def train(self) -> Split:
+        """The images to learn from; SfscError if they show fewer than two identities."""
+        split = self._select("train")
+        identities = np.unique(split.identities)
+        if len(identities) < 2:
+            raise SfscError(
+                f"{self.source} has one identity for training, {identities[0]}: training needs at least two"
+            )
+        return split
+
+    @property
+    def query(self) -> Split:
+        """The images to search with; SfscError if there is none."""
+        return self._select("query", "test")
+
+    @property
+    def gallery(self) -> Split:
+        """The images to search in; SfscError if there is none."""
+        return self._select("gallery", "test")
+
+    def part(self, split: str) -> Split:
+        """The images of a split ("train", "query" or "gallery"); all where the data set has none of it.
+
+        For those who want images alone, whatever they are labelled for.
+        """
+        inside = np.isin(self.splits, [split] if split == "train" else [split, "test"])
+        whole = Split(self.paths, self.identities, self.cameras)
+        return whole.select(inside) if inside.any() else whole
+
+    def _select(self, *names: str) -> Split:
+        inside = np.isin(self.splits, names)
+        if not inside.any():
+            wanted = " or ".join(names)
+            raise SfscError(f"{self.source} has no {names[0]} images: mark some with the split {wanted}")
+        return Split(self.paths, self.identities, self.cameras).select(inside)
+
+
+def held_out(identities: Iterable[str], share: float = 1 / 2, at_least: int = 0) -> set[str]:
+    """A share of the identities, rounded down, for testing: always the same, chosen by their hashes."""
+    ordered = sorted(set(identities), key=lambda identity: sha256(identity.encode()).digest())
+    return set(ordered[: max(at_least, int(len(ordered) * share))])

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from sfsc.data.csv_table import read_listed
-from sfsc.data.records import Dataset
+from sfsc.data.dataset import Dataset
 from sfsc.errors import SfscError
-from sfsc.files import read_json
+from sfsc.files.writing import read_json
 
 TABLE = "emoji.csv"
 # Holds the settings of the build; written last, so a folder with it is complete.

@@ -26,9 +26,9 @@ import numpy as np
 from sfsc.data import npm
 from sfsc.data.emoji import MARKER, TABLE
 from sfsc.data.emoji_codepoints import IconSet, assign, base, has_skin_tone
-from sfsc.data.images import as_png
 from sfsc.errors import SfscError, missing_extra
-from sfsc.files import read_json
+from sfsc.files.writing import read_json
+from sfsc.images.reading import as_png
 from sfsc.progress import track
 
 VENDORS = {

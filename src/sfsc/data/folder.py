@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sfsc.data.names import as_text
-from sfsc.data.records import SPLITS, Dataset, held_out
+from sfsc.data.dataset import SPLITS, Dataset, held_out
 from sfsc.data.walking import Walk, cannot_be_read, say_passed_over, subfolders, walk
 from sfsc.errors import SfscError
+from sfsc.images.names import as_text
 
 # What others call splits.
 OTHER_SPLITS = ("training", "val", "valid", "validation", "testing")

@@ -11,11 +11,11 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import TypedDict
 
-from sfsc.data.images import MEMBER
-from sfsc.data.records import Dataset
+from sfsc.data.dataset import Dataset
 from sfsc.errors import SfscError
-from sfsc.files import read_json, write_atomic
-from sfsc.schema import conform
+from sfsc.files.schema import conform
+from sfsc.files.writing import read_json, write_atomic
+from sfsc.images.reading import MEMBER
 
 TRAIN, TESTS = ("train",), ("query", "gallery", "test")
 NAMED = 3  # of what has changed, so many are named

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from sfsc.data.archives import member_names
-from sfsc.data.images import MEMBER
-from sfsc.data.records import Dataset, held_out
+from sfsc.data.dataset import Dataset, held_out
 from sfsc.data.walking import cannot_be_read, is_system_entry, say_passed_over, walk
+from sfsc.images.archives import member_names
+from sfsc.images.reading import MEMBER
 
 _NAME = re.compile(r"(?:.*/)?images_background[^/]*/([^/]+)/(character\d+)/\d+_(\d+)\.png")
 

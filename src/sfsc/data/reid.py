@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sfsc.data.records import Dataset
+from sfsc.data.dataset import Dataset
 from sfsc.data.walking import cannot_be_read, say_passed_over, subfolders, walk
 from sfsc.errors import SfscError
 

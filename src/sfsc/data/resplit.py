@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sfsc.data.records import Dataset, held_out
+from sfsc.data.dataset import Dataset, held_out
 
 
 def validation(dataset: Dataset, source: str) -> Dataset:

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from sfsc.data.images import decode
-from sfsc.data.records import SPLITS, Dataset
+from sfsc.data.dataset import SPLITS, Dataset
+from sfsc.images.reading import decode
 
 _WHITE, _BLACK, _GREY = (255, 255, 255), (30, 30, 30), (120, 120, 120)
 _GAP, _CAPTION, _MARGIN = 8, 16, 132

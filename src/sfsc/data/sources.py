@@ -1,70 +1,54 @@
-"""The images of a source, for those who want images alone: an image, a folder, or KIND:PATH of a data set."""
+"""Opens a dataset by what the user calls it."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
-
-from sfsc.data.dataset import names_dataset, open_dataset
-from sfsc.data.images import CorruptImage, absolute, split_member
-from sfsc.data.names import is_text
-from sfsc.data.walking import no_images, say_passed_over, walk
+from sfsc.data.csv_table import read_csv
+from sfsc.data.dataset import Dataset, Split
+from sfsc.data.emoji import read_emoji
+from sfsc.data.folder import read_folder
+from sfsc.data.omniglot import read_omniglot
+from sfsc.data.reid import read_market1501, read_msmt17, read_veri776
+from sfsc.data.resplit import target, validation
 from sfsc.errors import SfscError
 
+__all__ = ["KINDS", "Dataset", "Split", "names_dataset", "open_dataset"]
 
-@dataclass(frozen=True)
-class Images:
-    """Images, and what their source says of them.
-
-    Attributes:
-        paths: N absolute paths, as `decode` reads them.
-        identities: (N,) str, where they are known.
-        cameras: (N,) str, where they are known.
-        skipped: what is there and could not be taken.
-    """
-
-    paths: tuple[str, ...]
-    identities: np.ndarray | None = None
-    cameras: np.ndarray | None = None
-    skipped: tuple[CorruptImage, ...] = ()
-
-    def storable(self) -> Images:
-        """Leave out images whose paths are not UTF-8, which no table can hold: they are skipped."""
-        kept = np.array([is_text(path) for path in self.paths], bool)
-        odd = [path for path, keep in zip(self.paths, kept, strict=True) if not keep]
-        return Images(
-            tuple(path for path, keep in zip(self.paths, kept, strict=True) if keep),
-            None if self.identities is None else self.identities[kept],
-            None if self.cameras is None else self.cameras[kept],
-            (*self.skipped, *(CorruptImage(path, "the path is not UTF-8: rename it") for path in odd)),
-        )
+KINDS: dict[str, Callable[[str, Path], Dataset]] = {
+    "folder": read_folder,
+    "csv": read_csv,
+    "market1501": read_market1501,
+    "veri776": read_veri776,
+    "msmt17": read_msmt17,
+    "omniglot": read_omniglot,
+    "emoji": read_emoji,
+}
+# Before a data set, as in validation:omniglot:PATH.
+RESPLITS = {"validation": validation, "target": target}
+LONGEST_NAME = 4200  # characters; no path is longer, and views of views are opened one in another
 
 
-def images_of(source: str | Path, split: str) -> Images:
-    """The images of a source.
+def names_dataset(text: str) -> bool:
+    """Whether a text is the name of a dataset rather than a path."""
+    kind, colon, _ = text.partition(":")
+    return bool(colon) and (kind in KINDS or kind in RESPLITS)
 
-    Args:
-        source: an image, `archive.zip::member`, a folder, or KIND:PATH of a data set; what exists under this
-            name as a file or folder comes before a data set.
-        split: "train", "query" or "gallery": the part of a data set that is taken; all of it where the data
-            set has no such part.
 
-    Raises:
-        SfscError: there is nothing of this name, or no image in it.
-    """
-    text = str(source)
-    if os.path.isdir(text):
-        found = walk(Path(text))
-        say_passed_over(text, [found])
-        if not found.images:
-            raise no_images(Path(text), found)
-        return Images(tuple(map(absolute, found.images)), skipped=tuple(found.unreadable))
-    if os.path.exists(text) or split_member(text):
-        return Images((absolute(text),))
-    if names_dataset(text):
-        part = open_dataset(text).part(split)
-        return Images(tuple(map(absolute, part.paths)), part.identities, part.cameras)
-    raise SfscError(f"there is nothing at {text}: give an image, a folder or KIND:PATH of a data set")
+def open_dataset(spec: str) -> Dataset:
+    """The dataset that `spec`, "KIND:PATH", names; SfscError if it names none or is not readable."""
+    if len(spec) > LONGEST_NAME:
+        raise SfscError(f"a dataset's name has at most {LONGEST_NAME} characters, not {len(spec)}")
+    kind, _, location = spec.partition(":")
+    if kind in RESPLITS and location:
+        return RESPLITS[kind](open_dataset(location), spec)
+    if kind not in KINDS or not location:
+        raise SfscError(f"{spec!r} is no dataset: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
+    path = Path(location)
+    if not os.path.exists(path) and kind != "emoji":
+        raise SfscError(f"{spec}: {path} does not exist")
+    if kind in ("folder", "market1501", "veri776", "msmt17") and not os.path.isdir(path):
+        raise SfscError(f"{spec}: {path} is not a folder")
+    return KINDS[kind](spec, path)

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from sfsc.data.names import printable
 from sfsc.errors import SfscError
+from sfsc.images.names import printable
 
 DELIMITERS = ",;\t"
 MOST_HEADER = 1 << 16  # characters

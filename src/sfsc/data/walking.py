@@ -12,9 +12,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 
-from sfsc.data.images import SUFFIXES, CorruptImage
-from sfsc.data.names import printable
 from sfsc.errors import SfscError
+from sfsc.images.names import printable
+from sfsc.images.reading import SUFFIXES, CorruptImage
 from sfsc.progress import say
 
 # What Windows, macOS, Linux and network storage leave in folders under names that are not hidden.

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfsc.data.images import decode
-from sfsc.deploy.runtime import INPUT, PROPERTY, Exported, ExportedModel
+from sfsc.embedding.exported import INPUT, PROPERTY, Exported, ExportedModel
 from sfsc.errors import SfscError, missing_extra
-from sfsc.files import write_atomic
-from sfsc.switchable.embedder import Embedder
-from sfsc.switchable.family import Family
+from sfsc.family.embedder import Embedder
+from sfsc.family.family import Family
+from sfsc.files.writing import write_atomic
+from sfsc.images.reading import decode
 from sfsc.switchable.inspection import count_multiply_adds
 
 SUFFIXES = (".onnx", ".pt2")

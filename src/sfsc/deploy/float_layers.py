@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from sfsc.deploy.quantising import BATCH, Quantiser
-from sfsc.deploy.runtime import ExportedModel
+from sfsc.embedding.exported import ExportedModel
 from sfsc.progress import track
 
 ENOUGH = 0.998  # agreement above which no more layers are kept: docs/benchmarks.md shows what int8 costs then

@@ -17,8 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from sfsc.embedding.model import ONNX, Model
 from sfsc.errors import SfscError, one_line
-from sfsc.model import ONNX, Model
 
 BATCH = 32
 WARM_UP, FEWEST = 5, 5  # calls
@@ -64,7 +64,7 @@ def measure(
 
 def _measure(path: Path, width: float, threads: int, seconds: float, allow_code: str | None) -> Measurement:
     # What loading a model imports is none of the model's memory.
-    import_module("onnxruntime" if path.suffix == ONNX else "sfsc.switchable.family")
+    import_module("onnxruntime" if path.suffix == ONNX else "sfsc.family.family")
     before = _peak()
     model = _load(path, threads, allow_code)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *model.image_size, 3), np.uint8)
@@ -77,12 +77,12 @@ def _measure(path: Path, width: float, threads: int, seconds: float, allow_code:
 
 def _load(path: Path, threads: int, allow_code: str | None) -> Model:
     if path.suffix == ONNX:
-        from sfsc.deploy.runtime import ExportedModel
+        from sfsc.embedding.exported import ExportedModel
 
         return ExportedModel.load(path, threads)
     import torch
 
-    from sfsc.switchable.family import Family
+    from sfsc.family.family import Family
 
     torch.set_num_threads(threads)
     return Family.load(path, allow_code)

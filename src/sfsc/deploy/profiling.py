@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from hashlib import sha256
@@ -12,25 +11,26 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import numpy as np
 
-from sfsc.data import location
-from sfsc.data.dataset import Dataset, open_dataset
+from sfsc.data.sources import Dataset, open_dataset
 from sfsc.deploy.measuring import Measurement, measure
-from sfsc.deploy.runtime import Exported, ExportedModel
-from sfsc.description import read_description
-from sfsc.embedding import Embedded, embed_images
+from sfsc.embedding.embedded import Embedded, embed_images
+from sfsc.embedding.exported import Exported, ExportedModel
+from sfsc.embedding.model import Model
 from sfsc.errors import SfscError
-from sfsc.files import as_json, read_json, write_with
-from sfsc.model import Model
-from sfsc.places import FAMILY_FILE
+from sfsc.files.schema import conform
+from sfsc.files.writing import as_json, read_json, write_with
 from sfsc.progress import track
-from sfsc.results import own_dataset, results_folder
 from sfsc.retrieval.ranking import evaluate_ranking
-from sfsc.schema import conform
+from sfsc.runs import datasets as location
+from sfsc.runs.description import read_description
+from sfsc.runs.paths import FAMILY_FILE
+from sfsc.runs.results import own_dataset, results_folder
 
 if TYPE_CHECKING:
-    from sfsc.switchable.family import Family
+    from sfsc.family.family import Family
 
-PROFILE_FILE, FIGURE_FILE = "profile.json", "profile.png"
+PROFILE_FILE = "profile.json"
+PROFILE_FIGURE = "profile.png"  # drawn by `report`
 EXPORT_FOLDER = "export"
 ONNX, TORCH = "onnx", "torch"
 SECONDS = 2.0
@@ -98,20 +98,17 @@ class Profile:
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
 
     def write(self, run: str | Path) -> list[Path]:
-        """Write `profile.json`, and where there are accuracies and matplotlib is installed, `profile.png`.
+        """Write `profile.json`, and remove the figure of an earlier profile.
 
-        They come into the run folder, or below it where the accuracies are of another data set than the
-        run's own; returns the files.
+        It comes into the run folder, or below it if the accuracies are of a data set that is not the run's.
+
+        Returns:
+            The path of `profile.json`, alone in a list. `sfsc.report.result_figures.draw_profile` draws the
+            figure that lies beside it.
         """
-        run = _folder(Path(run), self.dataset)
-        path, figure, drawing = run / PROFILE_FILE, run / FIGURE_FILE, None
-        with suppress(SfscError):  # without matplotlib
-            from sfsc.report.figures import accuracy_against_latency, drawn
-
-            if any(row.accuracy is not None for row in self.rows):
-                drawing = drawn(accuracy_against_latency(self.to_json()), figure)
-        write_with(path, as_json(self.to_json()), {figure: drawing})
-        return [path, figure] if drawing else [path]
+        folder = _folder(Path(run), self.dataset)
+        write_with(folder / PROFILE_FILE, as_json(self.to_json()), {folder / PROFILE_FIGURE: None})
+        return [folder / PROFILE_FILE]
 
     @classmethod
     def read(cls, run: str | Path, dataset: str | None = None) -> Profile:
@@ -238,14 +235,14 @@ def _subjects(run: Path, allow_code: str | None) -> list[_Subject]:
 def _load_family(run: Path, allow_code: str | None) -> Family | None:
     """The family, where torch and its weights are there."""
     try:
-        from sfsc.switchable.family import Family
+        from sfsc.family.family import Family
     except ModuleNotFoundError:
         return None
     return Family.load(run, allow_code) if (run / FAMILY_FILE).exists() else None
 
 
 def _export_missing(run: Path, family: Family, paths: Mapping[tuple[float, str], Path]) -> None:
-    from sfsc.data.sources import images_of
+    from sfsc.data.image_paths import images_of
     from sfsc.deploy.exporting import export
     from sfsc.training.config import dataset_of
 

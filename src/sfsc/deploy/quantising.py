@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-from sfsc.deploy.runtime import INPUT
+from sfsc.embedding.exported import INPUT
 
 BATCH = 16
 LAYERS = ("Conv", "Gemm", "MatMul")

@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from sfsc.errors import SfscError
-from sfsc.files import replacing
+from sfsc.files.writing import replacing
 from sfsc.gallery.gallery import Gallery
 from sfsc.gallery.lance_table import TYPES
 from sfsc.gallery.store import COLUMNS, EMBEDDING

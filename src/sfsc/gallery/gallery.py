@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from sfsc.dimensions import check_dimension, shorten
+from sfsc.embedding.model import same_space
 from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import EXACT, Condition, Value, kind_of, parse_conditions
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.milvus_address import is_milvus
 from sfsc.gallery.names import check_name
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
-from sfsc.model import same_space
 
 MOST_ATTRIBUTES = 500  # of a gallery: every hit shows all of them
 IDS_PER_CALL = 1000

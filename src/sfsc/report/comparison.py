@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from sfsc.comparing import Comparison, Contestant, folder_of, mean_and_deviation
-from sfsc.data.names import as_text
 from sfsc.errors import missing_extra
-from sfsc.files import write_atomic
+from sfsc.evaluation.compare import Comparison, Contestant, folder_of, mean_and_deviation
+from sfsc.files.writing import write_atomic
+from sfsc.images.names import as_text
 from sfsc.report.figures import heat_map, save, to_svg
 from sfsc.retrieval.matrix import CompatibilityMatrix
 

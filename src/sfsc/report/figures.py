@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sfsc.errors import SfscError, missing_extra
-from sfsc.files import write_atomic
+from sfsc.files.writing import write_atomic
 
 try:
     import matplotlib

@@ -11,23 +11,23 @@ from typing import Any, TypedDict
 
 import cv2
 
-from sfsc.data.names import as_text
 from sfsc.errors import SfscError, missing_extra
-from sfsc.files import read_json, write_atomic
-from sfsc.logs import LOG_FILE, read_log
+from sfsc.files.schema import conform
+from sfsc.files.writing import read_json, write_atomic
+from sfsc.images.names import as_text
 from sfsc.report.figures import (
     AXIS_LABELS,
     accuracy_against_size,
     conflict_map,
     cosine_map,
     embedding_map,
-    heat_map,
     to_svg,
     training_curves,
 )
 from sfsc.report.ranked_list import thumbnail
-from sfsc.results import is_current, is_own, other_folders, read_result
-from sfsc.schema import conform
+from sfsc.report.result_figures import matrix_figure
+from sfsc.runs.log import LOG_FILE, read_log
+from sfsc.runs.results import is_current, is_own, other_folders, read_result
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -136,11 +136,7 @@ def _render(run: Path) -> str:
 
 
 def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
-    accuracy = evaluation["metrics"]["mAP"]
-    matrix = heat_map(
-        *(accuracy, evaluation["widths"], evaluation["criterion"], "mAP in percent"),
-        exported=list(evaluation.get("exported", {})),  # earlier evaluations lack it
-    )
+    matrix = matrix_figure(evaluation, "mAP in percent")
     figures = {"matrix": matrix, "size": accuracy_against_size(evaluation)}
     if "cosines" in evaluation:  # earlier evaluations lack them
         figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])

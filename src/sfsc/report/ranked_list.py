@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
 
-from sfsc.data.images import decode
 from sfsc.errors import SfscError
+from sfsc.images.reading import decode, write_png
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from sfsc.gallery import Hit
 
 SIDE = 128  # pixels: the box that a thumbnail fits into
 FRAME = 4
@@ -125,3 +128,9 @@ def _write(tile: NDArray[np.uint8], text: str, top: int) -> NDArray[np.uint8]:
 
 def _paste(picture: NDArray[np.uint8], tile: NDArray[np.uint8], top: int, left: int) -> None:
     picture[top : top + tile.shape[0], left : left + tile.shape[1]] = tile
+
+
+def draw_hits(query: str | Path, hits: Sequence[Hit], out: Path) -> None:
+    """Write a PNG of a query and its hits, with scores and what is known of their identities."""
+    ranked = [RankedImage(hit.path, hit.score, hit.identity or Path(hit.path).name, None) for hit in hits]
+    write_png(out, ranked_list_picture(str(query), ranked))

@@ -13,13 +13,13 @@ from typing import Any
 import torch
 
 from sfsc.errors import SfscError
-from sfsc.files import read_json
+from sfsc.family.family import Family
+from sfsc.files.writing import read_json
 from sfsc.gallery import Gallery
 from sfsc.gallery.conditions import Value
 from sfsc.gallery.store import COLUMNS, Row
 from sfsc.serving.messages import Column, Evaluation, Example, FamilyAnswer, GalleryAnswer, SubModel
 from sfsc.serving.row_images import RowImages
-from sfsc.switchable.family import Family
 from sfsc.switchable.inspection import inspect
 
 FILTERS = ("camera", "identity", "width", "form")  # of the columns that every gallery has

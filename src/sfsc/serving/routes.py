@@ -9,9 +9,9 @@ from typing import Annotated, Any, cast
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from sfsc.data.images import CorruptImage
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Value
+from sfsc.images.reading import CorruptImage
 from sfsc.serving.guard import error_response
 from sfsc.serving.messages import (
     Added,

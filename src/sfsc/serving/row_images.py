@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from sfsc.data.images import MEMBER, CorruptImage, read_image, split_member
 from sfsc.errors import SfscError
+from sfsc.images.reading import MEMBER, CorruptImage, read_image, split_member
 
 MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"BM": "image/bmp"}
 URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,31}://")

@@ -12,17 +12,17 @@ import numpy as np
 import torch
 from starlette.concurrency import run_in_threadpool
 
-from sfsc.data.images import decode_bytes
 from sfsc.errors import SfscError
+from sfsc.family.family import Family
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.conditions import Value
 from sfsc.gallery.store import Row
+from sfsc.images.reading import decode_bytes
 from sfsc.serving.messages import Added, CompareAnswer, GalleryAnswer, HitAnswer, Search, SearchAnswer
 from sfsc.serving.metrics import Metrics
 from sfsc.serving.overview import describe_family, describe_gallery
 from sfsc.serving.row_images import RowImages, check_path, common_folder
 from sfsc.serving.worker import Worker
-from sfsc.switchable.family import Family
 
 EMBEDDING_THREADS = 2  # one slow image must not stall the others
 IMAGES_WAITING = 64

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from sfsc.switchable.convert import norm_names
-from sfsc.switchable.switchable import Switchable
+from sfsc.switchable.network import Switchable
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Labels: which channel each element of an activation belongs to.
+"""ValueLabels: which channel each element of an activation belongs to.
 
 A label tensor has the rank of the tensor that it describes; a dimension along which the labels are all the
 same has size 1 there. A label is the number of a channel, `WHOLE` for what is never cut (the channels of
@@ -15,9 +15,11 @@ from torch import Tensor
 WHOLE = 0
 NONE = -1
 
+ValueLabels = Tensor | list[Tensor] | None  # of a node's value, of each of its values, or of what has none
+
 
 class Partition:
-    """Labels that stand for the same channel, by union and find."""
+    """ValueLabels that stand for the same channel, by union and find."""
 
     def __init__(self) -> None:
         self.parent = torch.tensor([WHOLE])

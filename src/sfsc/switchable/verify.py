@@ -18,8 +18,10 @@ from torch.utils._pytree import tree_leaves
 
 from sfsc.errors import SfscError, first_line
 from sfsc.switchable.convert import cut_norms, narrow, size_attributes, state_of
+from sfsc.switchable.ledger import module_of
 from sfsc.switchable.rules import find_rule, group_norm, layer_norm, normalised, reduction, source
-from sfsc.switchable.structure import LabelledGraph, Layout, Running, Structure, module_of
+from sfsc.switchable.structure import LabelledGraph, Layout, Structure
+from sfsc.switchable.tracer import Running
 
 TOLERANCE = 1e-3
 

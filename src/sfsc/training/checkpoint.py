@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
-from sfsc.files import replacing
-from sfsc.json_text import parse_json
-from sfsc.schema import conform
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
+from sfsc.files.json_text import parse_json
+from sfsc.files.schema import conform
+from sfsc.files.writing import replacing
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 FORMAT = 1  # what a checkpoint is of that does not say it

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfsc.data.records import Split
-from sfsc.embedding import embed_images
-from sfsc.switchable.family import Family
+from sfsc.data.dataset import Split
+from sfsc.embedding.embedded import embed_images
+from sfsc.family.family import Family
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
 

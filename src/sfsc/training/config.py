@@ -21,13 +21,13 @@ from pydantic import (
     field_validator,
 )
 
-from sfsc.data.location import relocated, split_name
 from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError, first_line, one_line
-from sfsc.files import read_bytes, read_json
-from sfsc.places import CONFIG_FILE, find
-from sfsc.recipes import ADJUSTABLE, Recipe, find_recipe
-from sfsc.schema import conform
+from sfsc.files.schema import conform
+from sfsc.files.writing import read_bytes, read_json
+from sfsc.runs.datasets import relocated, split_name
+from sfsc.runs.paths import CONFIG_FILE, find
+from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
 MOST_BYTES = 1 << 20  # of a file of settings

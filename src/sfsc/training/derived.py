@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from sfsc.files import write_atomic, write_json
-from sfsc.places import CONFIG_FILE, ENVIRONMENT_FILE
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
+from sfsc.files.writing import write_atomic, write_json
+from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE
 from sfsc.training.config import Config, read_config
-from sfsc.training.started import LISTING_FILE, begun, refuse_used
+from sfsc.training.record import LISTING_FILE, begun, refuse_used
 
 
 def check_folder(run: Path, out: Path, widths: Iterable[float]) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
 from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World

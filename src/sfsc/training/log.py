@@ -13,10 +13,10 @@ from typing import Any
 import torch
 
 from sfsc.errors import SfscError
-from sfsc.files import write_atomic
-from sfsc.logs import LOG_FILE, log_line
+from sfsc.files.writing import write_atomic
+from sfsc.runs.log import LOG_FILE, log_line
 from sfsc.training.distributed import ALONE, World
-from sfsc.training.step import StepStatistics
+from sfsc.training.gradients import StepStatistics
 
 
 class TrainingLog:

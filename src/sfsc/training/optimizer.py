@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
 from sfsc.training.config import Config
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sfsc.errors import SfscError
-from sfsc.switchable.family import Family
+from sfsc.family.family import Family
 from sfsc.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
 from sfsc.training.config import Config
 from sfsc.training.distributed import World

@@ -1,0 +1,1 @@
+"""Dense networks: built in, of other packages, or of the user."""

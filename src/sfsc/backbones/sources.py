@@ -1,0 +1,205 @@
+"""Where backbones come from: sfsc itself, transformers, timm, torchvision, or the user's own function.
+
+A family stores its backbone's name and is built again from it, so a name must always mean the same network.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from sfsc.backbones import huggingface
+from sfsc.backbones.builtin import BACKBONES, Backbone
+from sfsc.errors import SfscError, first_line
+
+CODE = "python:"
+FORMS = "transformers:NAME, timm:NAME, torchvision:NAME or python:package.module:function"
+CLASSIFIERS = ("fc", "classifier", "heads", "head")
+# These torchvision models were trained on other colours, and have classifiers in the middle.
+INCEPTIONS = ("googlenet", "inception_v3")
+
+
+def find_backbone(name: str, configuration: dict[str, Any] | None = None) -> Backbone:
+    """The backbone of this name.
+
+    Args:
+        name: a built-in name, `transformers:TYPE`, `transformers:FOLDER`, `timm:NAME`, `torchvision:NAME`
+            or `python:package.module:function`.
+        configuration: the `configuration` of the backbone that this name stood for when a family was
+            made; it takes the place of a folder that may be gone.
+
+    Raises:
+        SfscError: there is no such backbone, or its package is not installed.
+    """
+    source, colon, rest = name.partition(":")
+    if not colon and name in BACKBONES:
+        return BACKBONES[name]
+    if source == "transformers" and rest:
+        return huggingface.find(rest, configuration)
+    if source == "timm" and rest:
+        return _timm(rest)
+    if source == "torchvision" and rest:
+        return _torchvision(rest)
+    if source == "python" and rest:
+        return _python(rest)
+    raise SfscError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}, and {FORMS}")
+
+
+def code_of(backbone: str) -> str | None:
+    """What `allow_code` is called with by those who name this backbone themselves: its function, if any."""
+    return backbone.removeprefix(CODE) if backbone.startswith(CODE) else None
+
+
+def check_code(backbone: str, allow_code: str | None, path: Path) -> None:
+    """Refuse a backbone that a file names, and that is code which nobody has allowed.
+
+    Args:
+        backbone: its name in the file.
+        allow_code: the function that may be imported, as package.module:function.
+        path: of the file.
+
+    Raises:
+        SfscError: the backbone is another function.
+    """
+    code = code_of(backbone)
+    if code is not None and code != allow_code:
+        raise SfscError(
+            f"{path} names code as its backbone, {code}: if you trust that function, allow it with "
+            f"--allow-code {code}, or allow_code={code!r} in Python"
+        )
+
+
+def _timm(name: str) -> Backbone:
+    """A network of timm without its classifier; it pools as it was trained to, to (batch, channels)."""
+    timm = _import_package("timm")
+    try:
+        settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
+    except RuntimeError:  # the network is known, the weights' tag after the dot is not
+        settings = None
+    if settings is None:
+        raise SfscError(f"timm has no network {name!r}; timm.list_models() lists those it has")
+
+    def build(image_size: tuple[int, int]) -> nn.Module:
+        size = {"img_size": image_size} if settings.fixed_input_size else {}
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **size)
+        return network
+
+    return Backbone(build, tuple(settings.mean), tuple(settings.std), made_for=tuple(settings.input_size[1:]))
+
+
+def _torchvision(name: str) -> Backbone:
+    """A classifier of torchvision without its last layer; it maps to (batch, channels)."""
+    models = _import_package("torchvision").models
+    if name not in models.list_models(module=models):
+        raise SfscError(
+            f"torchvision has no image classifier {name!r}; torchvision.models.list_models() lists its models"
+        )
+
+    def build(image_size: tuple[int, int]) -> nn.Module:
+        arguments: dict[str, Any] = {}
+        if name.startswith("vit_"):
+            arguments = {"image_size": image_size[0]}
+        elif name.startswith("maxvit_"):
+            arguments = {"input_size": image_size}
+        elif name in INCEPTIONS:
+            arguments = {"aux_logits": False, "init_weights": True}
+        network: nn.Module = models.get_model(name, weights=None, **arguments)
+        _cut_classifier(network, name)
+        return network
+
+    grey = (0.5, 0.5, 0.5)
+    return Backbone(build, grey, grey) if name in INCEPTIONS else Backbone(build)
+
+
+def _cut_classifier(network: nn.Module, name: str) -> None:
+    for attribute in CLASSIFIERS:
+        head = getattr(network, attribute, None)
+        if isinstance(head, nn.Linear):
+            setattr(network, attribute, nn.Identity())
+            return
+        if isinstance(head, nn.Sequential) and isinstance(head[-1], nn.Linear):
+            head[-1] = nn.Identity()
+            return
+    raise SfscError(
+        f"torchvision's {name} has no linear classifier that could be cut off: "
+        "write a function that does, and give it as python:package.module:function"
+    )
+
+
+def _import_package(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name == name:
+            raise SfscError(f"{name} is not installed: pip install {name}") from None
+        raise SfscError(f"{name} cannot be imported: {first_line(error)}; install it again") from error
+    except Exception as error:  # a package made for another torch fails in many ways
+        raise SfscError(
+            f"{name} cannot be imported: {first_line(error)}; install the version that fits your torch"
+        ) from error
+
+
+def _python(name: str) -> Backbone:
+    """What a function of the user's returns; it is called anew for every network."""
+    module_name, colon, function_name = name.rpartition(":")
+    if not colon or not module_name or not function_name:
+        raise SfscError(f"python:{name} is not of the form python:package.module:function")
+
+    def build(image_size: tuple[int, int]) -> nn.Module:
+        with _importable_from(Path.cwd()):
+            return _call(_find_function(module_name, function_name), name)
+
+    with _importable_from(Path.cwd()):
+        _find_function(module_name, function_name)
+    return Backbone(build)
+
+
+def _find_function(module_name: str, function_name: str) -> Any:
+    try:
+        module = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name and f"{module_name}.".startswith(f"{error.name}."):
+            raise SfscError(
+                f"there is no module {error.name}: looked for in {Path.cwd()} and where Python looks; "
+                "name its folder in PYTHONPATH"
+            ) from None
+        raise SfscError(f"importing {module_name} failed: {first_line(error)}; install it") from error
+    except Exception as error:  # it is the user's code
+        raise SfscError(f"importing {module_name} failed: {_say(error)}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise SfscError(f"{module.__file__} has no function {function_name}")
+    return function
+
+
+def _call(function: Any, name: str) -> nn.Module:
+    try:
+        network = function()
+    except Exception as error:  # it is the user's code
+        raise SfscError(f"python:{name} failed: {_say(error)}; it is called without arguments") from error
+    if not isinstance(network, nn.Module):
+        raise SfscError(
+            f"python:{name} must return a torch.nn.Module, it returned a {type(network).__name__}"
+        )
+    return network
+
+
+def _say(error: Exception) -> str:
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+@contextmanager
+def _importable_from(folder: Path) -> Iterator[None]:
+    """The folder as the first of those that modules are imported from, as with `python -m`."""
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        with suppress(ValueError):  # what was imported may have changed the list itself
+            sys.path.remove(str(folder))

@@ -1,0 +1,137 @@
+"""Where images are embedded: on this machine, or by actors on a Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfsc.embedding.embedded import BATCH, Embedded, embed_images
+from sfsc.embedding.model import Model, open_model
+from sfsc.errors import SfscError, missing_extra
+from sfsc.images.decoding import decode_images
+from sfsc.images.reading import CorruptImage
+from sfsc.progress import track
+
+ENGINES = ("local", "ray")
+# Embeds images of these paths with one sub-model, in parts; the key of their vectors is its width.
+Engine = Callable[[Sequence[str]], Iterator[Embedded[float]]]
+
+
+def make_engine(
+    name: str,
+    source: str | Path,
+    model: Model,
+    width: float,
+    workers: int,
+    dimension: int | None = None,
+    allow_code: str | None = None,
+) -> Engine:
+    """The engine of this name.
+
+    Args:
+        name: local or ray.
+        source: where the model was opened; on a cluster, every machine must have it at this path.
+        model: a family in evaluation mode, or an exported sub-model.
+        width: the sub-model that embeds.
+        workers: threads that decode images; or the number of actors.
+        dimension: of the embeddings; by default all of their components.
+        allow_code: as for `Family.load`, on the machines of a cluster.
+
+    Raises:
+        SfscError: no engine of this name, not one of the model's widths or dimensions, or the `ray` extra is
+            missing.
+    """
+    model.check_width(width)
+    if dimension is not None:
+        model.check_dimension(dimension)
+    if name == "local":
+        return local_engine(model, width, workers, dimension)
+    if name == "ray":
+        return ray_engine(source, width, max(1, workers), dimension, allow_code)
+    raise SfscError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
+
+
+def local_engine(model: Model, width: float, workers: int, dimension: int | None = None) -> Engine:
+    """Embeds in this process, while `workers` threads decode."""
+    embedder = {width: partial(model.embed_pixels, width=width, dimension=dimension)}
+    return lambda paths: embed_images(embedder, paths, model.image_size, workers)
+
+
+def ray_engine(
+    source: str | Path,
+    width: float,
+    actors: int,
+    dimension: int | None = None,
+    allow_code: str | None = None,
+) -> Engine:
+    """Embeds by so many actors, each of which loads the sub-model once.
+
+    They run on the cluster of the environment variable RAY_ADDRESS, or in processes of this machine where it
+    is not set. Paths must lead to the images on every machine.
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise missing_extra("ray", "ray") from error
+
+    def embed(paths: Sequence[str]) -> Iterator[Embedded[float]]:
+        if not ray.is_initialized():
+            # The workers import modules from where this is called; that must not be the working folder.
+            with contextlib.chdir(os.sep):
+                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        items = [{"index": index, "path": path} for index, path in enumerate(paths)]
+        parts = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH)).map_batches(
+            Actor,
+            fn_constructor_args=(str(Path.cwd()), str(Path(source).absolute()), width, dimension, allow_code),
+            concurrency=min(actors, len(items)),
+            batch_size=BATCH,
+        )
+        batches = parts.iter_batches(batch_size=None, batch_format="numpy")
+        for batch in track(batches, "embedding", total=-(-len(items) // BATCH)):
+            yield _embedded(batch, width)
+
+    return embed
+
+
+class Actor:
+    """A sub-model on one machine of the cluster."""
+
+    def __init__(
+        self, folder: str, source: str, width: float, dimension: int | None, allow_code: str | None
+    ) -> None:
+        """Open a model; `folder` is what relative paths of images start at, where the machine has it."""
+        with contextlib.suppress(OSError):
+            os.chdir(folder)
+        self.model = open_model(source, allow_code)
+        self.width = width
+        self.dimension = dimension
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
+        """Add "embedding", (N, dim) float32, and "error", empty where an image could be read."""
+        paths = [str(path) for path in batch["path"]]
+        [decoded] = decode_images(paths, self.model.image_size, len(paths), threads=0)
+        vectors = np.zeros((len(paths), self.dimension or self.model.dimension), np.float32)
+        if len(decoded.images):
+            vectors[decoded.indices] = self.model.embed_pixels(decoded.images, self.width, self.dimension)
+        reasons = {error.path: error.reason for error in decoded.corrupt}
+        return {**batch, "embedding": vectors, "error": np.array([reasons.get(path, "") for path in paths])}
+
+
+def _embedded(batch: dict[str, np.ndarray], width: float) -> Embedded[float]:
+    good = batch["error"] == ""
+    return Embedded(
+        {width: np.stack(list(batch["embedding"]))[good]},
+        batch["index"][good],
+        [
+            CorruptImage(str(path), str(reason))
+            for path, reason in zip(batch["path"][~good], batch["error"][~good], strict=True)
+        ],
+    )

@@ -1,0 +1,1 @@
+"""Compatibility matrices of families, and comparisons of recipes."""

@@ -1,0 +1,286 @@
+"""Comparing recipes: every one trained and tested on the same data, with several seeds."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from sfsc.backbones.sources import code_of
+from sfsc.data.listing import TESTS, Listing
+from sfsc.data.sources import Dataset, open_dataset
+from sfsc.embedding.image_set import ImageSet, embed_all
+from sfsc.errors import SfscError
+from sfsc.evaluation.evaluate import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
+from sfsc.family.family import Family
+from sfsc.files.writing import write_json
+from sfsc.interruption import Stopped, going_on
+from sfsc.retrieval.matrix import CompatibilityMatrix
+from sfsc.runs import datasets as location
+from sfsc.runs.log import read_log
+from sfsc.runs.results import read_result
+from sfsc.switchable.inspection import inspect
+from sfsc.training.calibrate import fit_calibration
+from sfsc.training.config import Config, read_config
+from sfsc.training.derived import save_derived
+from sfsc.training.recipes import RECIPES, find_recipe
+from sfsc.training.run import train
+from sfsc.training.teacher import TEACHER_FOLDER
+
+COMPARISON_FILE = "comparison.json"
+CALIBRATED = "calibrated"
+# By what the narrow sub-models were fitted to, where below a run its test on the target view is.
+TARGET = {
+    "not calibrated": "target/plain",
+    "training images": "target/calibrated",
+    "target images": "target/fitted",
+}
+
+GOING_ON = "the same command goes on"
+
+Settings = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Contestant:
+    """A recipe, perhaps with changes, and what came of it.
+
+    Attributes:
+        name: under which it stands in the tables.
+        changes: the settings in which it differs from the others, the recipe among them.
+        matrices: the compatibility matrix of each seed.
+        calibrated: the same after calibration on the training images; none where it was not done.
+        target: by what they were calibrated on, the matrices on four fifths of the test identities; images of
+            the last fifth, without labels, are those of the target domain. Empty where nothing is shared, or
+            where these are fewer than dimensions.
+        multiply_adds: of all that was trained, forward and backward, for one seed.
+        seconds: the mean time of training.
+        parameters: that must be stored for all sub-models.
+        galleries: how many copies of a gallery all sub-models together need.
+    """
+
+    name: str
+    changes: Settings
+    matrices: tuple[CompatibilityMatrix, ...]
+    calibrated: tuple[CompatibilityMatrix, ...]
+    target: Mapping[str, tuple[CompatibilityMatrix, ...]]
+    multiply_adds: float
+    seconds: float
+    parameters: int
+    galleries: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Recipes side by side; `settings` are those that all of them share."""
+
+    settings: Settings
+    seeds: int
+    contestants: tuple[Contestant, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The comparison as plain lists and numbers."""
+        return {
+            "settings": dict(self.settings),
+            "seeds": self.seeds,
+            "contestants": [
+                {
+                    **vars(contestant),
+                    "matrices": [matrix.to_json() for matrix in contestant.matrices],
+                    "calibrated": [matrix.to_json() for matrix in contestant.calibrated],
+                    "target": {n: [m.to_json() for m in found] for n, found in contestant.target.items()},
+                }
+                for contestant in self.contestants
+            ],
+        }
+
+
+def compare(
+    settings: Settings,
+    recipes: Mapping[str, Settings | None],
+    seeds: int,
+    out: str | Path,
+    calibrations: bool = True,
+) -> Comparison:
+    """Train and test every recipe with every seed, on the same data in the same order.
+
+    What is finished in the folder is not done again, and a training that was interrupted goes on: the same
+    call completes it. Several processes may work on different recipes in one folder.
+
+    Args:
+        settings: of `Config`, for all recipes.
+        recipes: by name, the settings in which it differs; "recipe" is the name itself where they do not say.
+        seeds: how many, from 0.
+        out: the folder; every run is a folder below it, which all other commands take.
+        calibrations: whether families are tested after calibration, too.
+
+    Raises:
+        SfscError: as `train` and `evaluate`; or a folder holds a run of other settings.
+    """
+    out = Path(out)
+    if seeds < 1 or not recipes:
+        raise SfscError("a comparison needs one recipe and one seed at least")
+    entries = {name: {"recipe": name, **(changes or {})} for name, changes in recipes.items()}
+    configs = {
+        (name, seed): Config.make({**settings, **changes, "seed": seed})
+        for seed, (name, changes) in product(range(seeds), entries.items())
+    }
+    # What is wrong is refused before the first hour, not after it.
+    for config in configs.values():
+        find_recipe(config.recipe)
+    for source in {config.dataset for config in configs.values()}:
+        open_dataset(source)
+    for (name, seed), config in configs.items():
+        Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
+        try:
+            with going_on(GOING_ON):
+                _finish(config, folder_of(out, name, seed), calibrations)
+        except Stopped as stop:
+            raise Stopped(stop.number, f"{name}, seed {seed}: {stop.where}", GOING_ON) from None
+    contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
+    comparison = Comparison(settings, seeds, tuple(contestants))
+    write_json(out / COMPARISON_FILE, comparison.to_json())
+    return comparison
+
+
+def ablation() -> dict[str, Settings]:
+    """The recipes of an ablation: loss x projection x alignment, by name.
+
+    Alignment stands for both terms of `sfsc+` that draw narrow sub-models to the full one's embeddings.
+    """
+    losses = {"cross-entropy": "cross_entropy", "evidential": "evidential"}
+    projections: dict[str, Settings] = {
+        "no projection": {"aggregation": "sum"},
+        **{
+            f"projection per {granularity}": {"aggregation": "projection", "granularity": granularity}
+            for granularity in ("model", "layer", "tensor")
+        },
+    }
+    plus = RECIPES["sfsc+"]
+    alignments: dict[str, Settings] = {
+        "no alignment": {},
+        "alignment": {"asymmetric": plus.asymmetric, "alignment": plus.alignment},
+    }
+    return {
+        f"{loss}, {projection}, {alignment}": {
+            "recipe": "sfsc",
+            "loss": losses[loss],
+            **projections[projection],
+            **alignments[alignment],
+        }
+        for loss, projection, alignment in product(losses, projections, alignments)
+    }
+
+
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    """Where the run of a recipe and a seed is."""
+    return out / re.sub(r"[^\w.+=-]+", "-", name) / f"seed{seed}"
+
+
+def _finish(config: Config, run: Path, calibrations: bool) -> None:
+    """Do what is not done yet of one run: training, calibrations, tests."""
+    family = train(config, run, resume=True)
+    dataset = open_dataset(config.dataset)
+    if not (calibrations and family.spec.shared):
+        if not _tested(family, {run: dataset}):
+            evaluate(family, dataset, config.workers).write_into(run)
+        return
+    view = open_dataset(f"target:{config.dataset}")
+    targets = _target_folders(run) if len(view.train) >= config.embedding_dim else []
+    if _tested(family, {run: dataset, run / CALIBRATED: dataset, **dict.fromkeys(targets, view)}):
+        return
+    # Every image is embedded once: calibrations only move its embeddings.
+    images = embed_all(family, [*tested_paths(dataset), *dataset.train.paths], config.workers)
+    calibrated = _calibrated(family, images, dataset.train.paths, run, run / CALIBRATED)
+    evaluate_images(family, dataset, images).write_into(run)
+    evaluate_images(calibrated, dataset, images.calibrated(calibrated)).write_into(run / CALIBRATED)
+    if targets:
+        fitted = _calibrated(family, images, view.train.paths, run, run / TARGET["target images"])
+        seen = [images, images.calibrated(calibrated), images.calibrated(fitted)]
+        for variant, embedded, folder in zip((family, calibrated, fitted), seen, targets, strict=True):
+            evaluate_images(variant, view, embedded).write_into(folder)
+
+
+def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
+    """Whether folders hold tests, on these data sets, of the family or what calibration made of it."""
+    for folder, dataset in tests.items():
+        if not (folder / EVALUATION_FILE).exists():
+            return False
+        result, images = read_result(folder / EVALUATION_FILE), Listing.of(dataset).digest(TESTS)
+        source = location.found(result["dataset"], folder)
+        if not (
+            result["fingerprint"].startswith(family.fingerprint)
+            and location.same(source, location.absolute(dataset.source))
+            and result.get("images", images) == images  # earlier evaluations do not say
+        ):
+            return False
+    return True
+
+
+def _target_folders(run: Path) -> list[Path]:
+    return [run / folder for folder in TARGET.values()]
+
+
+def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], run: Path, out: Path) -> Family:
+    calibrated, _ = fit_calibration(plain, images.of(paths))
+    save_derived(calibrated, run, out)
+    return calibrated
+
+
+def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
+    runs = [folder_of(out, name, seed) for seed in range(seeds)]
+    config = read_config(runs[0])
+    family = Family.load(runs[0], code_of(config.backbone))  # which the comparison's own settings name
+    calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
+    return Contestant(
+        name=name,
+        changes=changes,
+        matrices=tuple(_matrix(run) for run in runs),
+        calibrated=tuple(_matrix(run / CALIBRATED) for run in runs) if calibrated else (),
+        target={
+            name: tuple(_matrix(run / folder) for run in runs)
+            for name, folder in TARGET.items()
+            if (runs[0] / folder / EVALUATION_FILE).exists()
+        },
+        multiply_adds=_training_cost(config, family, runs[0]),
+        seconds=float(np.mean([_seconds(run) for run in runs])),
+        parameters=sum(parameter.numel() for parameter in family.parameters()),
+        galleries=1 if config.method.compatible else len(family.widths),
+    )
+
+
+def _matrix(run: Path) -> CompatibilityMatrix:
+    return CompatibilityMatrix.from_json(read_result(run / EVALUATION_FILE)).family()
+
+
+def _training_cost(config: Config, family: Family, run: Path) -> float:
+    """The multiply-adds of training: a backward pass counts as two forward passes."""
+    forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
+    phases = config.method.phases(len(forward))
+    steps = read_log(run)[-1]["step"] / len(phases)
+    images = steps * config.identities_per_batch * config.images_per_identity
+    frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
+    teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained, then frozen
+    return images * (3.0 * sum(forward) + frozen + teacher)
+
+
+def _seconds(run: Path) -> float:
+    """The time of training, with that of a teacher; the clock begins anew where it was resumed."""
+    times = [line["seconds"] for line in read_log(run)]
+    ends = [time for time, after in zip(times, [*times[1:], 0.0], strict=True) if after < time]
+    teacher = run / TEACHER_FOLDER
+    return float(sum(ends)) + (_seconds(teacher) if teacher.exists() else 0.0)
+
+
+def mean_and_deviation(values: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Over the first dimension, the seeds; the deviation is that of a sample, NaN for one seed."""
+    stacked = np.asarray(values, dtype=float)
+    several = len(stacked) > 1
+    return stacked.mean(axis=0), stacked.std(axis=0, ddof=1) if several else np.full_like(stacked[0], np.nan)

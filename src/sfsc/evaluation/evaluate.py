@@ -1,0 +1,232 @@
+"""Evaluating a family on a data set: the compatibility matrix, a baseline, ranked lists."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sfsc.data.dataset import Dataset, Split
+from sfsc.data.listing import TESTS, Listing
+from sfsc.dimensions import shorten
+from sfsc.embedding.image_set import ImageSet, embed_all
+from sfsc.evaluation.members import open_members
+from sfsc.family.family import Family
+from sfsc.files.writing import as_json, write_with
+from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
+from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
+from sfsc.runs.datasets import absolute
+from sfsc.runs.results import results_folder
+
+EVALUATION_FILE = "evaluation.json"
+RANKINGS_FILE = "rankings.json"
+MATRIX_FIGURE, ACCURACY_FIGURE = "matrix.png", "accuracy.png"  # drawn by `report`
+RANKED_LISTS = 12
+RANKED_HITS = 10
+SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` found.
+
+    `dataset` is KIND:PATH, with an absolute path, and `images` a digest that identifies its test images;
+    `parameters` per sub-model in the order of `matrix.widths`; `baseline` is the same test with raw 16x16
+    colour pixels as embeddings; `rankings` are a dozen queries by the smallest sub-model with their first
+    hits in the full one's gallery, as the report shows them. `cosines`, (m, m) float64, are the means of the
+    cosine between two sub-models' embeddings of one image; `projection` holds the images of a few identities,
+    as every sub-model embeds them, in the two dimensions in which the full one's vary most; `dimensions` the
+    mAP of self-tests and of the smallest one's queries in the full one's gallery, by how many of the first
+    components are compared.
+    """
+
+    dataset: str
+    images: str
+    fingerprint: str
+    parameters: tuple[int, ...]
+    matrix: CompatibilityMatrix
+    baseline: Retrieval
+    rankings: dict[str, Any]
+    cosines: np.ndarray
+    projection: dict[str, Any]
+    dimensions: list[dict[str, Any]]
+
+    def to_json(self) -> dict[str, Any]:
+        """The evaluation without the ranked lists, as plain lists and numbers."""
+        return {
+            "dataset": self.dataset,
+            "images": self.images,
+            "fingerprint": self.fingerprint,
+            "parameters": list(self.parameters),
+            **self.matrix.to_json(),
+            "criterion": self.matrix.criterion().tolist(),
+            "cells_met": self.matrix.cells_met(),
+            "cells": self.matrix.cells,
+            "costs": self.matrix.costs(),
+            "baseline": {"name": "raw 16x16 colour pixels", **self.baseline.metrics},
+            "cosines": self.cosines.tolist(),
+            "projection": self.projection,
+            "dimensions": self.dimensions,
+        }
+
+    def write(self, run: str | Path) -> list[Path]:
+        """Write the results into a run folder; on another data set than the run's own, into one below it.
+
+        Returns:
+            The path of `evaluation.json`, alone in a list. `sfsc.report.result_figures.draw_evaluation` draws
+            the figures that lie beside it.
+        """
+        return self.write_into(results_folder(Path(run), self.dataset))
+
+    def write_into(self, folder: Path) -> list[Path]:
+        """Write `evaluation.json` and `rankings.json` into a folder, and remove figures of other results."""
+        others = {
+            folder / RANKINGS_FILE: as_json(self.rankings),
+            folder / MATRIX_FIGURE: None,
+            folder / ACCURACY_FIGURE: None,
+        }
+        write_with(folder / EVALUATION_FILE, as_json(self.to_json()), others)
+        return [folder / EVALUATION_FILE]
+
+
+def evaluate(
+    family: Family, dataset: Dataset, workers: int = 2, exported: Sequence[str | Path] = ()
+) -> Evaluation:
+    """Test every sub-model's queries against every sub-model's gallery (method: Market-1501's rule).
+
+    Args:
+        family: in any mode; it is left as it was.
+        dataset: its query and gallery splits are used.
+        workers: threads that decode images.
+        exported: ONNX files of this family, which are tested beside its sub-models.
+
+    Raises:
+        SfscError: a split is empty, an image cannot be read, no query has a positive, or a file is not one of
+            this family.
+    """
+    models = open_members(exported, family)
+    images = embed_all(family, tested_paths(dataset), workers, exported=models)
+    return evaluate_images(family, dataset, images, {label: file.widest for label, file in models.items()})
+
+
+def tested_paths(dataset: Dataset) -> list[str]:
+    """The images of a data set that a test needs."""
+    return [*dataset.query.paths, *dataset.gallery.paths]
+
+
+def evaluate_images(
+    family: Family, dataset: Dataset, images: ImageSet, exported: Mapping[str, float] | None = None
+) -> Evaluation:
+    """As `evaluate`, of images that the family has embedded already, and files of these labels and widths."""
+    query, gallery = dataset.query, dataset.gallery
+    embedded, found = images.of(query.paths), images.of(gallery.paths)
+    queries = {width: embedded[width] for width in family.widths}
+    galleries = {width: found[width] for width in family.widths}
+    tested: list[float | str] = [*family.widths, *(exported or {})]
+    matrix = compatibility_matrix(
+        {key: embedded[key] for key in tested},
+        {key: found[key] for key in tested},
+        *(query, gallery, exported),
+    )
+    whole = matrix.family().metrics["mAP"]
+    return Evaluation(
+        dataset=absolute(dataset.source),
+        images=Listing.of(dataset).digest(TESTS),
+        fingerprint=family.fingerprint,
+        parameters=tuple(family.parameter_count(width) for width in family.widths),
+        matrix=matrix,
+        baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
+        rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
+        cosines=_same_image_cosines(galleries),
+        projection=_projection(galleries, gallery),
+        dimensions=[
+            *(_tests_in(dim, queries, galleries, query, gallery) for dim in family.spec.nested_dims),
+            _tests(family.dimension, whole.diagonal().tolist(), float(whole[0, -1])),
+        ],
+    )
+
+
+def _tests(dimension: int, self_tests: list[float], smallest_to_full: float) -> dict[str, Any]:
+    return {"dimension": dimension, "self_tests": self_tests, "smallest_to_full": smallest_to_full}
+
+
+def _tests_in(
+    dimension: int,
+    queries: Mapping[float, np.ndarray],
+    galleries: Mapping[float, np.ndarray],
+    query: Split,
+    gallery: Split,
+) -> dict[str, Any]:
+    """The tests on the embeddings' first components."""
+
+    def test(one: float, other: float) -> float:
+        short = shorten(queries[one], dimension), shorten(galleries[other], dimension)
+        return evaluate_ranking(*short, query, gallery).mean_ap
+
+    widths = sorted(queries)
+    return _tests(dimension, [test(width, width) for width in widths], test(widths[0], widths[-1]))
+
+
+def _same_image_cosines(vectors: dict[float, np.ndarray]) -> np.ndarray:
+    stacked = np.stack([vectors[width] for width in sorted(vectors)]).astype(np.float64)
+    return np.einsum("ind,jnd->ij", stacked, stacked) / stacked.shape[1]
+
+
+def _projection(vectors: dict[float, np.ndarray], gallery: Split) -> dict[str, Any]:
+    """A few identities of many images, in the two first principal components of the full one's embeddings."""
+    identities, counts = np.unique(gallery.identities, return_counts=True)
+    chosen = identities[np.argsort(-counts, kind="stable")[:SHOWN_IDENTITIES]]
+    rows = np.concatenate([np.flatnonzero(gallery.identities == name)[:SHOWN_IMAGES] for name in chosen])
+    full = vectors[1.0][rows].astype(np.float64)
+    axes = np.linalg.svd(full - full.mean(0), full_matrices=False)[2][:2]
+    widths = sorted(vectors)
+    points = [((vectors[width][rows] - full.mean(0)) @ axes.T).round(4).tolist() for width in widths]
+    return {"widths": widths, "identities": gallery.identities[rows].tolist(), "points": points}
+
+
+def _ranked_lists(
+    query_width: float,
+    queries: dict[float, np.ndarray],
+    galleries: dict[float, np.ndarray],
+    query: Split,
+    gallery: Split,
+) -> dict[str, Any]:
+    """Queries spread evenly over those that have a positive, and what they find in the full gallery."""
+    ranks = positive_ranks(queries[query_width], galleries[1.0], query, gallery)
+    answered = np.flatnonzero([len(positives) > 0 for positives in ranks])
+    chosen = answered[np.linspace(0, len(answered) - 1, min(RANKED_LISTS, len(answered))).round().astype(int)]
+    hits, scores = top_hits(
+        queries[query_width][chosen], galleries[1.0], query.select(chosen), gallery, RANKED_HITS
+    )
+    return {
+        "query_width": query_width,
+        "gallery_width": 1.0,
+        "rows": [
+            {
+                "query": _image(query, row),
+                "average_precision": average_precision(ranks[row]),
+                "hits": [
+                    {
+                        **_image(gallery, hit),
+                        "score": float(score),
+                        "correct": bool(gallery.identities[hit] == query.identities[row]),
+                    }
+                    for hit, score in zip(row_hits, row_scores, strict=True)
+                    if hit >= 0
+                ],
+            }
+            for row, row_hits, row_scores in zip(chosen, hits, scores, strict=True)
+        ],
+    }
+
+
+def _image(split: Split, row: int) -> dict[str, Any]:
+    return {
+        "path": os.path.abspath(split.paths[row]),
+        "identity": str(split.identities[row]),
+        "camera": None if split.cameras is None else str(split.cameras[row]),
+    }

@@ -1,0 +1,1 @@
+"""A family of nested sub-models: a switchable backbone with its embedding head."""

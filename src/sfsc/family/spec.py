@@ -1,0 +1,115 @@
+"""What a family is built from, as its description says it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NotRequired, TypedDict
+
+from sfsc.dimensions import all_dimensions
+from sfsc.errors import SfscError
+from sfsc.files.schema import conform
+from sfsc.switchable.network import ROUND_TO
+from sfsc.widths import Widths
+
+FORMAT = 4
+# What a description did not say in the first format: since which one it does, and what was so before.
+LATER: dict[str, tuple[int, Any]] = {
+    "keep": (2, []),
+    "round_to": (2, 1),
+    "configuration": (2, None),
+    "shared": (3, True),
+    "calibrated": (3, False),
+    "nested_dims": (4, []),
+}
+MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
+
+
+class Description(TypedDict):
+    """What `family.json` holds."""
+
+    format: int
+    backbone: str
+    widths: list[float]
+    embedding_dim: int
+    image_size: tuple[int, int]
+    fingerprint: NotRequired[str]
+    keep: NotRequired[tuple[str, ...]]
+    round_to: NotRequired[int]
+    configuration: NotRequired[dict[str, Any] | None]
+    shared: NotRequired[bool]
+    calibrated: NotRequired[bool]
+    nested_dims: NotRequired[tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class FamilySpec:
+    """What a family is built from.
+
+    `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`;
+    `configuration` is what else the backbone was built from, where its name alone does not say; `shared` says
+    whether the sub-models are one switchable network, or an independent network for each width; `calibrated`,
+    whether the narrow ones have a `Calibration`; `nested_dims`, how many of the embeddings' first components
+    stand alone too, increasing.
+
+    Raises:
+        SfscError: the nested dimensions do not increase from 2 to below `embedding_dim`; or it is beyond
+            `MOST_DIMENSIONS`, `MOST_PIXELS` of an image or `MOST_WIDTHS`.
+    """
+
+    backbone: str
+    widths: Widths
+    embedding_dim: int
+    image_size: tuple[int, int]
+    keep: tuple[str, ...] = ()
+    round_to: int = ROUND_TO
+    configuration: dict[str, Any] | None = None
+    shared: bool = True
+    calibrated: bool = False
+    nested_dims: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        all_dimensions(self.nested_dims, self.embedding_dim)
+        height, width = self.image_size
+        if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
+            raise SfscError(
+                f"embeddings have from 1 to {MOST_DIMENSIONS} dimensions, not {self.embedding_dim}"
+            )
+        if min(height, width) < 1 or height * width > MOST_PIXELS:
+            raise SfscError(f"images have from 1 to {MOST_PIXELS} pixels, not {height} x {width}")
+        if len(self.widths) > MOST_WIDTHS:
+            raise SfscError(f"a family has at most {MOST_WIDTHS} widths, not {len(self.widths)}")
+
+    def describe(self) -> dict[str, Any]:
+        """The spec as JSON takes it, with the format that it needs."""
+        lists = {"keep": list(self.keep), "nested_dims": list(self.nested_dims)}
+        description = {**asdict(self), "widths": list(self.widths), **lists}
+        # What is as it was before is left out: such families keep their fingerprints.
+        unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
+        version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
+        return {"format": version, **{k: v for k, v in description.items() if k not in unsaid}}
+
+
+def read_spec(values: Any, path: Path) -> tuple[FamilySpec, str | None]:
+    """Return the spec in a description, and the fingerprint of the weights that belong to it.
+
+    Args:
+        values: the description, as JSON gives it.
+        path: the file that it comes from, for messages.
+
+    Raises:
+        SfscError: it describes no family, or one of a newer format.
+    """
+    try:
+        if conform(conform(values, dict[str, Any]).get("format"), int, "its format") > FORMAT:
+            raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
+        said = conform(values, Description)
+        later = {name: said.get(name, before) for name, (_, before) in LATER.items()}
+        sizes = said["embedding_dim"], said["image_size"]
+    except ValueError as error:
+        raise SfscError(f"{path} does not describe a family: {error}") from None
+    try:
+        spec = FamilySpec(said["backbone"], Widths.of(said["widths"]), *sizes, **later)
+    except SfscError as error:
+        raise SfscError(f"{path} does not describe a family: {error}") from None
+    return replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims)), said.get("fingerprint")

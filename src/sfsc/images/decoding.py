@@ -1,0 +1,67 @@
+"""Many images to arrays, decoded by threads: what embedding needs, without torch."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from sfsc.images.reading import CorruptImage, decode
+
+AHEAD = 2  # batches for each thread that wait to be taken
+
+
+class DecodedBatch(NamedTuple):
+    """Images that could be read, and the errors of those that could not.
+
+    `indices`: (n,) int64 positions in the list of paths. `images`: (n, height, width, 3) uint8 RGB, in the
+    same order. `corrupt`: one error for each image left out.
+    """
+
+    indices: np.ndarray
+    images: np.ndarray
+    corrupt: list[CorruptImage]
+
+
+def decode_images(
+    paths: Sequence[str], size: tuple[int, int], batch_size: int, threads: int
+) -> Iterator[DecodedBatch]:
+    """Yield all images once, in order, leaving out and naming those that cannot be read.
+
+    Args:
+        paths: image files.
+        size: (height, width) to decode to.
+        batch_size: images in a batch; the last may have fewer.
+        threads: how many decode (OpenCV lets others run meanwhile); 0 decodes in the caller's.
+    """
+    starts = range(0, len(paths), batch_size)
+    if threads == 0:
+        yield from (_decode_batch(paths, start, batch_size, size) for start in starts)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Future[DecodedBatch]] = deque()
+        try:
+            for start in starts:
+                waiting.append(pool.submit(_decode_batch, paths, start, batch_size, size))
+                if len(waiting) > AHEAD * threads:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _decode_batch(paths: Sequence[str], start: int, batch_size: int, size: tuple[int, int]) -> DecodedBatch:
+    indices, images, corrupt = [], [], []
+    for index in range(start, min(start + batch_size, len(paths))):
+        try:
+            images.append(decode(paths[index], size))
+            indices.append(index)
+        except CorruptImage as error:
+            corrupt.append(error)
+    stacked = np.stack(images) if images else np.empty((0, *size, 3), np.uint8)
+    return DecodedBatch(np.array(indices, np.int64), stacked, corrupt)

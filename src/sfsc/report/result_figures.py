@@ -1,0 +1,50 @@
+"""The figures that lie beside results in a run folder, drawn from these results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfsc.deploy.profiling import PROFILE_FIGURE, Profile
+from sfsc.evaluation.evaluate import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE
+from sfsc.report.figures import accuracy_against_latency, accuracy_against_size, heat_map, save
+from sfsc.runs.results import read_result
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def draw_evaluation(folder: Path) -> list[Path]:
+    """Draw `matrix.png` and `accuracy.png` beside the `evaluation.json` in a folder; returns both paths.
+
+    Raises:
+        SfscError: there is no evaluation, it is damaged, or the figures cannot be written.
+    """
+    result = read_result(folder / EVALUATION_FILE)
+    matrix, accuracy = folder / MATRIX_FIGURE, folder / ACCURACY_FIGURE
+    save(matrix_figure(result, "mAP"), matrix)
+    save(accuracy_against_size(result), accuracy)
+    return [matrix, accuracy]
+
+
+def matrix_figure(result: dict[str, Any], label: str) -> Figure:
+    """Return the heat map of the mAP matrix in an evaluation."""
+    return heat_map(
+        result["metrics"]["mAP"],
+        result["widths"],
+        result["criterion"],
+        label,
+        exported=list(result.get("exported", {})),  # earlier evaluations lack it
+    )
+
+
+def draw_profile(profile: Profile, folder: Path) -> list[Path]:
+    """Draw `profile.png` into a folder, if the profile has accuracies; returns its path, or nothing.
+
+    Raises:
+        SfscError: matplotlib is not installed, or the figure cannot be written.
+    """
+    if all(row.accuracy is None for row in profile.rows):
+        return []
+    save(accuracy_against_latency(profile.to_json()), folder / PROFILE_FIGURE)
+    return [folder / PROFILE_FIGURE]

@@ -1,0 +1,1 @@
+"""Run folders: their files, the data sets that they name, and where results belong."""

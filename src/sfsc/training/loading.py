@@ -1,0 +1,208 @@
+"""Images in batches: which ones, loaded by worker processes, augmented as whole batches."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Generator, Iterator, Sequence
+from functools import cache, partial
+from types import FrameType
+from typing import Any
+
+import cv2
+import kornia.augmentation as kornia
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sfsc.data.listing import image_digest
+from sfsc.errors import SfscError
+from sfsc.images.reading import CorruptImage, decode, decode_bytes, read_image
+from sfsc.progress import track
+
+_CHECK_CHUNK = 32
+_OF_THE_BATCH = {"order", "forward_input_shape"}  # drawn by kornia once, not for each image
+
+
+def identity_batches(
+    labels: np.ndarray, identities_per_batch: int, images_per_identity: int, seed: int, epoch: int
+) -> list[np.ndarray]:
+    """The batches of one epoch: P different identities with K images each.
+
+    `labels` is (N,) int64. Returns max(1, round(N / (P K))) arrays (P K,) int64 of positions in `labels`,
+    the K images of an identity one after the other. All identities are drawn equally often, up to one
+    draw. An identity with fewer than K images repeats them. Seed and epoch determine the result. Raises
+    SfscError if there are fewer than P identities.
+    """
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    if identities_per_batch > len(members):
+        raise SfscError(
+            f"identities_per_batch is {identities_per_batch}, but only {len(members)} identities are "
+            "there to train on: set a smaller number"
+        )
+    random = np.random.default_rng([seed, epoch])
+    count = max(1, round(len(labels) / (identities_per_batch * images_per_identity)))
+    return [
+        np.concatenate([np.resize(random.permutation(members[i]), images_per_identity) for i in chosen])
+        for chosen in _draw_identities(len(members), identities_per_batch, count, random)
+    ]
+
+
+def _draw_identities(
+    identities: int, per_batch: int, batches: int, random: np.random.Generator
+) -> Iterator[list[int]]:
+    """Draw from successive permutations of all, putting off what the batch at the seam has already."""
+    waiting: list[int] = []
+    for _ in range(batches):
+        chosen, waiting = waiting[:per_batch], waiting[per_batch:]
+        if len(chosen) < per_batch:
+            fresh = random.permutation(identities).tolist()
+            added = [i for i in fresh if i not in chosen][: per_batch - len(chosen)]
+            waiting = [i for i in fresh if i not in added]
+            chosen = chosen + added
+        yield chosen
+
+
+def identity_share(
+    batches: Sequence[np.ndarray], identities_per_batch: int, rank: int, ranks: int
+) -> list[np.ndarray]:
+    """The part of every batch of `identity_batches` that is one rank's: P / `ranks` identities.
+
+    The parts of all ranks, one after the other, are the batches. Raises SfscError if they cannot be equal.
+    """
+    if identities_per_batch % ranks:
+        raise SfscError(
+            f"identities_per_batch is {identities_per_batch}, which {ranks} ranks cannot share evenly: "
+            f"set a multiple of {ranks}"
+        )
+    return [batch.reshape(ranks, -1)[rank] for batch in batches]
+
+
+def load_batches(
+    paths: Sequence[str], batches: Sequence[np.ndarray], size: tuple[int, int], workers: int
+) -> Generator[Tensor]:
+    """Yield the images of each batch, in order: (batch, 3, height, width) uint8 RGB.
+
+    A batch is an array of positions in `paths`. `workers` processes decode; with 0 it is done in this one.
+    Raises CorruptImage at the first image that cannot be read.
+    """
+    for decoded in _in_workers(partial(_try_decode, size=size), paths, batches, workers):
+        for image in decoded:
+            if isinstance(image, CorruptImage):
+                raise image
+        yield _stack(decoded, size)
+
+
+def check_images(paths: Sequence[str], workers: int) -> list[bytes | CorruptImage]:
+    """Decode every image once, under a progress bar; its digest, or what is wrong with it, for each path."""
+    chunks = _chunks(len(paths), _CHECK_CHUNK)
+    results = _in_workers(_check_image, paths, chunks, workers)
+    each = (result for chunk in results for result in chunk)
+    return list(track(each, "checking the images", total=len(paths)))
+
+
+def augment(
+    images: Tensor, mirrors: bool, seed: int, strength: float = 1.0, part: int = 0, parts: int = 1
+) -> Tensor:
+    """Alter each image in its own way: position, size, colours, a white patch; mirrored if `mirrors`.
+
+    `images` is (batch, 3, height, width) float32 in [0, 1], and so is the result. The seed determines it;
+    the global random state is left alone. `strength` in [0, 1] scales all changes; at 0 there are none.
+    Where `images` is one of several equal parts of a batch, each is altered as it would be in the whole. The
+    device is not waited for.
+    """
+    if strength == 0:
+        return images
+    count = len(images)
+    chosen, whole = slice(part * count, (part + 1) * count), (parts * count, *images.shape[1:])
+    with torch.random.fork_rng(devices=[]):
+        # kornia draws on the CPU; torch.manual_seed would reseed the accelerators too.
+        torch.default_generator.manual_seed(seed)
+        for step in _augmentation(mirrors, strength):
+            drawn = step.forward_parameters(whole)
+            own = {name: value if name in _OF_THE_BATCH else value[chosen] for name, value in drawn.items()}
+            images = step(images, params=own)
+    return images
+
+
+@cache
+def _augmentation(mirrors: bool, strength: float) -> list[Any]:
+    s = strength
+    # No change of hue: its conversion to HSV and back costs more than all the others together.
+    steps = [
+        kornia.RandomAffine(
+            10 * s, (0.1 * s, 0.1 * s), (1 - 0.2 * s, 1 + 0.2 * s), padding_mode="border", p=1.0
+        ),
+        kornia.ColorJitter(brightness=0.2 * s, contrast=0.2 * s, saturation=0.2 * s, p=1.0),
+        kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=0.5 * s),
+    ]
+    return [kornia.RandomHorizontalFlip(), *steps] if mirrors else steps
+
+
+class _Mapped(Dataset[Any]):
+    """`function` of each path."""
+
+    def __init__(self, function: Callable[[str], Any], paths: Sequence[str]) -> None:
+        self.function = function
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> Any:
+        return self.function(self.paths[index])
+
+
+def _in_workers(
+    function: Callable[[str], Any], paths: Sequence[str], chunks: Sequence[np.ndarray], workers: int
+) -> Iterator[list[Any]]:
+    """For each chunk, in order, the list of what `function` returns for its paths."""
+    loader: DataLoader[Any] = DataLoader(
+        _Mapped(function, paths),
+        batch_sampler=[chunk.tolist() for chunk in chunks],
+        num_workers=workers,
+        collate_fn=list,
+        worker_init_fn=_start_worker if workers else None,
+        # Its own generator: without one it draws from the global random state.
+        generator=torch.Generator(),
+    )
+    return iter(loader)
+
+
+def _start_worker(_: int) -> None:
+    cv2.setNumThreads(0)
+    # Terminals, torchrun and job schedulers tell all processes to end at once, but training first completes
+    # its step, for which it needs this one, and then ends it: a SIGTERM is obeyed when it is said again.
+    signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, _obey_the_next)
+
+
+def _obey_the_next(number: int, _: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+
+
+def _try_decode(path: str, size: tuple[int, int]) -> np.ndarray | CorruptImage:
+    try:
+        return decode(path, size)
+    except CorruptImage as error:  # returned, for a worker's exception arrives wrapped in its traceback
+        return error
+
+
+def _check_image(path: str) -> bytes | CorruptImage:
+    try:
+        data = read_image(path)
+        decode_bytes(data, path, None)
+    except CorruptImage as error:
+        return error
+    return image_digest(data)
+
+
+def _chunks(count: int, size: int) -> list[np.ndarray]:
+    return [np.arange(start, min(start + size, count)) for start in range(0, count, size)]
+
+
+def _stack(images: list[np.ndarray], size: tuple[int, int]) -> Tensor:
+    """(n, 3, height, width) uint8 from n arrays (height, width, 3); n may be 0."""
+    stacked = np.stack(images) if images else np.empty((0, *size, 3), np.uint8)
+    return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()

@@ -1,0 +1,23 @@
+"""What a classifier's logits cost."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sfsc.training.losses.evidential import uncertainty
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The cross-entropy of the softmax of the logits; beside it the uncertainty, which plays no part in it.
+
+    Args:
+        logits: (batch, classes); computed in float32 whatever their dtype.
+        labels: (batch,) int64.
+
+    Returns:
+        The mean loss and the mean uncertainty (detached, in (0, 1]), both () float32.
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return F.cross_entropy(logits.float(), labels), uncertainty(logits.detach())

@@ -1,0 +1,131 @@
+"""New BatchNorm statistics for any width of a trained family, also for one that was not trained."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sfsc.data.image_paths import images_of
+from sfsc.errors import SfscError
+from sfsc.family.family import Family
+from sfsc.progress import track
+from sfsc.switchable.convert import cut_positions, select
+from sfsc.training.config import dataset_of, read_config
+from sfsc.training.derived import check_folder, save_derived
+from sfsc.training.loading import load_batches
+from sfsc.widths import Widths
+
+BATCH = 128
+
+
+def recalibrate(
+    run: str | Path,
+    out: str | Path,
+    widths: Sequence[float] | None = None,
+    dataset: str | None = None,
+    workers: int = 2,
+    allow_code: str | None = None,
+) -> Family:
+    """Estimate the BatchNorm statistics of some widths anew (Yu and Huang, ICCV 2019, section 4.1).
+
+    A width that the family lacks is added to it: its sub-model has the first channels of the next wider
+    one, with that one's normalisation parameters. Nothing is trained, so how well it does is for an
+    evaluation to say.
+
+    Args:
+        run: a run folder with a trained family; it is not changed.
+        out: the folder of the new family, which has another fingerprint; made where it does not exist.
+        widths: those to recalibrate, in any order; by default all of the family's.
+        dataset: KIND:PATH whose training images (all, where it has none) give the statistics, without labels;
+            by default the run's.
+        workers: processes that decode images.
+        allow_code: as for `Family.load`.
+
+    Raises:
+        SfscError: `run` holds no family, `out` holds a run already, a width is no ratio, or an image cannot
+            be read.
+    """
+    run, out = Path(run), Path(out)
+    config, family = read_config(run), Family.load(run, allow_code)
+    chosen = widths or family.widths
+    check_folder(run, out, {*family.widths, *chosen})
+    if family.spec.calibrated:
+        raise SfscError(f"{run} is calibrated, for its statistics as they are: recalibrate the run before")
+    paths = images_of(dataset or dataset_of(run), "train").paths
+    for width in chosen:
+        if width not in family.widths.ratios:
+            family = with_width(family, width)
+    order = np.random.default_rng(config.seed).permutation(len(paths))
+    batches = np.array_split(order, max(1, round(len(paths) / BATCH)))
+    for width in chosen:
+        loaded = load_batches(paths, batches, family.spec.image_size, workers)
+        bar = track(loaded, f"statistics at width {width:g}", total=len(batches))
+        estimate_statistics(family, width, bar)
+    save_derived(family, run, out)
+    return family
+
+
+def with_width(family: Family, width: float) -> Family:
+    """A copy of a family with one more sub-model, in evaluation mode.
+
+    Its normalisation layers are parts of those of the next wider sub-model.
+
+    Raises:
+        SfscError: the width is no ratio, its sub-model would equal another, or sub-models share no weights.
+    """
+    if not family.spec.shared:
+        raise SfscError(f"the family has independent networks: width {width:g} must be trained")
+    widths = Widths(tuple(sorted({*family.widths, width})))
+    spec = replace(family.spec, widths=widths)
+    added = Family(spec, copy.deepcopy(family.network), family.structure)
+    wider = widths.ratios[widths.index(width) + 1]
+    for other in family.widths.narrow:
+        _copy_norms(family, other, added, other)
+    if wider < 1.0:
+        _copy_norms(family, wider, added, width)
+    return added.eval()
+
+
+@torch.no_grad()
+def _copy_norms(source: Family, wide: float, target: Family, narrow: float) -> None:
+    """Copy a sub-model's normalisation layers into those of a sub-model that is no wider."""
+    kept_wide = cut_positions(source.structure, source.counts[source.widths.index(wide)])
+    kept_narrow = cut_positions(target.structure, target.counts[target.widths.index(narrow)])
+    wide_state = source.norms[source.widths.index(wide)].state_dict()
+    for key, tensor in target.norms[target.widths.index(narrow)].state_dict().items():
+        name = key.replace("/", ".")
+        positions = {
+            dimension: torch.searchsorted(kept_wide[name][dimension], kept)
+            for dimension, kept in kept_narrow.get(name, {}).items()
+        }
+        tensor.copy_(select(wide_state[key], positions))
+
+
+def estimate_statistics(family: Family, width: float, batches: Iterable[Tensor]) -> None:
+    """Replace a sub-model's BatchNorm statistics by the means over batches of images, in place.
+
+    Args:
+        family: comes to be in evaluation mode.
+        width: one of its widths.
+        batches: (batch, 3, height, width) uint8 or float32 in [0, 1], two images or more in each.
+    """
+    family.eval()
+    network = family.at(width)
+    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None  # a mean over all batches
+        norm.train()
+    with torch.no_grad():
+        for images in batches:
+            network(images.float() / 255 if images.dtype == torch.uint8 else images)
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()

@@ -1,0 +1,193 @@
+"""Training a family from a configuration into a run folder."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from sfsc.backbones.sources import code_of, find_backbone
+from sfsc.data.dataset import Dataset, Split
+from sfsc.data.listing import Listing
+from sfsc.data.sources import open_dataset
+from sfsc.errors import SaidElsewhere, SfscError
+from sfsc.family.family import Family
+from sfsc.files.writing import write_json
+from sfsc.images.reading import CorruptImage
+from sfsc.runs.datasets import split_name
+from sfsc.runs.description import complete, holds_family
+from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
+from sfsc.training.config import Config, read_config, stored_settings
+from sfsc.training.distributed import RankLost, World, joined
+from sfsc.training.interruption import interruptible
+from sfsc.training.loading import check_images
+from sfsc.training.recipes import ADJUSTABLE
+from sfsc.training.record import begun, check, has_record, record, refuse_used
+from sfsc.training.teacher import TEACHER_FOLDER, Teacher, teacher_config
+from sfsc.training.trainer import Training, all_batches, equalise, new_family
+
+NOT_RESULTS = {"workers", "log_every", "checkpoint_every", "compile", "device", "max_corrupt"}
+
+
+def train(config: Config, run: str | Path, resume: bool = False) -> Family:
+    """Train a family and write it, with its configuration, log and checkpoints, into a run folder.
+
+    The processes that torchrun starts train one family together; all of them must make the same call.
+
+    Args:
+        config: the settings; what they leave open (image size, weights, device) is resolved and kept.
+        run: the folder, made where it does not exist.
+        resume: go on from the folder's checkpoint; a finished run is only loaded.
+
+    Returns:
+        The family, on the CPU, in evaluation mode.
+
+    Raises:
+        SfscError: a setting or the data set is wrong, too many images are unreadable, the folder holds
+            another run or one that was started with other images, the disk is full (the last checkpoint is
+            then kept), or training was interrupted.
+    """
+    with joined() as world:
+        try:
+            return _train(config, Path(run), resume, world)
+        except RankLost as error:
+            raise (SfscError if world.speaks() else SaidElsewhere)(str(error)) from error
+
+
+def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
+    config, dataset = world.on_first(lambda: _open(config, run, resume, world))
+    device = world.on_all(lambda: world.device(config.device))
+    world.on_first(lambda: _claim(run, config))
+    if world.on_first(lambda: holds_family(run)):
+        world.on_first(lambda: check(run, Listing.of(dataset)))
+        world.on_first(lambda: complete(run))
+    else:
+        images, contents = _readable(dataset.train, config, world)
+        world.on_first(lambda: record(run, Listing.of(dataset, contents)))
+        teacher = None
+        if config.method.teacher and len(config.widths) > 1:
+            trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
+            teacher = Teacher.of(run, trained, device, world)
+        training = Training(config, run, images, dataset.mirrors, device, world, teacher)
+        with interruptible(world) as interruption:
+            family = training.run(interruption)
+            world.on_first(lambda: family.cpu().save(run))
+    world.on_first(lambda: _keep_place(run, config))
+    # Only the first reads and writes the folder: another machine may not have it.
+    family = world.on_all(
+        lambda: Family.load(run, code_of(config.backbone)) if world.first else new_family(config, "none")
+    )
+    return equalise(family, world).eval()
+
+
+def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset]:
+    """The settings, resolved, and the data set; SfscError where they do not fit, or the run is another's."""
+    if not resume:
+        refuse_used(run, "go on with --resume or choose another folder")
+    config = _with_method(config)
+    dataset = open_dataset(config.dataset)
+    check(run, Listing.of(dataset), same=lambda *_: True)
+    all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}), world)
+    return _resolve(config, dataset), dataset
+
+
+def _with_method(config: Config) -> Config:
+    """The configuration with those settings that the recipe decides; SfscError for an unknown recipe."""
+    return config.model_copy(update={name: getattr(config.method, name) for name in ADJUSTABLE})
+
+
+def _resolve(config: Config, dataset: Dataset) -> Config:
+    """The configuration with everything decided that depends on the data set, the machine and the folder."""
+    default_weights = find_backbone(config.backbone).default_weights
+    default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    update = {
+        "image_size": config.image_size or dataset.image_size,
+        "weights": default_weights if config.weights == "default" else config.weights,
+        "device": default_device if config.device == "auto" else config.device,
+    }
+    source, _, folder = config.backbone.partition(":")
+    if source == "transformers" and default_weights == folder:
+        update["backbone"] = f"{source}:{os.path.abspath(folder)}"
+    return config.model_copy(update=update).relocated(os.path.abspath)
+
+
+def _claim(run: Path, config: Config) -> None:
+    """Make the folder this run's, or find that it is; SfscError where it holds another."""
+    path = run / CONFIG_FILE
+    settings = config.model_dump(mode="json")
+    if path.exists():
+        stored = _with_method(read_config(run)).model_dump(mode="json")
+        changed = [n for n in settings if settings[n] != stored[n] and n not in NOT_RESULTS]
+        if changed == ["dataset"] and _may_be_of(run, config.dataset):
+            changed = []
+        if changed:
+            name = changed[0]
+            raise SfscError(
+                f"{run} was started with {name} {stored[name]}, not {settings[name]}: "
+                "resume with the same settings or choose another folder"
+            )
+    elif begun(run):
+        raise SfscError(f"{run} holds a family, but lacks its {CONFIG_FILE}: choose another folder")
+    else:
+        write_json(path, settings)
+    write_json(run / ENVIRONMENT_FILE, _environment(run))
+
+
+def _may_be_of(run: Path, dataset: str) -> bool:
+    """Whether a run's settings may mean this data set: they lead there, or its images are to tell."""
+    kind, path = split_name(dataset) or ("", dataset)
+    before, stored = split_name(stored_settings(run)["dataset"]) or ("", "")
+    leads = os.path.realpath(path) in map(os.path.realpath, places(stored, run))
+    return kind == before and (leads or has_record(run))
+
+
+def _keep_place(run: Path, config: Config) -> None:
+    """Write down where the data set is, once its images were found to be those of the run."""
+    if read_config(run).dataset != config.dataset:
+        settings = stored_settings(run)
+        write_json(run / CONFIG_FILE, settings | {"dataset": config.dataset})
+
+
+def _environment(run: Path) -> dict[str, str]:
+    packages = ["sfsc", "torch", "kornia", "numpy", "opencv-python-headless", "safetensors"]
+    packages += ["transformers", "timm", "torchvision"]
+    versions = {"python": platform.python_version(), "platform": platform.platform()}
+    for package in packages:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    # Where a run of an earlier version was started is not known any more.
+    start = started_in(run) if (run / ENVIRONMENT_FILE).exists() else Path.cwd()
+    return versions | ({STARTED_IN: str(start)} if start else {})
+
+
+def _readable(images: Split, config: Config, world: World) -> tuple[Split, dict[str, bytes]]:
+    """The training images that can be decoded, and their digests by path. Each rank tries a part.
+
+    Raises:
+        SfscError: too many cannot be decoded.
+    """
+    checked = world.gather(check_images(images.paths[world.share(len(images))], config.workers))
+    corrupt = [error for error in checked if isinstance(error, CorruptImage)]
+    world.on_first(lambda: _report(corrupt, len(images), config.max_corrupt))
+    digests = {
+        path: digest for path, digest in zip(images.paths, checked, strict=True) if isinstance(digest, bytes)
+    }
+    good = np.array([path in digests for path in images.paths])
+    return images.select(good) if corrupt else images, digests
+
+
+def _report(corrupt: list[CorruptImage], images: int, allowed: float) -> None:
+    for error in corrupt:
+        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
+    if len(corrupt) > allowed * images:
+        raise SfscError(
+            f"{len(corrupt)} of {images} training images cannot be read, the first: {corrupt[0]}; "
+            "repair or remove them, or allow a larger share with max_corrupt"
+        )

@@ -1,0 +1,145 @@
+"""Comparing recipes: what is trained, what is not trained again, what the tables say."""
+
+from __future__ import annotations
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import sfsc.evaluation.compare
+from sfsc import SfscError
+from sfsc.evaluation.compare import Comparison, Contestant, ablation, compare, folder_of, mean_and_deviation
+from sfsc.report.comparison import all_tables, write_comparison
+from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
+from sfsc.training.config import Config
+
+RECIPES: dict[str, Any] = {"unified": None, "sfsc": None, "aligned": {"recipe": "sfsc", "alignment": 2.0}}
+
+
+def settings(shapes: str) -> dict[str, Any]:
+    return {
+        "dataset": shapes,
+        "backbone": "small",
+        "widths": [0.5, 1.0],
+        "image_size": [32, 32],
+        "embedding_dim": 8,
+        "epochs": 1,
+        "identities_per_batch": 4,
+        "images_per_identity": 3,
+        "workers": 0,
+    }
+
+
+@pytest.fixture(scope="module")
+def done(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[Comparison, Path]:
+    out = tmp_path_factory.mktemp("comparison")
+    return compare(settings(shapes), RECIPES, 2, out), out
+
+
+def test_every_recipe_and_seed_is_a_run(done: tuple[Comparison, Path]) -> None:
+    comparison, out = done
+    for name in RECIPES:
+        for seed in (0, 1):
+            run = folder_of(out, name, seed)
+            assert json.loads((run / "config.json").read_text())["seed"] == seed
+            assert (run / "evaluation.json").exists()
+            assert (run / "calibrated" / "evaluation.json").exists() is (name != "unified")
+    stored = json.loads((out / "comparison.json").read_text())
+    assert [contestant["name"] for contestant in stored["contestants"]] == list(RECIPES)
+    unified, paper, aligned = comparison.contestants
+    assert (unified.galleries, paper.galleries) == (2, 1)
+    assert unified.parameters > paper.parameters
+    assert unified.multiply_adds == paper.multiply_adds > 0
+    assert (len(unified.calibrated), len(aligned.calibrated)) == (0, 2)
+    assert unified.target == {}
+    assert [len(matrices) for matrices in aligned.target.values()] == [2, 2, 2]
+    assert not np.array_equal(paper.matrices[0].metrics["mAP"], paper.matrices[1].metrics["mAP"])
+
+
+def test_what_is_finished_is_not_done_again(
+    done: tuple[Comparison, Path], shapes: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    comparison, out = done
+    times = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.name.startswith("family")}
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("tested again")
+
+    for name in ("evaluate", "embed_all", "evaluate_images"):
+        monkeypatch.setattr(sfsc.evaluation.compare, name, refuse)
+    again = compare(settings(shapes), RECIPES, 2, out)
+    assert again.to_json() == comparison.to_json()
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_folder_of_other_settings_is_refused(done: tuple[Comparison, Path], shapes: str) -> None:
+    with pytest.raises(SfscError, match="was started with epochs 1, not 2"):
+        compare({**settings(shapes), "epochs": 2}, RECIPES, 1, done[1])
+
+
+def test_a_wrong_recipe_is_refused_before_anything_is_trained(shapes: str, tmp_path: Path) -> None:
+    for recipes, reason in (
+        ({"sfsc": None, "magic": None}, "unknown recipe 'magic'"),
+        ({}, "needs one recipe"),
+    ):
+        with pytest.raises(SfscError, match=reason):
+            compare(settings(shapes), recipes, 1, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_page_tables_and_figures_show_every_recipe(done: tuple[Comparison, Path]) -> None:
+    comparison, out = done
+    page = write_comparison(comparison, out).read_text()
+    tables = (out / "comparison.md").read_text()
+    for contestant in comparison.contestants:
+        assert contestant.name in page
+        assert contestant.name in tables
+    assert tables.count("| target images |") == 2
+    for contestant in comparison.contestants:
+        assert (folder_of(out, contestant.name, 0).parent / "matrix.png").stat().st_size > 1000
+    assert page.count("<svg") == 3
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+
+def matrix(values: list[list[float]]) -> CompatibilityMatrix:
+    return CompatibilityMatrix((0.5, 1.0), dict.fromkeys(METRICS, np.array(values)), 10, 0, 10)
+
+
+def test_tables_hold_means_and_deviations() -> None:
+    matrices = (matrix([[0.5, 0.6], [0.4, 0.7]]), matrix([[0.7, 0.8], [0.8, 0.9]]))
+    contestant = Contestant("sfsc", {}, matrices, (), {}, 3e12, 90.0, 1_500_000, 1)
+    tables = all_tables(Comparison({"dataset": "x"}, 2, (contestant,)))
+    assert tables["Recipes"][1] == [
+        *("sfsc", "70.0 ± 14.1", "65.0 ± 21.2", "70.0 ± 14.1", "80.0 ± 14.1", "1, 2 of 2"),
+    ]
+    assert tables["Costs"][1] == ["sfsc", "3.0 T", "1.5 min", "1.50 M", "1"]
+    block = next(table for caption, table in tables.items() if caption.startswith("mAP"))
+    assert block[1:] == [
+        ["sfsc", "0.5", "60.0 ± 14.1", "70.0 ± 14.1"],
+        ["sfsc", "1", "60.0 ± 28.3", "80.0 ± 14.1"],
+    ]
+    assert not any("calibration" in caption for caption in tables)
+
+
+def test_one_seed_has_no_deviation() -> None:
+    mean, deviation = mean_and_deviation([np.array([1.0, 2.0])])
+    assert mean.tolist() == [1, 2]
+    assert np.isnan(deviation).all()
+    one = Contestant("sfsc", {}, (matrix([[0.5, 0.6], [0.4, 0.7]]),), (), {}, 3e12, 90.0, 1_500_000, 1)
+    assert all_tables(Comparison({"dataset": "x"}, 1, (one,)))["Recipes"][1][1] == "60.0"
+
+
+def test_the_ablation_is_the_whole_grid() -> None:
+    methods = [
+        (config.granularity if config.method.aggregation == "projection" else None, config.method)
+        for config in (Config.make({"dataset": "x", **changes}) for changes in ablation().values())
+    ]
+    found = {(method.loss, projection, method.alignment > 0) for projection, method in methods}
+    projections = (None, "model", "layer", "tensor")
+    assert found == set(product(("cross_entropy", "evidential"), projections, (False, True)))
+    assert len(methods) == len(found) == 16
+    assert all((method.asymmetric > 0) == (method.alignment > 0) for _, method in methods)
