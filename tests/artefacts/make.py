@@ -1,4 +1,4 @@
-"""Make a run folder, a gallery and an exported file, to be opened by later versions: `python make.py OUT.tar.xz`.
+"""Make a run folder, a gallery and an exported file for later versions to open: `python make.py OUT.tar.xz`.
 
 It was run once with each version whose files must stay readable. Weights are rounded, so that the archive is
 small: what is tested is that files open and mean what they meant, not how well the family finds.
