@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -21,16 +20,20 @@ from sfsc.errors import SfscError, first_line
 from sfsc.family.calibration import Calibration
 from sfsc.family.embedder import Embedder, check_images
 from sfsc.family.spec import FamilySpec, read_spec
-from sfsc.files.writing import write_atomic, write_json
+from sfsc.files.tensors import write_tensors
+from sfsc.files.writing import write_json
 from sfsc.images.batches import as_pixels
 from sfsc.runs.description import as_metadata, of_metadata
 from sfsc.runs.paths import DESCRIPTION_FILE, FAMILY_FILE
 from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.network import DEFAULT_WIDTHS, ROUND_TO, Switchable
+from sfsc.switchable.stored import structure_from_text, structure_to_text
 from sfsc.switchable.structure import Structure
 from sfsc.switchable.tracer import analyse
 from sfsc.switchable.verify import settle
 from sfsc.widths import Widths
+
+STRUCTURE = "structure"  # of the metadata in the file of the weights
 
 
 class Family(Switchable):
@@ -209,8 +212,8 @@ class Family(Switchable):
             SfscError: the folder cannot be written; what it held is unharmed.
         """
         description = {**self.spec.describe(), "fingerprint": self.fingerprint}
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        write_atomic(Path(folder) / FAMILY_FILE, safetensors.torch.save(tensors, as_metadata(description)))
+        metadata = {**as_metadata(description), STRUCTURE: structure_to_text(self.structure)}
+        write_tensors(Path(folder) / FAMILY_FILE, self.state_dict(), metadata)
         write_json(Path(folder) / DESCRIPTION_FILE, description)
 
     @classmethod
@@ -233,7 +236,7 @@ class Family(Switchable):
         values, described_in = of_metadata(Path(folder), metadata)
         spec, fingerprint = read_spec(values, described_in)
         check_code(spec.backbone, allow_code, described_in)
-        family = cls._built(spec, described_in)
+        family = cls._built(spec, described_in, (metadata or {}).get(STRUCTURE))
         try:
             family.load_state_dict(state)
         except RuntimeError as error:
@@ -243,12 +246,19 @@ class Family(Switchable):
         return family.eval()
 
     @classmethod
-    def _built(cls, spec: FamilySpec, path: Path) -> Family:
-        """The family that the file at `path` describes, with random weights."""
+    def _built(cls, spec: FamilySpec, path: Path, stored: str | None) -> Family:
+        """Build the family that the file at `path` describes, with random weights.
+
+        Earlier versions did not store the structure; it is then read off the network's graph again.
+        """
         try:
             with no_larger_than(path.with_name(FAMILY_FILE).stat().st_size):
                 network = _new_network(spec)
-            return cls(spec, network, _analyse(spec, network, spec.widths.narrow[:1]))
+            if stored is None:
+                structure = _analyse(spec, network, spec.widths.narrow[:1])
+            else:
+                structure = structure_from_text(stored, network)
+            return cls(spec, network, structure)
         except SfscError:
             raise
         except Exception as error:  # packages raise what they like at a configuration that nobody tried

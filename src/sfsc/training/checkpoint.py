@@ -15,7 +15,7 @@ from sfsc.errors import SfscError, first_line
 from sfsc.family.family import Family
 from sfsc.files.json_text import parse_json
 from sfsc.files.schema import conform
-from sfsc.files.writing import replacing
+from sfsc.files.tensors import write_tensors
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
 FORMAT = 1  # what a checkpoint is of that does not say it
@@ -76,18 +76,8 @@ def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
     tensors |= {f"classifier.{index}": tensor for index, tensor in enumerate(state.classifiers)}
     for index, values in state.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": torch.as_tensor(value) for key, value in values.items()}
-    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    data = safetensors.torch.save(
-        contiguous, metadata={"format": json.dumps(FORMAT), "step": json.dumps(step)}
-    )
-    # Names in its header come in any order, and two runs of one command are to write the same file.
-    size = int.from_bytes(data[:8], "little")
-    header = json.loads(data[8 : 8 + size])
-    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    with replacing(run / CHECKPOINT_FILE) as file:
-        file.write(data[:8] + text.ljust(size))
-        file.write(memoryview(data)[8 + size :])
+    metadata = {"format": json.dumps(FORMAT), "step": json.dumps(step)}
+    write_tensors(run / CHECKPOINT_FILE, tensors, metadata)
 
 
 def read_checkpoint(run: Path) -> Checkpoint | None:
