@@ -12,8 +12,9 @@ demo: $(RUN)/evaluation.json $(RUN)/.indexed
 	$(BIN)/sfsc search $(RUN) $(QUERY) --width 0.25 --gallery $(GALLERY) --top 10 --picture $(RUN)/search.png
 	$(BIN)/sfsc report $(RUN)
 
+# Each file's tests run in one process, and the processes side by side.
 test: .venv/.installed
-	$(BIN)/pytest
+	$(BIN)/pytest -n auto --dist loadfile
 
 lint: .venv/.installed
 	$(BIN)/ruff check .

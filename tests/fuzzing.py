@@ -33,6 +33,7 @@ from sfsc.report.html import write_report
 from sfsc.runs.log import read_log
 from sfsc.runs.paths import started_in
 from sfsc.runs.results import own_dataset, read_result
+from sfsc.switchable.stored import structure_from_text, structure_to_text
 from sfsc.training.checkpoint import read_checkpoint
 from sfsc.training.config import Config, read_config, read_settings
 
@@ -103,6 +104,11 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "image": Parser(lambda data, _: decode_bytes(data, "image", (8, 8), MEMORY), images),
         "conditions": Parser(lambda data, _: parse_conditions([text_of(data)]), CONDITIONS),
         "json": Parser(lambda data, _: parse_json(data), [described, values(result())], (ValueError,)),
+        "structure": Parser(
+            lambda data, _: structure_from_text(text_of(data), family.network),
+            [structure_to_text(family.structure).encode()],
+            (ValueError,),
+        ),
         "family": in_file(
             "family.json", lambda path: read_spec(read_json(path), path), [described, values(old_family())]
         ),

@@ -62,6 +62,13 @@ def finished(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+def test_several_threads_begin_as_one_does(finished: Path, shapes: str, tmp_path: Path) -> None:
+    subprocess.run(command(shapes, tmp_path / "run"), env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True)
+    assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
+    first, other = (json.loads((run / "log.jsonl").open().readline()) for run in (finished, tmp_path / "run"))
+    assert other["loss"] == pytest.approx(first["loss"], rel=0.01)
+
+
 def test_the_run_folder_tells_what_was_done(finished: Path, shapes: str) -> None:
     config = json.loads((finished / "config.json").read_text())
     assert config["dataset"] == shapes
