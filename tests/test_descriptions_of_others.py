@@ -162,7 +162,6 @@ def test_endless_files_are_not_read(run: Path, shapes: str, name: str, command: 
             )
             for sizes in ({"hidden_sizes": [40_000] * 4}, {"depths": [10**8] * 4, "hidden_sizes": [1] * 4})
         ),
-        ({"fingerprint": 5}, "fingerprint is not a text"),
     ],
 )
 def test_a_description_of_no_family_is_refused(
