@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -265,7 +264,7 @@ def test_embeddings_are_shortened_where_they_are_made(
     np.testing.assert_allclose(row["embedding"], nested.embed_pixels(pixels, 1.0, 8)[0], atol=1e-5)
     batch = {"index": np.arange(1), "path": np.array([row["path"]])}
     for dimension in (None, 4):
-        actor = sfsc.embedding.engines.Actor(os.getcwd(), str(tmp_path / "run"), 1.0, dimension, None)
+        actor = sfsc.embedding.engines.Actor(str(Path.cwd()), str(tmp_path / "run"), 1.0, dimension, None)
         expected = nested.embed_pixels(pixels, 1.0, dimension)
         np.testing.assert_allclose(actor(batch)["embedding"], expected, atol=1e-5)
     for refused in (
@@ -280,7 +279,7 @@ def test_embeddings_are_shortened_where_they_are_made(
 
 def test_an_actor_names_what_it_cannot_read(family: Family, folder: Path, tmp_path: Path) -> None:
     family.save(tmp_path / "run")
-    actor = sfsc.embedding.engines.Actor(os.getcwd(), str(tmp_path / "run"), 0.5, None, None)
+    actor = sfsc.embedding.engines.Actor(str(Path.cwd()), str(tmp_path / "run"), 0.5, None, None)
     batch = actor({"index": np.arange(2), "path": np.array([str(folder / "x.png"), str(folder / "1.png")])})
     assert batch["error"][0]
     assert batch["error"][1] == ""
