@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
@@ -72,34 +72,10 @@ def index(
 
     Images that cannot be read are skipped and named; the exit code is then 1.
     """
-    from sfsc.embedding.engines import make_engine
-    from sfsc.embedding.model import open_model
-    from sfsc.gallery import Gallery
-    from sfsc.gallery.attributes import read_attributes
-    from sfsc.gallery.indexing import index as run_index
-    from sfsc.gallery.indexing import upgrade as run_upgrade
-
     if (images is None) != upgrade:
         raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
-    opened_model = open_model(model, allow_code)
-    width = opened_model.widest if width is None else width
-    embed_by = make_engine(engine, model, opened_model, width, workers, dim, allow_code)
-    said = read_attributes(attributes) if attributes else None
-    opened = Gallery.open(gallery, create=not upgrade)
-    if images is None:
-        corrupt = run_upgrade(opened_model, opened, width, engine=embed_by)
-    else:
-        corrupt = run_index(
-            *(opened_model, images, opened, width),
-            form=form,
-            attributes=said,
-            resume=resume,
-            engine=embed_by,
-            dimension=dim,
-        )
-    info = opened.info()
-    print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
-    _name_skipped(corrupt)
+    how = _Embedding(model, width, dim, engine, workers, allow_code)
+    _write_gallery(how, gallery, images, form, attributes, resume)
 
 
 @app.command()
@@ -127,13 +103,8 @@ def embed(
     if (out is None) == (gallery is None):
         raise SfscError("say where the embeddings go: --out or --gallery")
     if gallery is not None:
-        index(
-            *(model, gallery, images, width, dim),
-            resume=True,
-            engine=engine,
-            workers=workers,
-            allow_code=allow_code,
-        )
+        how = _Embedding(model, width, dim, engine, workers, allow_code)
+        _write_gallery(how, gallery, images, resume=True)
         return
     assert out is not None
     opened = open_model(model, allow_code)
@@ -141,6 +112,56 @@ def embed(
     embed_by = make_engine(engine, model, opened, width, workers, dim, allow_code)
     corrupt = run_embedding(images, out, embed_by, width)
     print(f"embeddings: {out}")
+    _name_skipped(corrupt)
+
+
+class _Embedding(NamedTuple):
+    """How images are to be embedded, as the options say."""
+
+    model: Path
+    width: float | None
+    dimension: int | None
+    engine: str
+    workers: int
+    allow_code: str | None
+
+
+def _write_gallery(
+    how: _Embedding,
+    gallery: str,
+    images: str | None,
+    form: str = "float32",
+    attributes: Path | None = None,
+    resume: bool = False,
+) -> None:
+    """Index images; without any, embed again what narrower sub-models wrote."""
+    from sfsc.embedding.engines import make_engine
+    from sfsc.embedding.model import open_model
+    from sfsc.gallery import Gallery
+    from sfsc.gallery.attributes import read_attributes
+    from sfsc.gallery.indexing import index, upgrade
+
+    model = open_model(how.model, how.allow_code)
+    width = model.widest if how.width is None else how.width
+    engine = make_engine(how.engine, how.model, model, width, how.workers, how.dimension, how.allow_code)
+    table = read_attributes(attributes) if attributes else None
+    opened = Gallery.open(gallery, create=images is not None)
+    if images is None:
+        corrupt = upgrade(model, opened, width, engine=engine)
+    else:
+        corrupt = index(
+            model,
+            images,
+            opened,
+            width,
+            form=form,
+            attributes=table,
+            resume=resume,
+            engine=engine,
+            dimension=how.dimension,
+        )
+    info = opened.info()
+    print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
     _name_skipped(corrupt)
 
 

@@ -29,6 +29,8 @@ SUFFIXES = (".onnx", ".pt2")
 OUTPUT = "embeddings"
 LEAST_COSINE = 0.9999  # of a file's embedding with that of the sub-model that it was made from
 BATCHES = (1, 7)  # in which they are compared
+
+Made = tuple[bytes, Exported]  # a file's content, and what it says of itself
 CALIBRATING, FEWEST_CALIBRATING = 512, 32  # images that int8 is made with
 
 
@@ -102,31 +104,20 @@ def export(
         family.check_dimension(dimension)
     submodel = cast(Embedder, family.submodel(width))
     exported = Exported(
-        *(family.fingerprint, width, dimension or family.dimension, family.image_size),
-        *("int8" if int8 else "float32", version("sfsc")),
+        fingerprint=family.fingerprint,
+        width=width,
+        dimension=dimension or family.dimension,
+        image_size=family.image_size,
+        form="int8" if int8 else "float32",
+        version=version("sfsc"),
         dimensions=family.dimensions,
         parameters=family.parameter_count(width),
         multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
     )
     graph = Graph(submodel, family.image_size[1], dimension).eval()
     pixels = _spread(images, family.image_size, used)
-    if out.suffix == ".pt2":
-        data = _to_pt2(graph, exported, pixels, out)
-    else:
-        data = _to_onnx(graph, exported)
-        if int8:
-            from sfsc.deploy.float_layers import quantise
-
-            with _quiet():
-                data, kept = quantise(data, pixels, out)
-            exported = replace(exported, float_layers=kept)
-            data = _described(data, exported)
-        from sfsc.deploy.slimming import slim
-
-        data = slim(data)
-        model = ExportedModel.of(data, out)
-        if not int8:
-            _compare(graph, model.embed_pixels, pixels, out)
+    to_bytes = _to_pt2 if out.suffix == ".pt2" else _to_int8_onnx if int8 else _to_float_onnx
+    data, exported = to_bytes(graph, exported, pixels, out)
     write_atomic(out, data)
     return exported
 
@@ -135,6 +126,28 @@ def _spread(images: Sequence[str], size: tuple[int, int], count: int) -> np.ndar
     """(n, height, width, 3) uint8, of images from all over the list."""
     chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
     return np.stack([decode(images[place], size) for place in chosen])
+
+
+def _to_float_onnx(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> Made:
+    from sfsc.deploy.slimming import slim
+
+    data = slim(_to_onnx(graph, exported))
+    _compare(graph, ExportedModel.of(data, out).embed_pixels, pixels, out)
+    return data, exported
+
+
+def _to_int8_onnx(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> Made:
+    """Quantise the model; `quantise` compares it with the sub-model itself."""
+    data = _to_onnx(graph, exported)
+    from sfsc.deploy.float_layers import quantise
+    from sfsc.deploy.slimming import slim
+
+    with _quiet():
+        data, kept = quantise(data, pixels, out)
+    exported = replace(exported, float_layers=kept)
+    data = slim(_described(data, exported))
+    ExportedModel.of(data, out)  # raises where onnxruntime cannot run it
+    return data, exported
 
 
 def _to_onnx(graph: Graph, exported: Exported) -> bytes:
@@ -170,14 +183,14 @@ def _described(data: bytes, exported: Exported) -> bytes:
     return described
 
 
-def _to_pt2(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> bytes:
+def _to_pt2(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> Made:
     batch = torch.export.Dim("batch")
     program = torch.export.export(graph, (torch.from_numpy(pixels[:2]),), dynamic_shapes=({0: batch},))
     file = io.BytesIO()
     torch.export.save(program, file, extra_files={f"{PROPERTY}.json": exported.to_text()})
     module = torch.export.load(io.BytesIO(file.getvalue())).module()
     _compare(graph, lambda images: module(torch.from_numpy(images)).detach().numpy(), pixels, out)
-    return file.getvalue()
+    return file.getvalue(), exported
 
 
 @torch.inference_mode()

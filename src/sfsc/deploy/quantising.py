@@ -57,7 +57,9 @@ class Quantiser:
         """
         target, ranges = Path(self._folder.name, "int8.onnx"), Path(self._folder.name, "ranges.json")
         quantize_static(
-            *(self._source, target, _Images(self._pixels)),
+            self._source,
+            target,
+            _Images(self._pixels),
             quant_format=QuantFormat.QDQ,
             per_channel=True,
             weight_type=QuantType.QInt8,

@@ -17,6 +17,7 @@ from sfsc.backbones.sources import code_of
 from sfsc.data.listing import TESTS, Listing
 from sfsc.data.sources import Dataset, open_dataset
 from sfsc.embedding.image_set import ImageSet, embed_all
+from sfsc.embedding.model import same_space
 from sfsc.errors import SfscError
 from sfsc.evaluation.evaluate import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
 from sfsc.family.family import Family
@@ -216,7 +217,7 @@ def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
         result, images = read_result(folder / EVALUATION_FILE), Listing.of(dataset).digest(TESTS)
         source = location.found(result["dataset"], folder)
         if not (
-            result["fingerprint"].startswith(family.fingerprint)
+            same_space(result["fingerprint"], family.fingerprint)
             and location.same(source, location.absolute(dataset.source))
             and result.get("images", images) == images  # earlier evaluations do not say
         ):

@@ -130,7 +130,9 @@ def evaluate_images(
     matrix = compatibility_matrix(
         {key: embedded[key] for key in tested},
         {key: found[key] for key in tested},
-        *(query, gallery, exported),
+        query=query,
+        gallery=gallery,
+        exported=exported,
     )
     whole = matrix.family().metrics["mAP"]
     return Evaluation(

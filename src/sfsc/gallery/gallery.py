@@ -255,9 +255,14 @@ class Gallery(AbstractContextManager["Gallery"]):
             widths.update(columns["width"])
             forms.update(columns["form"])
         return GalleryInfo(
-            *(widths.total(), description.dimension, description.fingerprint),
-            *(dict(sorted(widths.items())), dict(sorted(forms.items())), dict(description.attributes)),
-            *(description.dimensions, tuple(self._store.duplicates())),
+            rows=widths.total(),
+            dimension=description.dimension,
+            fingerprint=description.fingerprint,
+            rows_by_width=dict(sorted(widths.items())),
+            rows_by_form=dict(sorted(forms.items())),
+            attributes=dict(description.attributes),
+            dimensions=description.dimensions,
+            duplicates=tuple(self._store.duplicates()),
         )
 
     def __len__(self) -> int:

@@ -111,8 +111,11 @@ class Description:
             if values["format"] > FORMAT:
                 raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade to read it")
             description = cls(
-                *(values["dimension"], values["fingerprint"], dict(values["attributes"]), values["format"]),
-                tuple(values.get("dimensions", ())),
+                dimension=values["dimension"],
+                fingerprint=values["fingerprint"],
+                attributes=dict(values["attributes"]),
+                format=values["format"],
+                dimensions=tuple(values.get("dimensions", ())),
             )
             description.fingerprint.encode()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
