@@ -1,0 +1,3 @@
+"""The family, its exported files and its images, as the tests of `deploy` make them."""
+
+from tests.deploy.conftest import family, files, images  # noqa: F401
