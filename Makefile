@@ -6,7 +6,7 @@ DATA := data/emoji
 GALLERY := $(RUN)/gallery
 QUERY := $(DATA)/images/twemoji/1f43c.png
 
-.PHONY: demo test lint format benchmarks lock clean
+.PHONY: demo test lint format benchmarks docs lock clean
 
 demo: $(RUN)/evaluation.json $(RUN)/.indexed
 	$(BIN)/sfsc search $(RUN) $(QUERY) --width 0.25 --gallery $(GALLERY) --top 10 --picture $(RUN)/search.png
@@ -40,21 +40,38 @@ LOCKED := $(BIN)/python -m pip install --quiet --require-hashes --only-binary :a
 	$(BIN)/python -m pip install --quiet --no-deps --no-build-isolation --editable .
 	touch $@
 
+# The site has an environment of its own: it reads the sources and imports nothing. build/docs leads to what the
+# site is made of, as it lies here, so that links between documents are the same on the site and in a checkout.
+DOCS := build/docs-env/bin
+docs: build/docs-env/.installed
+	mkdir -p build/docs
+	ln -sfn $(addprefix ../../,README.md CONTRIBUTING.md CHANGELOG.md docs examples) build/docs
+	PATH="$(CURDIR)/$(DOCS):$$PATH" NO_MKDOCS_2_WARNING=1 $(DOCS)/mkdocs build --strict
+	@echo 'the site: build/site/index.html'
+
+build/docs-env/.installed: requirements/docs.txt
+	$(PYTHON) -m venv --clear build/docs-env
+	$(DOCS)/python -m pip install --quiet --require-hashes --only-binary :all: --no-deps --requirement $<
+	touch $@
+
 # Resolve again within pyproject.toml's ranges for all platforms, and write the versions to constraints.txt and
 # the hashes to requirements/. torch keeps its version; run this where pip finds the CPU build of it.
 TORCH := $(shell grep '^torch==' constraints.txt)
 LOCK := build/lock/bin/python -m
-RESOLVE := $(LOCK) uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate --extra dev
+RESOLVE := $(LOCK) uv pip compile --quiet --universal --python-version 3.11 --no-header --no-annotate
+DOCS_EXTRA := import tomllib; \
+  print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")
 lock:
 	rm -rf build/lock && $(PYTHON) -m venv build/lock
 	$(LOCK) pip install --quiet uv==0.13.9
 	echo '$(TORCH)' > build/lock/torch.txt
-	$(RESOLVE) --upgrade --constraint build/lock/torch.txt --output-file constraints.txt pyproject.toml
-	$(RESOLVE) --generate-hashes --constraint constraints.txt --output-file build/lock/all.txt pyproject.toml
+	$(RESOLVE) --extra dev --upgrade --constraint build/lock/torch.txt --output-file constraints.txt pyproject.toml
+	$(RESOLVE) --extra dev --generate-hashes --constraint constraints.txt --output-file build/lock/all.txt pyproject.toml
 	awk '/^[a-z]/ { out = "requirements/" (/^(nvidia|cuda)-|^(torch|triton)==/ ? "torch" : "dev") ".txt" } \
 	  { print > out }' build/lock/all.txt
 	$(LOCK) pip download --quiet --no-deps --dest build/lock '$(TORCH)+cpu'
 	echo "$(TORCH)+cpu $$($(LOCK) pip hash build/lock/torch-*.whl | tail -1)" > requirements/cpu.txt
+	$(PYTHON) -c '$(DOCS_EXTRA)' | $(RESOLVE) --upgrade --generate-hashes --output-file requirements/docs.txt -
 
 $(DATA)/emoji.csv: | .venv/.installed
 	$(BIN)/sfsc data emoji --out $(DATA)

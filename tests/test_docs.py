@@ -37,8 +37,11 @@ GUIDES = [
 ]
 DOCUMENTS = [
     *GUIDES,
-    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "results", "research", "security")),
-    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/browser/README.md")),
+    *(ROOT / "docs" / f"{name}.md" for name in ("benchmarks", "pictures", "results", "research", "security")),
+    *sorted((ROOT / "docs" / "api").glob("*.md")),
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")),
+    *sorted((ROOT / "examples").glob("*/README.md")),
+    ROOT / "examples" / "README.md",
 ]
 IMAGE = re.compile(r"data/emoji/images/([\w-]+)/([\w-]+)\.png")
 VENDORS = ["noto", "openmoji", "fxemoji"]
@@ -246,7 +249,7 @@ def test_a_wrong_command_would_be_noticed() -> None:
             parse(typer.main.get_command(app), words)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_links_lead_somewhere(document: Path) -> None:
     prose = re.sub(r"^```.*?^```$", "", document.read_text(), flags=re.MULTILINE | re.DOTALL)
     for target in re.findall(r"\]\(([^)\s]+)\)", prose):

@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import pkgutil
 import subprocess
 import sys
 
 import pytest
+import typer
 
 import sfsc
+from sfsc._moved import MOVED
+from sfsc.cli import app
 
 HEAVY = ["torch", "kornia", "lance", "pyarrow", "cv2", "matplotlib", "pydantic", "numpy"]
 EXTRAS = ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2", "lance", "pyarrow"]
+# What a platform without torch uses, and what a gallery is written and searched by.
+TORCH_FREE = (
+    *("CompatibilityMatrix", "Condition", "Dataset", "ExportedModel", "Gallery", "Hit", "Limits", "Model"),
+    *("Profile", "SfscError", "Widths", "choose", "embed", "index", "make_engine", "open_dataset"),
+    *("open_model", "profile", "search", "upgrade"),
+)
 BLOCK = f"""
 import sys
 class Absent:
@@ -58,6 +68,24 @@ def test_the_base_install_needs_no_extra() -> None:
     modules = "sfsc.data, sfsc.retrieval, sfsc.gallery, sfsc.report.ranked_list, sfsc.widths, sfsc.cli"
     done = python(f"{BLOCK}\nimport {modules}\nprint('torch' in sys.modules)")
     assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_what_a_platform_uses_needs_no_extra() -> None:
+    done = python(f"{BLOCK}\nfrom sfsc import {', '.join(TORCH_FREE)}\nprint('torch' in sys.modules)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_no_public_name_hides_a_module() -> None:
+    modules = {module.name for module in pkgutil.iter_modules(sfsc.__path__)}
+    former = {name.split(".")[1] for name in MOVED}
+    assert not {*sfsc.__all__} & (modules | former)
+
+
+def test_what_commands_do_is_public() -> None:
+    commands = {one.name for one in typer.main.get_command(app).commands.values()}  # type: ignore[attr-defined]
+    called = {"ablate": "compare", "report": "write_report", "serve": "create_app", "gallery": "Gallery"}
+    expected = {called.get(name, name) for name in commands - {"data"}}
+    assert expected <= {*sfsc.__all__}
 
 
 @pytest.mark.parametrize(

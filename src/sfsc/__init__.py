@@ -13,6 +13,13 @@ from sfsc import _moved
 if TYPE_CHECKING:
     from sfsc.data.dataset import Dataset
     from sfsc.data.sources import open_dataset
+    from sfsc.deploy.choosing import Limits, choose
+    from sfsc.deploy.exporting import export
+    from sfsc.deploy.profiling import Profile, profile
+    from sfsc.embedding.engines import make_engine
+    from sfsc.embedding.exported import ExportedModel
+    from sfsc.embedding.files import embed
+    from sfsc.embedding.model import Model, open_model
     from sfsc.errors import SfscError
     from sfsc.evaluation.compare import Comparison, compare
     from sfsc.evaluation.evaluate import Evaluation, evaluate
@@ -23,6 +30,7 @@ if TYPE_CHECKING:
     from sfsc.report.comparison import write_comparison
     from sfsc.report.html import write_report
     from sfsc.retrieval.matrix import CompatibilityMatrix
+    from sfsc.serving import create_app
     from sfsc.switchable.inspection import Inspection, inspect
     from sfsc.switchable.network import Switchable, to_switchable
     from sfsc.training.calibrate import CalibrationReport, calibrate
@@ -39,19 +47,30 @@ __all__ = [
     "Config",
     "Dataset",
     "Evaluation",
+    "ExportedModel",
     "Family",
     "Gallery",
     "Hit",
     "Inspection",
+    "Limits",
+    "Model",
+    "Profile",
     "SfscError",
     "Switchable",
     "Widths",
     "calibrate",
+    "choose",
     "compare",
+    "create_app",
+    "embed",
     "evaluate",
+    "export",
     "index",
     "inspect",
+    "make_engine",
     "open_dataset",
+    "open_model",
+    "profile",
     "recalibrate",
     "search",
     "to_switchable",
@@ -69,19 +88,30 @@ _HOMES = {
     "Config": "sfsc.training.config",
     "Dataset": "sfsc.data.dataset",
     "Evaluation": "sfsc.evaluation.evaluate",
+    "ExportedModel": "sfsc.embedding.exported",
     "Family": "sfsc.family.family",
     "Gallery": "sfsc.gallery",
     "Hit": "sfsc.gallery",
     "Inspection": "sfsc.switchable.inspection",
+    "Limits": "sfsc.deploy.choosing",
+    "Model": "sfsc.embedding.model",
+    "Profile": "sfsc.deploy.profiling",
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.network",
     "Widths": "sfsc.widths",
     "calibrate": "sfsc.training.calibrate",
+    "choose": "sfsc.deploy.choosing",
     "compare": "sfsc.evaluation.compare",
+    "create_app": "sfsc.serving",
+    "embed": "sfsc.embedding.files",
     "evaluate": "sfsc.evaluation.evaluate",
+    "export": "sfsc.deploy.exporting",
     "index": "sfsc.gallery.indexing",
-    "open_dataset": "sfsc.data.sources",
     "inspect": "sfsc.switchable.inspection",
+    "make_engine": "sfsc.embedding.engines",
+    "open_dataset": "sfsc.data.sources",
+    "open_model": "sfsc.embedding.model",
+    "profile": "sfsc.deploy.profiling",
     "recalibrate": "sfsc.training.norm_statistics",
     "search": "sfsc.gallery.searching",
     "to_switchable": "sfsc.switchable.network",

@@ -1,0 +1,1 @@
+"""Dense networks made switchable: one network whose nested sub-networks share its weights."""
