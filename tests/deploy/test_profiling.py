@@ -160,7 +160,7 @@ def test_what_a_phone_cannot_measure_is_named(run: Path, found: Profile, tmp_pat
     shutil.copytree(run / "export", phone / "export")
     with pytest.raises(SfscError, match=r"0\.5\.onnx is not of the family of .*phone: run `sfsc export"):
         profile(phone, seconds=0)
-    with pytest.raises(SfscError, match="'magic:x' is no dataset"):
+    with pytest.raises(SfscError, match="'magic:x' is not a data set"):
         profile(run, "magic:x", seconds=0)
 
 
