@@ -228,7 +228,7 @@ def test_rows_of_all_forms_are_searched_together(
 
 
 def test_an_unknown_form_is_refused(gallery: Gallery) -> None:
-    with pytest.raises(SfscError, match="unknown numeric form 'int4'; there are float32, float16, int8"):
+    with pytest.raises(SfscError, match="unknown numeric form 'int4'; choose one of float32, float16, int8"):
         add(gallery, embeddings(1), ["new"], form="int4")
 
 

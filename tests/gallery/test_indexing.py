@@ -243,7 +243,7 @@ def test_ray_embeds_as_this_process_does(family: Family, folder: Path, tmp_path:
 def test_an_unknown_engine_and_a_missing_one_are_refused(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SfscError, match="unknown engine 'spark'; there are local, ray"):
+    with pytest.raises(SfscError, match="unknown engine 'spark'; choose one of local, ray"):
         make_engine("spark", tmp_path, family, 0.5, 2)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SfscError, match=r"pip install 'sfsc\[ray\]'"):

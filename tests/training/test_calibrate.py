@@ -107,7 +107,7 @@ def test_a_run_is_calibrated_into_another(run: Path, tmp_path: Path) -> None:
     assert set(report.after) == {0.25, 0.5}
     assert (run / "family.safetensors").read_bytes() == before
     assert Family.load(out).spec.calibrated
-    for folder, reason in ((out, "already holds a run"), (tmp_path / "twice", "calibrated already")):
+    for folder, reason in ((out, "already contains a run"), (tmp_path / "twice", "calibrated already")):
         with pytest.raises(SfscError, match=reason):
             calibrate(out, folder, workers=0)
     with pytest.raises(SfscError, match=r"is calibrated.*recalibrate the run before"):

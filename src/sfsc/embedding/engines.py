@@ -55,7 +55,7 @@ def make_engine(
         return local_engine(model, width, workers, dimension)
     if name == "ray":
         return ray_engine(source, width, max(1, workers), dimension, allow_code)
-    raise SfscError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
+    raise SfscError(f"unknown engine {name!r}; choose one of {', '.join(ENGINES)}")
 
 
 def local_engine(model: Model, width: float, workers: int, dimension: int | None = None) -> Engine:

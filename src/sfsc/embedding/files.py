@@ -75,7 +75,7 @@ def _write_parts(out: Path, paths: Sequence[str], engine: Engine, width: float) 
     there = parts.paths()
     left = [path for path in paths if path not in there]
     corrupt: list[CorruptImage] = []
-    with going_on("the same command goes on"):
+    with going_on("run the same command again to continue"):
         for embedded in in_parts(engine(left)) if left else ():
             corrupt += embedded.corrupt
             with held():

@@ -43,7 +43,7 @@ TARGET = {
     "target images": "target/fitted",
 }
 
-GOING_ON = "the same command goes on"
+GOING_ON = "run the same command again to continue"
 
 Settings = Mapping[str, Any]
 

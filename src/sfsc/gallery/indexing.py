@@ -79,7 +79,7 @@ def index(
         there = {*gallery.column("path", [f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
-    with going_on("the same command goes on" if resume else "go on with --resume"):
+    with going_on("run the same command again to continue" if resume else "continue with --resume"):
         return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
 
 
@@ -114,7 +114,7 @@ def upgrade(
                 {**row, "attributes": {name: row[name] for name in info.attributes}}
                 for row in gallery.rows([f"width={narrow!r}", f"form={form}"])
             ]
-            with going_on("the same command goes on"):
+            with going_on("run the same command again to continue"):
                 corrupt += _write(model, gallery, rows, width, form, engine)
     return corrupt
 
