@@ -406,7 +406,7 @@ class TestDimensions:
             )
             assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
         message = refusal(sfsc("index", nested, shapes, "--gallery", large, "--dim", 8, "--workers", 0))
-        assert f"gallery {large} has rows of 16 dimensions, these embeddings 8" in message
+        assert f"gallery {large} has rows of 16 dimensions, but the embeddings have 8" in message
         succeed("embed", nested, shapes, "--out", tmp_path / "v.npy", "--dim", 4, "--workers", 0)
         assert np.load(tmp_path / "v.npy").shape == (TEST_IMAGES, 4)
         succeed("embed", nested, shapes, "--gallery", tmp_path / "tiny", "--dim", 4, "--workers", 0)
@@ -556,7 +556,10 @@ def places(
         ("search {run} {bad}/corrupt.png --gallery {gallery}", "{bad}/corrupt.png: the file is truncated"),
         ("search {run} {image} --gallery {gallery} --picture {bad}/file/x.png", "{bad}/file/x.png"),
         ("search {run} {image} --gallery {gallery} --where size=1", "the gallery has no column 'size'"),
-        ("search {run} {image} --gallery {gallery} --where size", "a condition is COLUMN=VALUE"),
+        (
+            "search {run} {image} --gallery {gallery} --where size",
+            "a condition must have the form COLUMN=VALUE",
+        ),
         ("search {run} {image} --gallery milvus://127.0.0.1:1/rows", "milvus://127.0.0.1:1/rows cannot be"),
         ("search {run} {image} --gallery milvus://nowhere", "names no gallery: milvus://HOST:PORT/NAME"),
         ("index {run} --gallery {new}", "give IMAGES to index, or --upgrade"),

@@ -85,7 +85,7 @@ def test_phones_and_servers_of_other_dimensions_search_one_gallery(
         hit = search(model, path, gallery, 0.25, top=1)[0]
         assert hit.score == pytest.approx(1, abs=1e-5)
         assert np.array_equal(decode(hit.path, None), decode(path, None))
-    with pytest.raises(SfscError, match="has rows of 16 dimensions, these embeddings 8"):
+    with pytest.raises(SfscError, match="has rows of 16 dimensions, but the embeddings have 8"):
         index(phone, shapes, large, 0.25, 0)
 
 
@@ -185,7 +185,7 @@ def test_a_gallery_knows_its_family(
     other = open_model(changed(files / "narrow-int8.onnx", tmp_path / "other.onnx", fingerprint="0123"))
     gallery = Gallery.open(tmp_path / "gallery", create=True)
     index(family, shapes, gallery, 1.0, 0)
-    refused = f"belongs to the family {family.fingerprint}, these embeddings to 0123"
+    refused = f"belongs to the family {family.fingerprint}, but the embeddings belong to 0123"
     with pytest.raises(SfscError, match=refused):
         search(other, images[0], gallery, 0.25)
     with pytest.raises(SfscError, match=refused):

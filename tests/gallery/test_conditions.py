@@ -39,7 +39,7 @@ def test_a_text_becomes_a_condition(text: str, expected: Condition) -> None:
 
 @pytest.mark.parametrize("text", ["", "camera", "=2", '""=2', "camera~2", '"camera"'])
 def test_what_is_no_condition_is_refused(text: str) -> None:
-    with pytest.raises(SfscError, match="a condition is COLUMN=VALUE"):
+    with pytest.raises(SfscError, match="a condition must have the form COLUMN=VALUE"):
         Condition.parse(text)
 
 

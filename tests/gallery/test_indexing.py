@@ -274,7 +274,7 @@ def test_embeddings_are_shortened_where_they_are_made(
     ):
         with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
             refused()
-    with pytest.raises(SfscError, match="has rows of 8 dimensions, these embeddings 4"):
+    with pytest.raises(SfscError, match="has rows of 8 dimensions, but the embeddings have 4"):
         index(nested, folder, gallery, 0.5, 0, dimension=4)
 
 
