@@ -82,7 +82,7 @@ def test_the_kind_of_values(values: list[Any], kind: str | None) -> None:
 
 @pytest.mark.parametrize("values", [[True, 1], ["a", 1.0], [[1], [2]]])
 def test_values_of_several_kinds_are_refused(values: list[Any]) -> None:
-    with pytest.raises(SfscError, match="column price holds "):
+    with pytest.raises(SfscError, match="column price contains "):
         kind_of(values, "price")
 
 

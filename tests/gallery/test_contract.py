@@ -260,11 +260,11 @@ def test_another_family_is_refused(gallery: Gallery, address: str) -> None:
         (embeddings(2), ["a", "b"], {"cameras": ["1"]}, "2 embeddings, but 1 values of camera"),
         (embeddings(2)[:, 1:], ["a", "b"], {}, "has 16 dimensions, but the embeddings have 15"),
         (embeddings(2)[0], ["a"], {}, r"must have shape \(N, dim\)"),
-        (embeddings(2) * np.nan, ["a", "b"], {}, "hold NaN"),
+        (embeddings(2) * np.nan, ["a", "b"], {}, "contain NaN"),
         (embeddings(2) * 0, ["a", "b"], {}, "row of zeros"),
         (embeddings(2), ["a", "b"], {"attributes": {"price": [1]}}, "2 embeddings, but 1 values of price"),
-        (embeddings(2), ["a", "b"], {"attributes": {"price": ["a", 1]}}, "column price holds int, str"),
-        (embeddings(2), ["a", "b"], {"attributes": {"price": [b"", b""]}}, "column price holds bytes"),
+        (embeddings(2), ["a", "b"], {"attributes": {"price": ["a", 1]}}, "column price contains int, str"),
+        (embeddings(2), ["a", "b"], {"attributes": {"price": [b"", b""]}}, "column price contains bytes"),
         (embeddings(2), ["a", "b"], {"attributes": {"width": [1, 1]}}, "cannot be named 'width'"),
         (embeddings(2), ["a", "b"], {"attributes": {"": [1, 1]}}, "cannot be named ''"),
         (embeddings(2), ["a", "b"], {"attributes": {"a\n": [1, 1]}}, "cannot be named"),
@@ -282,7 +282,7 @@ def test_another_family_is_refused(gallery: Gallery, address: str) -> None:
             {"attributes": {"n": [1, 2**63]}},
             "an integer that does not fit in 64 bits",
         ),
-        (embeddings(2), ["a", "b"], {"attributes": {"n": [1.5, 2**54]}}, "column n holds numbers, and no"),
+        (embeddings(2), ["a", "b"], {"attributes": {"n": [1.5, 2**54]}}, "column n contains float64 numbers"),
         (embeddings(2), ["a", "\ud800"], {}, "column id has a value that is not Unicode text"),
         (embeddings(2), ["a", None], {}, "every row needs a text as its id"),
         (
@@ -388,7 +388,7 @@ def test_what_is_not_finite_is_no_value(opener: Opener) -> None:
 
 
 def test_queries_that_do_not_fit_are_refused(gallery: Gallery) -> None:
-    with pytest.raises(SfscError, match="hold NaN"):
+    with pytest.raises(SfscError, match="contain NaN"):
         gallery.search(embeddings(1) * np.nan, "f")
     with pytest.raises(SfscError, match="16 dimensions, but the embeddings have 15"):
         gallery.search(embeddings(1)[:, 1:], "f")

@@ -99,7 +99,7 @@ def test_mistakes_are_named() -> None:
         compatibility_matrix({}, {}, case.query, case.gallery)
     with pytest.raises(SfscError, match=r"gallery embeddings at width 0\.5 must have shape"):
         compatibility_matrix(queries, {0.5: gallery[0.5][:5]}, case.query, case.gallery)
-    with pytest.raises(SfscError, match=r"query embeddings at width 0\.5 hold NaN"):
+    with pytest.raises(SfscError, match=r"query embeddings at width 0\.5 contain NaN"):
         compatibility_matrix({0.5: queries[0.5] * np.nan}, gallery, case.query, case.gallery)
 
 
