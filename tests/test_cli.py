@@ -420,7 +420,7 @@ class TestDimensions:
         succeed("index", nested, shapes, "--gallery", tmp_path / "g", "--width", 0.5, "--workers", 0)
         rows = table_rows(succeed("search", file, image, "--gallery", tmp_path / "g", "--top", 1))
         assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
-        assert "the file makes embeddings of 4, 8 dimensions, not of 16" in refusal(
+        assert "the file supports dimensions 4, 8, not 16" in refusal(
             sfsc("search", file, image, "--gallery", tmp_path / "g", "--dim", 16)
         )
 
@@ -582,7 +582,7 @@ def places(
         ("export {run} --out {new}", "--out names one file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
         ("export {run} --int8 --images {bad}/empty", "holds no images"),
-        ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file with"),
+        ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file"),
         ("export {bad}/away --int8 --width 1", "{bad}/gone"),
         ("evaluate {run} --with {bad}/none.onnx", "cannot read {bad}/none.onnx: No such file"),
         ("evaluate {run} --with {bad}/corrupt.png", "{bad}/corrupt.png cannot be run by onnxruntime"),
@@ -591,7 +591,7 @@ def places(
         ("choose {bad}/empty", "{bad}/empty has no profile.json: run `sfsc profile {bad}/empty`"),
         ("choose {run} --latency 10", "'10' is not a number with one of the units s, ms, us"),
         ("choose {run} --memory 10ms", "'10ms' is not a number with one of the units GB, MB, kB, B"),
-        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file that"),
+        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file written"),
         ("gallery info {new}", "gallery {new} does not exist"),
         ("gallery delete {gallery}", "say which rows to delete"),
         ("gallery export {gallery} --out {bad}/file/x.parquet", "cannot write {bad}/file/x.parquet"),

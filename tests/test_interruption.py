@@ -101,7 +101,10 @@ def test_embed_keeps_parts_but_no_half_array(run: Path, shapes: str, tmp_path: P
     assert (code, said) == (130, ["stopped by SIGINT: run the same command again to continue"])
     assert parquet.read_table(tmp_path / "parts").num_rows == 2 * BATCH
     code, said = told(f"{EMBEDDED},3,SIGINT", "embed", run, shapes, "--out", tmp_path / "v.npy")
-    assert (code, said) == (130, ["stopped by SIGINT: nothing is written; parts of a folder would be kept"])
+    assert (code, said) == (
+        130,
+        ["stopped by SIGINT: nothing was written; an output folder would keep finished parts"],
+    )
     assert not list(tmp_path.glob("v.*"))
 
 
