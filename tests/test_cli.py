@@ -575,11 +575,11 @@ def places(
         ("search {run} {image} --gallery {gallery} --dim 8", "dimension 8 is not one of"),
         ("embed {run} {shapes} --out {new} --dim 8", "dimension 8 is not one of this family's"),
         ("export {run} --dim 8", "dimension 8 is not one of this family's dimensions: 16"),
-        ("embed {run} {shapes}", "say where the embeddings go: --out or --gallery"),
+        ("embed {run} {shapes}", "give either --out or --gallery for the embeddings"),
         ("embed {run} {shapes} --out {bad}/file/v.npy", "{bad}/file/v.npy"),
         ("export {bad}/empty", "{bad}/empty contains no trained family"),
         ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
-        ("export {run} --out {new}", "--out names one file: give one --width"),
+        ("export {run} --out {new}", "--out names a single file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
         ("export {run} --int8 --images {bad}/empty", "holds no images"),
         ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file"),
@@ -650,7 +650,7 @@ def test_a_deletion_shows_what_it_takes_and_asks_before_it_takes_much(
     assert said.splitlines() == [f"fulfils the conditions: {paths[0]}", f"{copy}: 1 rows deleted"]
     refused = sfsc("gallery", "delete", copy, "--where", "width=1")
     left = len(paths) - 1
-    assert f"these are {left} of the gallery's {left} rows: add --yes to delete them" in refusal(refused)
+    assert f"this would delete {left} of the gallery's {left} rows: add --yes to do so" in refusal(refused)
     assert f"and {left - 5} more" in refused.out
     monkeypatch.chdir(Path(paths[1]).parent.parent)
     relative = Path(paths[1]).relative_to(Path.cwd())
