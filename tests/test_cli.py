@@ -406,7 +406,7 @@ class TestDimensions:
             )
             assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
         message = refusal(sfsc("index", nested, shapes, "--gallery", large, "--dim", 8, "--workers", 0))
-        assert f"gallery {large} has rows of 16 dimensions, these embeddings 8" in message
+        assert f"gallery {large} has rows of 16 dimensions, but the embeddings have 8" in message
         succeed("embed", nested, shapes, "--out", tmp_path / "v.npy", "--dim", 4, "--workers", 0)
         assert np.load(tmp_path / "v.npy").shape == (TEST_IMAGES, 4)
         succeed("embed", nested, shapes, "--gallery", tmp_path / "tiny", "--dim", 4, "--workers", 0)
@@ -420,7 +420,7 @@ class TestDimensions:
         succeed("index", nested, shapes, "--gallery", tmp_path / "g", "--width", 0.5, "--workers", 0)
         rows = table_rows(succeed("search", file, image, "--gallery", tmp_path / "g", "--top", 1))
         assert (rows[0][1], rows[0][-1]) == ("1.000", str(image.absolute()))
-        assert "the file makes embeddings of 4, 8 dimensions, not of 16" in refusal(
+        assert "the file supports dimensions 4, 8, not 16" in refusal(
             sfsc("search", file, image, "--gallery", tmp_path / "g", "--dim", 16)
         )
 
@@ -512,51 +512,54 @@ def places(
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
-        ("train {shapes} --backbone magic", "unknown backbone 'magic'; there are small"),
-        ("train {shapes} --recipe magic", "unknown recipe 'magic'; there are unified, bct"),
+        ("train {shapes} --backbone magic", "unknown backbone 'magic'; choose one of small"),
+        ("train {shapes} --recipe magic", "unknown recipe 'magic'; choose one of unified, bct"),
         ("train {shapes} --widths 0.5,0.25", "widths must increase within (0, 1] and end in 1.0"),
         ("train {shapes} --widths half", "widths are numbers such as"),
         ("train {shapes} --device magic", "there is no device 'magic': this machine has cpu"),
-        ("train {shapes} --set epochs", "a setting is NAME=VALUE, got 'epochs'"),
+        ("train {shapes} --set epochs", "a setting must have the form NAME=VALUE, got 'epochs'"),
         ("train {shapes} --set lr=[1", "the value of setting lr is not YAML: line 1: expected ',' or ']'"),
-        ("train {shapes} --set nested_dims=[8,4]", "stay below the embeddings' 16, got 8, 4"),
-        ("train {shapes} --set nested_dims=[16]", "stay below the embeddings' 16, got 16"),
+        ("train {shapes} --set nested_dims=[8,4]", "stay below the embedding dimension 16, got 8, 4"),
+        ("train {shapes} --set nested_dims=[16]", "stay below the embedding dimension 16, got 16"),
         ("train {shapes} --set nested_dims=4", "setting nested_dims: "),
-        ("train {shapes} --set colour=1", "unknown setting 'colour'; there are dataset, recipe"),
+        ("train {shapes} --set colour=1", "unknown setting 'colour'; known settings are dataset, recipe"),
         ("train {shapes} --set epochs=0", "setting epochs: "),
         ("train {shapes} --set image_size=[0,0]", "image_size"),
-        ("train", "the setting 'dataset' is needed"),
+        ("train", "the setting 'dataset' is required"),
         ("train {shapes} --config {bad}/brackets.yaml", "brackets.yaml is not YAML"),
         ("train {shapes} --config {bad}/binary.yaml", "binary.yaml is not YAML"),
-        ("train {shapes} --config {bad}/list.yaml", "list.yaml must hold settings"),
+        ("train {shapes} --config {bad}/list.yaml", "list.yaml must contain settings"),
         ("train {shapes} --config {bad}/number.yaml", "number.yaml"),
         ("train {shapes} --config {bad}/none.yaml", "cannot read {bad}/none.yaml: No such file"),
-        ("train magic:{bad}", "is no dataset: expected KIND:PATH with KIND one of folder, csv"),
-        ("train {bad}", "is no dataset: expected KIND:PATH"),
+        ("train magic:{bad}", "is not a data set: expected KIND:PATH with KIND one of folder, csv"),
+        ("train {bad}", "is not a data set: expected KIND:PATH"),
         ("train folder:{bad}/none", "{bad}/none does not exist"),
         ("train folder:{bad}/empty", "holds no images"),
-        ("train folder:{bad}/one", "has one identity for training, cat: training needs at least two"),
+        ("train folder:{bad}/one", "has only one training identity, cat: training needs at least two"),
         ("train csv:{bad}/test.csv", "has no train images"),
         ("train emoji:{bad}/empty", "holds no complete emoji build: run `sfsc data emoji"),
-        ("data show magic:{bad}", "is no dataset"),
+        ("data show magic:{bad}", "is not a data set"),
         ("data show {shapes} --out {bad}/file/sheet.png", "{bad}/file/sheet.png"),
         ("evaluate {bad}/empty", "{bad}/empty is not a run folder"),
         (f"evaluate {'a' * 300}", "File name too long: aaa"),
         ("evaluate {run} --dataset csv:{bad}/train.csv", "has no query images"),
-        ("evaluate {run} --dataset magic:x", "'magic:x' is no dataset"),
-        ("index {bad}/empty {shapes} --gallery {new}", "{bad}/empty holds no trained family"),
+        ("evaluate {run} --dataset magic:x", "'magic:x' is not a data set"),
+        ("index {bad}/empty {shapes} --gallery {new}", "{bad}/empty contains no trained family"),
         ("index {run} {shapes} --gallery {new} --width 0.3", "width 0.3 is not one of this family's"),
         ("index {run} {bad}/none --gallery {new}", "there is nothing at {bad}/none"),
         ("index {run} {bad}/empty --gallery {new}", "holds no images"),
         ("index {run} {shapes} --gallery {bad}/one", "is not a gallery, but holds cat"),
-        ("search {bad}/empty {image} --gallery {gallery}", "{bad}/empty holds no trained family"),
+        ("search {bad}/empty {image} --gallery {gallery}", "{bad}/empty contains no trained family"),
         ("search {run} {image} --gallery {gallery} --width 0.3", "widths: 0.25, 0.5, 0.75, 1"),
         ("search {run} {image} --gallery {new}", "gallery {new} does not exist"),
         ("search {run} {bad}/none.png --gallery {gallery}", "{bad}/none.png: no such file"),
         ("search {run} {bad}/corrupt.png --gallery {gallery}", "{bad}/corrupt.png: the file is truncated"),
         ("search {run} {image} --gallery {gallery} --picture {bad}/file/x.png", "{bad}/file/x.png"),
         ("search {run} {image} --gallery {gallery} --where size=1", "the gallery has no column 'size'"),
-        ("search {run} {image} --gallery {gallery} --where size", "a condition is COLUMN=VALUE"),
+        (
+            "search {run} {image} --gallery {gallery} --where size",
+            "a condition must have the form COLUMN=VALUE",
+        ),
         ("search {run} {image} --gallery milvus://127.0.0.1:1/rows", "milvus://127.0.0.1:1/rows cannot be"),
         ("search {run} {image} --gallery milvus://nowhere", "names no gallery: milvus://HOST:PORT/NAME"),
         ("index {run} --gallery {new}", "give IMAGES to index, or --upgrade"),
@@ -572,32 +575,35 @@ def places(
         ("search {run} {image} --gallery {gallery} --dim 8", "dimension 8 is not one of"),
         ("embed {run} {shapes} --out {new} --dim 8", "dimension 8 is not one of this family's"),
         ("export {run} --dim 8", "dimension 8 is not one of this family's dimensions: 16"),
-        ("embed {run} {shapes}", "say where the embeddings go: --out or --gallery"),
+        ("embed {run} {shapes}", "give either --out or --gallery for the embeddings"),
         ("embed {run} {shapes} --out {bad}/file/v.npy", "{bad}/file/v.npy"),
-        ("export {bad}/empty", "{bad}/empty holds no trained family"),
+        ("export {bad}/empty", "{bad}/empty contains no trained family"),
         ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
-        ("export {run} --out {new}", "--out names one file: give one --width"),
+        ("export {run} --out {new}", "--out names a single file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
         ("export {run} --int8 --images {bad}/empty", "holds no images"),
-        ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file with"),
+        ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file"),
         ("export {bad}/away --int8 --width 1", "{bad}/gone"),
         ("evaluate {run} --with {bad}/none.onnx", "cannot read {bad}/none.onnx: No such file"),
         ("evaluate {run} --with {bad}/corrupt.png", "{bad}/corrupt.png cannot be run by onnxruntime"),
-        ("profile {bad}/empty", "{bad}/empty holds no trained family: it lacks family.json"),
-        ("profile {run} --dataset magic:x", "'magic:x' is no dataset"),
+        ("profile {bad}/empty", "{bad}/empty contains no trained family: family.json is missing"),
+        ("profile {run} --dataset magic:x", "'magic:x' is not a data set"),
         ("choose {bad}/empty", "{bad}/empty has no profile.json: run `sfsc profile {bad}/empty`"),
         ("choose {run} --latency 10", "'10' is not a number with one of the units s, ms, us"),
         ("choose {run} --memory 10ms", "'10ms' is not a number with one of the units GB, MB, kB, B"),
-        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file that"),
+        ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file written"),
         ("gallery info {new}", "gallery {new} does not exist"),
         ("gallery delete {gallery}", "say which rows to delete"),
         ("gallery export {gallery} --out {bad}/file/x.parquet", "cannot write {bad}/file/x.parquet"),
         ("calibrate {bad}/empty --out {new}", "{bad}/empty is not a run folder"),
-        ("calibrate {run} --out {run}", "{run} already holds a run"),
+        ("calibrate {run} --out {run}", "{run} already contains a run"),
         ("calibrate {run} --out {new} --images {bad}/empty", "holds no images"),
-        ("compare {shapes} --recipes magic --out {new}", "unknown recipe 'magic'; there are unified, bct"),
+        (
+            "compare {shapes} --recipes magic --out {new}",
+            "unknown recipe 'magic'; choose one of unified, bct",
+        ),
         ("compare {shapes} --set epochs=0 --out {new}", "setting epochs: "),
-        ("ablate validation:{bad} --out {new}", "is no dataset"),
+        ("ablate validation:{bad} --out {new}", "is not a data set"),
         ("report {bad}/empty", "{bad}/empty is not a run"),
     ],
 )
@@ -644,7 +650,7 @@ def test_a_deletion_shows_what_it_takes_and_asks_before_it_takes_much(
     assert said.splitlines() == [f"fulfils the conditions: {paths[0]}", f"{copy}: 1 rows deleted"]
     refused = sfsc("gallery", "delete", copy, "--where", "width=1")
     left = len(paths) - 1
-    assert f"these are {left} of the gallery's {left} rows: add --yes to delete them" in refusal(refused)
+    assert f"this would delete {left} of the gallery's {left} rows: add --yes to do so" in refusal(refused)
     assert f"and {left - 5} more" in refused.out
     monkeypatch.chdir(Path(paths[1]).parent.parent)
     relative = Path(paths[1]).relative_to(Path.cwd())

@@ -149,7 +149,7 @@ def test_endless_files_are_not_read(run: Path, shapes: str, name: str, command: 
         ({"embedding_dim": 2**40}, r"family\.json .*from 1 to 16384 dimensions"),
         ({"image_size": [32, 10**9]}, r"family\.json .*from 1 to 4194304 pixels"),
         ({"image_size": [32]}, "image_size is not a list of 2"),
-        ({"image_size": [16, 16]}, "is not the file that"),
+        ({"image_size": [16, 16]}, "does not match its description"),
         ({"keep": "bn"}, "keep is not a list"),
         ({"round_to": 0}, None),
         ({"round_to": -8}, None),

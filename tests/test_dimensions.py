@@ -15,7 +15,7 @@ def test_the_whole_embedding_comes_last() -> None:
 
 @pytest.mark.parametrize("wrong", [[1], [0, 16], [-2], [32, 16], [16, 16], [64], [16, 100]])
 def test_wrong_dimensions_are_refused(wrong: list[int]) -> None:
-    with pytest.raises(SfscError, match=f"below the embeddings' 64, got {wrong[0]}"):
+    with pytest.raises(SfscError, match=f"below the embedding dimension 64, got {wrong[0]}"):
         all_dimensions(wrong, 64)
 
 

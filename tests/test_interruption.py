@@ -83,7 +83,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_index_keeps_what_is_finished_and_goes_on(run: Path, shapes: str, tmp_path: Path) -> None:
     gallery = tmp_path / "gallery"
     command = ("index", run, shapes, "--gallery", gallery)
-    assert told(f"{EMBEDDED},3,SIGINT", *command) == (130, ["stopped by SIGINT: go on with --resume"])
+    assert told(f"{EMBEDDED},3,SIGINT", *command) == (130, ["stopped by SIGINT: continue with --resume"])
     assert len(Gallery.open(gallery)) == 2 * BATCH
     index(Family.load(run), shapes, Gallery.open(gallery), workers=0, resume=True)
     assert len(Gallery.open(gallery)) == IMAGES
@@ -98,10 +98,13 @@ def test_a_part_that_is_being_written_is_written(run: Path, shapes: str, tmp_pat
 
 def test_embed_keeps_parts_but_no_half_array(run: Path, shapes: str, tmp_path: Path) -> None:
     code, said = told(f"{EMBEDDED},3,SIGINT", "embed", run, shapes, "--out", tmp_path / "parts")
-    assert (code, said) == (130, ["stopped by SIGINT: the same command goes on"])
+    assert (code, said) == (130, ["stopped by SIGINT: run the same command again to continue"])
     assert parquet.read_table(tmp_path / "parts").num_rows == 2 * BATCH
     code, said = told(f"{EMBEDDED},3,SIGINT", "embed", run, shapes, "--out", tmp_path / "v.npy")
-    assert (code, said) == (130, ["stopped by SIGINT: nothing is written; parts of a folder would be kept"])
+    assert (code, said) == (
+        130,
+        ["stopped by SIGINT: nothing was written; an output folder would keep finished parts"],
+    )
     assert not list(tmp_path.glob("v.*"))
 
 
@@ -120,7 +123,7 @@ def test_a_second_signal_ends_at_once(run: Path, shapes: str) -> None:
 def test_compare_says_where_it_stopped_and_goes_on(shapes: str, tmp_path: Path) -> None:
     command = ("compare", shapes, "--recipes=unified", "--seeds=1", "--no-calibrations", "--out", tmp_path)
     code, said = told("sfsc.training.trainer:Training,write,2,SIGINT", *command, *SETTINGS)
-    line = "unified, seed 0: stopped by SIGINT after step 2 of 8: the same command goes on"
+    line = "unified, seed 0: stopped by SIGINT after step 2 of 8: run the same command again to continue"
     assert (code, said) == (130, [line])
     assert (tmp_path / "unified" / "seed0" / "checkpoint.safetensors").exists()
 

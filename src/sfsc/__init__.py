@@ -1,6 +1,6 @@
 """Visual search across platforms: one training run, nested sub-models, one embedding space.
 
-The public names are imported when they are first used: `import sfsc` needs neither torch nor a store.
+Every public name is imported when it is first used, so `import sfsc` needs neither torch nor a store.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Dimensions: how many of an embedding's first components stand alone, as an embedding of their own."""
+"""Nested dimensions: prefixes of an embedding that can be used as shorter embeddings."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from sfsc.errors import SfscError
 
 
 def all_dimensions(nested: Sequence[int], whole: int) -> tuple[int, ...]:
-    """The nested dimensions of embeddings and that of the whole ones, ascending.
+    """Return the nested dimensions followed by the full dimension, in ascending order.
 
     Raises:
-        SfscError: the nested ones do not increase from 2 to below `whole`.
+        SfscError: the nested dimensions do not increase, or one of them is below 2 or not below `whole`.
     """
     dimensions = (*nested, whole)
     if nested and any(a >= b for a, b in zip((1, *dimensions), dimensions, strict=False)):
         raise SfscError(
-            f"nested dimensions must increase from 2 on and stay below the embeddings' {whole}, "
-            f"got {', '.join(map(str, nested))}"
+            f"nested dimensions must increase, start at 2 or more and stay below the embedding dimension "
+            f"{whole}, got {', '.join(map(str, nested))}"
         )
     return dimensions
 
 
 def check_dimension(dimension: int, dimensions: Sequence[int]) -> None:
-    """Raise `SfscError`, naming the dimensions that there are, where this is none of them."""
+    """Raise `SfscError` if `dimension` is not in `dimensions`; the message lists the valid ones."""
     if dimension not in dimensions:
         raise SfscError(
             f"dimension {dimension} is not one of this family's dimensions: {', '.join(map(str, dimensions))}"
@@ -33,9 +33,9 @@ def check_dimension(dimension: int, dimensions: Sequence[int]) -> None:
 
 
 def shorten(embeddings: np.ndarray, dimension: int) -> np.ndarray:
-    """The first components of embeddings (N, dim), brought to length 1: (N, dimension) float32.
+    """Shorten (N, dim) embeddings to their first components, normalised: (N, dimension) float32.
 
-    Where all of them are zero there is no direction, and they stay so.
+    A row whose first components are all zero has no direction and stays zero.
     """
     first = embeddings[:, :dimension]
     lengths = np.linalg.norm(first, axis=1, keepdims=True)

@@ -1,25 +1,30 @@
-"""The errors that a user can cause."""
+"""Errors that a user can cause."""
 
 from __future__ import annotations
 
 
 class SfscError(Exception):
-    """A user's mistake or a broken input: one line that names the thing and the remedy."""
+    """Raised for a user's mistake or a broken input.
+
+    The message is one line. It names the file or argument, says what is wrong and how to fix it. The command
+    line prints the message and exits with code 2.
+    """
 
 
 class SaidElsewhere(SfscError):
-    """An error that another rank of the same job prints."""
+    """Raised for an error that another rank of the same job prints."""
 
 
 def missing_extra(package: str, extra: str) -> SfscError:
-    """The error for an optional dependency that is not installed."""
+    """Return the error for an optional dependency that is not installed."""
     return SfscError(f"{package} is not installed: pip install 'sfsc[{extra}]'")
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line of some 200 characters at most; its class where it says nothing.
+    """Return the first line of an error's message, cut to about 200 characters.
 
-    A heading, which ends in a colon, says nothing alone: the line below it is taken, too.
+    If the first line is a heading that ends in a colon, the next line is added. If the message is empty, the
+    name of the error's class is returned.
     """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
@@ -28,10 +33,10 @@ def first_line(error: BaseException) -> str:
 
 
 def one_line(text: str, longest: int = 2000) -> str:
-    """The text in one line that a person can read.
+    """Return the text as one readable line.
 
-    What is not printable (line feeds, escape sequences) is escaped, and what is beyond `longest` characters
-    is left out.
+    Characters that are not printable (line feeds, escape sequences) are escaped, and the line is cut after
+    `longest` characters.
     """
     line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
     return line if len(line) <= longest else f"{line[:longest].rstrip()} ..."

@@ -11,10 +11,15 @@ from sfsc.errors import SfscError
 
 @dataclass(frozen=True)
 class Widths:
-    """The increasing channel ratios of a family, ending in 1.0 (the full sub-model).
+    """The channel ratios of a family's sub-models, increasing to 1.0 (the full sub-model).
 
     Raises:
-        SfscError: the ratios are empty, not increasing, outside (0, 1] or do not end in 1.0.
+        SfscError: the ratios are empty, do not increase, lie outside (0, 1] or do not end in 1.0.
+
+    Example::
+
+        widths = sfsc.Widths.of("0.25,0.5,1.0")
+        assert widths.narrow == (0.25, 0.5)
     """
 
     ratios: tuple[float, ...] = (0.25, 0.5, 0.75, 1.0)
@@ -26,7 +31,11 @@ class Widths:
 
     @classmethod
     def of(cls, value: str | Sequence[float] | Widths) -> Widths:
-        """Widths from `"0.25,0.5,1.0"`, from a sequence of ratios, or unchanged."""
+        """Return widths from a text such as `"0.25,0.5,1.0"`, a sequence of ratios, or another `Widths`.
+
+        Raises:
+            SfscError: the value contains something that is not a number, or the ratios are invalid.
+        """
         if isinstance(value, Widths):
             return value
         try:
@@ -35,7 +44,7 @@ class Widths:
             raise SfscError(f"widths are numbers such as 0.25,0.5,0.75,1.0, got {value!r}") from None
 
     def index(self, width: float) -> int:
-        """The position of `width`; SfscError naming the family's widths where it is none of them."""
+        """Return the position of `width`; raise `SfscError` if the family has no such width."""
         if width not in self.ratios:
             raise SfscError(f"width {width:g} is not one of this family's widths: {self}")
         return self.ratios.index(width)
@@ -56,5 +65,5 @@ class Widths:
 
 
 def cut(channels: int, width: float) -> int:
-    """The number of channels, of `channels`, that a sub-model of this width uses: ceil(width * channels)."""
+    """Return how many of `channels` channels a sub-model of this width uses: ceil(width * channels)."""
     return math.ceil(width * channels - 1e-9)

@@ -55,7 +55,7 @@ def _roughness(filters: torch.Tensor) -> float:
 
 
 def test_an_unknown_backbone_is_named_with_those_there_are() -> None:
-    with pytest.raises(SfscError, match=r"'resnet19'; there are small, resnet18"):
+    with pytest.raises(SfscError, match=r"'resnet19'; choose one of small, resnet18"):
         find_backbone("resnet19")
 
 

@@ -559,7 +559,7 @@ class Lambda(nn.Module):
         (lambda x: x[None], "it must return"),
         (lambda x: {"logits": x}, "the backbone returns a dict"),
         (lambda x: (), "the backbone returns a tuple"),
-        (lambda x: x.view(1, 7), r"cannot take images of 16x16 pixels: shape .*; set another image_size"),
+        (lambda x: x.view(1, 7), r"cannot process images of 16x16 pixels: shape .*; set another image_size"),
     ],
 )
 def test_what_are_no_features(function: Any, reason: str) -> None:

@@ -51,7 +51,7 @@ class TestFolder:
     def test_one_identity_is_too_few_to_train(self, tmp_path: Path) -> None:
         touch(tmp_path / "only" / "a.png")
         dataset = open_dataset(f"folder:{tmp_path}")
-        with pytest.raises(SfscError, match=r"folder:.* one identity.*only"):
+        with pytest.raises(SfscError, match=r"folder:.* only one training identity.*only"):
             _ = dataset.train
 
     def test_no_images(self, tmp_path: Path) -> None:

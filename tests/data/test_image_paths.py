@@ -66,7 +66,7 @@ def test_what_exists_comes_before_a_data_set(tmp_path: Path, monkeypatch: pytest
 def test_nothing_of_this_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(SfscError, match="there is nothing at"):
         images_of(f"{tmp_path}/{name}", "train")
-    with pytest.raises(SfscError, match=r"does not exist|is no dataset|has at most"):
+    with pytest.raises(SfscError, match=r"does not exist|is not a data set|has at most"):
         images_of(f"folder:{tmp_path}/{name}", "train")
 
 

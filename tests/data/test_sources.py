@@ -263,5 +263,5 @@ class TestResplit:
                 assert tuple(labels) == known[path]
 
     def test_a_view_of_nothing_is_refused(self) -> None:
-        with pytest.raises(SfscError, match="'validation:' is no dataset"):
+        with pytest.raises(SfscError, match="'validation:' is not a data set"):
             open_dataset("validation:")

@@ -75,18 +75,18 @@ def test_the_most_accurate_that_fits(run: Path, limits: Limits, name: str) -> No
 @pytest.mark.parametrize(
     ("limits", "message"),
     [
-        (Limits(latency=0.002), "the nearest is 0.5 int8, which has p95 3.00 ms instead of 2.00 ms"),
+        (Limits(latency=0.002), "the closest is 0.5 int8 with p95 3.00 ms instead of 2.00 ms"),
         (
             Limits(memory=10e6, size=99, accuracy=0.4),
-            "0.5 int8, which has memory 20.0 MB instead of 10.0 MB, file 100 B instead of 99.0 B",
+            "0.5 int8 with memory 20.0 MB instead of 10.0 MB, file 100 B instead of 99.0 B",
         ),
-        (Limits(accuracy=0.75), "the nearest is 1 float32, which has mAP 0.6 instead of 0.75"),
+        (Limits(accuracy=0.75), "the closest is 1 float32 with mAP 0.6 instead of 0.75"),
     ],
 )
 def test_what_comes_nearest_is_named(run: Path, limits: Limits, message: str) -> None:
     with pytest.raises(SfscError) as caught:
         choose(run, limits)
-    assert str(caught.value).startswith("nothing fits: ")
+    assert str(caught.value).startswith("no sub-model is within the limits: ")
     assert str(caught.value).endswith(message)
 
 
@@ -104,14 +104,14 @@ def test_no_figure_of_another_profile_stays(run: Path) -> None:
 
 def test_a_profile_that_does_not_hold_is_refused(run: Path) -> None:
     (run / "export" / "1-int8.onnx").write_bytes(b"other")
-    with pytest.raises(SfscError, match=r"1-int8\.onnx is not the file that was measured: run `sfsc profile"):
+    with pytest.raises(SfscError, match=r"1-int8\.onnx has changed since it was measured: run `sfsc profile"):
         choose(run, Limits())
     rows = [row | {"accuracy": None} for row in json.loads((run / "profile.json").read_text())["rows"]]
     change(run, rows=rows)
     with pytest.raises(SfscError, match=r"no sub-model of .* has an mAP: run `sfsc profile"):
         choose(run, Limits())
     change(run, fingerprint="g")
-    with pytest.raises(SfscError, match=r"profile\.json is of another family: run `sfsc profile .*` again"):
+    with pytest.raises(SfscError, match=r"profile\.json belongs to another family: run `sfsc profile"):
         choose(run, Limits())
     change(run, rows=[{"colour": "red"}])
     with pytest.raises(SfscError, match=r"profile\.json is damaged: run `sfsc profile .*` again"):

@@ -63,7 +63,7 @@ def test_a_file_of_fewer_dimensions_holds_first_components(
         found = model.embed_pixels(shown, dimension=dimension)
         np.testing.assert_allclose(found, family.embed_pixels(shown, 0.25, dimension or 8), atol=1e-5)
     for wrong in (5, 16):
-        with pytest.raises(SfscError, match=f"the file makes embeddings of 4, 8 dimensions, not of {wrong}"):
+        with pytest.raises(SfscError, match=f"the file supports dimensions 4, 8, not {wrong}"):
             model.embed_pixels(shown, dimension=wrong)
     rounded = ExportedModel.load(files / "short-int8.onnx").embed_pixels(shown)
     assert (rounded * family.embed_pixels(shown, 0.25, 8)).sum(1).min() > 0.9
@@ -85,7 +85,7 @@ def test_phones_and_servers_of_other_dimensions_search_one_gallery(
         hit = search(model, path, gallery, 0.25, top=1)[0]
         assert hit.score == pytest.approx(1, abs=1e-5)
         assert np.array_equal(decode(hit.path, None), decode(path, None))
-    with pytest.raises(SfscError, match="has rows of 16 dimensions, these embeddings 8"):
+    with pytest.raises(SfscError, match="has rows of 16 dimensions, but the embeddings have 8"):
         index(phone, shapes, large, 0.25, 0)
 
 
@@ -120,7 +120,7 @@ def test_an_exported_sub_model_writes_and_searches_galleries(
         hit = search(searcher, path, gallery, 0.25, top=1)[0]
         assert hit.score == pytest.approx(1, abs=1e-5)
         assert np.array_equal(decode(hit.path, None), decode(path, None))
-    with pytest.raises(SfscError, match=r"the file holds the sub-model at width 0\.25, not 1"):
+    with pytest.raises(SfscError, match=r"the file contains the sub-model at width 0\.25, not at 1"):
         search(model, path, gallery, 1.0)
 
 
@@ -143,7 +143,7 @@ def test_torch_is_not_needed_to_run_a_file(files: Path, shapes: str, tmp_path: P
     ("out", "options", "message"),
     [
         ("a.tflite", {}, r"a\.tflite must end in \.onnx or \.pt2"),
-        ("a.pt2", {"int8": True}, "int8 is for ONNX files"),
+        ("a.pt2", {"int8": True}, "int8 is only available for ONNX files"),
         ("a.onnx", {"width": 0.3}, r"width 0\.3 is not one of this family's"),
         ("a.onnx", {"dimension": 5}, r"dimension 5 is not one of this family's dimensions: 4, 8, 16"),
         ("a.onnx", {"few": True}, "2 images are too few to make and check"),
@@ -165,7 +165,7 @@ def test_a_file_that_embeds_otherwise_is_not_written(
     wrong = Family.create("small", WIDTHS, 16, (32, 32), seed=1).eval()
     other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25), 32).eval()
     monkeypatch.setattr(sfsc.deploy.exporting, "_to_onnx", lambda _, exported: right(other, exported))
-    with pytest.raises(SfscError, match=r"a\.onnx is not written: with 1 images, its embeddings differ"):
+    with pytest.raises(SfscError, match=r"a\.onnx was not written: with 1 images, its embeddings differ"):
         export(family, 0.25, tmp_path / "a.onnx", images)
     assert list(tmp_path.iterdir()) == []
 
@@ -185,7 +185,7 @@ def test_a_gallery_knows_its_family(
     other = open_model(changed(files / "narrow-int8.onnx", tmp_path / "other.onnx", fingerprint="0123"))
     gallery = Gallery.open(tmp_path / "gallery", create=True)
     index(family, shapes, gallery, 1.0, 0)
-    refused = f"belongs to the family {family.fingerprint}, these embeddings to 0123"
+    refused = f"belongs to the family {family.fingerprint}, but the embeddings belong to 0123"
     with pytest.raises(SfscError, match=refused):
         search(other, images[0], gallery, 0.25)
     with pytest.raises(SfscError, match=refused):
@@ -205,12 +205,12 @@ def test_files_that_are_none_of_ours_are_named(files: Path, tmp_path: Path) -> N
     (tmp_path / "model.bin").write_text("hello")
     for path, message in (
         (newer, "was written by a newer sfsc: upgrade"),
-        (strange, "is not a model of sfsc: make one with sfsc export"),
-        (tmp_path / "foreign.onnx", "is not a model of sfsc"),
+        (strange, "was not exported by sfsc .*: make a file with sfsc export"),
+        (tmp_path / "foreign.onnx", "was not exported by sfsc"),
         (tmp_path / "future.onnx", "cannot be run by onnxruntime .*upgrade onnxruntime"),
         (tmp_path / "text.onnx", "cannot be run by onnxruntime"),
         (tmp_path / "none.onnx", "cannot read .*none.onnx: No such file"),
-        (tmp_path / "model.bin", "neither a run folder nor a file that sfsc export wrote"),
+        (tmp_path / "model.bin", "neither a run folder nor a file written by sfsc export"),
     ):
         with pytest.raises(SfscError, match=message) as caught:
             open_model(path)

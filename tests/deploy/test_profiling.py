@@ -155,12 +155,16 @@ def test_what_a_phone_cannot_measure_is_named(run: Path, found: Profile, tmp_pat
     phone.mkdir()
     description = json.loads((run / "family.json").read_text())
     write_json(phone / "family.json", description | {"fingerprint": "other"})
-    with pytest.raises(SfscError, match=r"phone/export holds no sub-model: run `sfsc export .*phone` where"):
+    with pytest.raises(
+        SfscError, match=r"phone/export contains no sub-model: run `sfsc export .*phone` where"
+    ):
         profile(phone, seconds=0)
     shutil.copytree(run / "export", phone / "export")
-    with pytest.raises(SfscError, match=r"0\.5\.onnx is not of the family of .*phone: run `sfsc export"):
+    with pytest.raises(
+        SfscError, match=r"0\.5\.onnx does not belong to the family of .*phone: run `sfsc export"
+    ):
         profile(phone, seconds=0)
-    with pytest.raises(SfscError, match="'magic:x' is no dataset"):
+    with pytest.raises(SfscError, match="'magic:x' is not a data set"):
         profile(run, "magic:x", seconds=0)
 
 

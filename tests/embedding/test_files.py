@@ -141,7 +141,7 @@ def test_embeddings_that_are_cut_anywhere_have_no_list_of_others(tmp_path: Path)
 def test_a_list_of_something_else_is_not_overwritten(tmp_path: Path) -> None:
     images = make(tmp_path / "images", "0.jpg")
     (tmp_path / "v.txt").write_text("notes")
-    with pytest.raises(SfscError, match=r"v\.txt is no list of .*v\.npy"):
+    with pytest.raises(SfscError, match=r"v\.txt exists without .*v\.npy"):
         embed(images, tmp_path / "v.npy", engine, WIDTH)
     assert (tmp_path / "v.txt").read_text() == "notes"
     (tmp_path / "v.txt").unlink()

@@ -103,7 +103,7 @@ def test_data_of_other_files_is_refused(
     data = PLACES[place](where).SerializeToString()
     assert has_external_data(data)
     Path("model.onnx").write_bytes(data)
-    with pytest.raises(SfscError, match=r"^model\.onnx refers to data outside of itself") as caught:
+    with pytest.raises(SfscError, match=r"^model\.onnx refers to external data") as caught:
         ExportedModel.load("model.onnx")
     assert "\n" not in str(caught.value)
 
@@ -185,7 +185,7 @@ def test_a_file_that_does_not_do_what_it_says_is_refused(said: dict[str, object]
 @given(st.text() | st.none() | st.text().map(lambda text: EXPORTED.to_text()[: len(text)] + text))
 @settings(max_examples=200, deadline=None)
 def test_any_metadata_is_read_or_refused(text: str | None) -> None:
-    with pytest.raises(SfscError, match=r"^model\.onnx is not a model of sfsc"):
+    with pytest.raises(SfscError, match=r"^model\.onnx was not exported by sfsc"):
         Exported.from_text(text, Path("model.onnx"))
 
 

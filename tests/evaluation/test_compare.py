@@ -84,7 +84,7 @@ def test_a_folder_of_other_settings_is_refused(done: tuple[Comparison, Path], sh
 def test_a_wrong_recipe_is_refused_before_anything_is_trained(shapes: str, tmp_path: Path) -> None:
     for recipes, reason in (
         ({"sfsc": None, "magic": None}, "unknown recipe 'magic'"),
-        ({}, "needs one recipe"),
+        ({}, "needs at least one recipe"),
     ):
         with pytest.raises(SfscError, match=reason):
             compare(settings(shapes), recipes, 1, tmp_path / "out")

@@ -32,9 +32,9 @@ def test_labels_are_width_and_form_or_the_file_name(family: Family, files: Path,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"fingerprint": "0123"}, r"narrow\.onnx is of the family .*, not of 0123: export it"),
-        ({"image_size": (32, 48)}, r"embeds images of \(32, 32\), the family of \(32, 48\)"),
-        ({"dimension": 8}, "has 16 dimensions, the family 8: export it without --dim"),
+        ({"fingerprint": "0123"}, r"narrow\.onnx belongs to the family .*, not to 0123: export it"),
+        ({"image_size": (32, 48)}, r"embeds images of size \(32, 32\), but the family uses \(32, 48\)"),
+        ({"dimension": 8}, "has 16 dimensions, but the family has 8: export it without --dim"),
     ],
 )
 def test_files_of_another_family_are_refused(

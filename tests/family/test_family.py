@@ -178,7 +178,7 @@ def test_first_components_stand_alone_where_the_family_says_so(tmp_path: Path) -
         np.testing.assert_allclose(short * lengths, whole[:, :dimension], atol=1e-6)
     with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
         loaded.embed_pixels(pixels, 0.5, 5)
-    with pytest.raises(SfscError, match="stay below the embeddings' 16, got 8, 4"):
+    with pytest.raises(SfscError, match="stay below the embedding dimension 16, got 8, 4"):
         Family.create("small", (0.5, 1.0), 16, (32, 32), nested_dims=(8, 4))
 
 
@@ -199,7 +199,7 @@ def test_wrong_width_and_wrong_size_are_named() -> None:
 
 
 def test_a_folder_without_a_family_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SfscError, match=r"holds no trained family: it lacks family\.json"):
+    with pytest.raises(SfscError, match=r"contains no trained family: family\.json is missing"):
         Family.load(tmp_path)
 
 

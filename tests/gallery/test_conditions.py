@@ -39,7 +39,7 @@ def test_a_text_becomes_a_condition(text: str, expected: Condition) -> None:
 
 @pytest.mark.parametrize("text", ["", "camera", "=2", '""=2', "camera~2", '"camera"'])
 def test_what_is_no_condition_is_refused(text: str) -> None:
-    with pytest.raises(SfscError, match="a condition is COLUMN=VALUE"):
+    with pytest.raises(SfscError, match="a condition must have the form COLUMN=VALUE"):
         Condition.parse(text)
 
 
@@ -82,7 +82,7 @@ def test_the_kind_of_values(values: list[Any], kind: str | None) -> None:
 
 @pytest.mark.parametrize("values", [[True, 1], ["a", 1.0], [[1], [2]]])
 def test_values_of_several_kinds_are_refused(values: list[Any]) -> None:
-    with pytest.raises(SfscError, match="column price holds "):
+    with pytest.raises(SfscError, match="column price contains "):
         kind_of(values, "price")
 
 

@@ -166,12 +166,12 @@ def test_filters_are_exact(gallery: Gallery, where: Any, expected: Callable[[int
 @pytest.mark.parametrize(
     ("where", "message"),
     [
-        ("size=2", "no column 'size'; it has id, path, .*, colour"),
-        ("price=cheap", "column price is number, and 'cheap' is not"),
-        ("Stock=1.5", "column Stock is integer, and '1.5' is not"),
-        ("sold=maybe", "column sold is boolean, and 'maybe' is not"),
-        ("colour<red", "column colour is text: compare it with = or !=, not <"),
-        ("colour", "a condition is COLUMN=VALUE"),
+        ("size=2", "no column 'size'; its columns are id, path, .*, colour"),
+        ("price=cheap", "column price has type number, but 'cheap' is not"),
+        ("Stock=1.5", "column Stock has type integer, but '1.5' is not"),
+        ("sold=maybe", "column sold has type boolean, but 'maybe' is not"),
+        ("colour<red", "column colour has type text: compare it with = or !=, not <"),
+        ("colour", "a condition must have the form COLUMN=VALUE"),
     ],
 )
 def test_a_filter_that_says_nothing_is_refused(gallery: Gallery, where: str, message: str) -> None:
@@ -228,7 +228,7 @@ def test_rows_of_all_forms_are_searched_together(
 
 
 def test_an_unknown_form_is_refused(gallery: Gallery) -> None:
-    with pytest.raises(SfscError, match="unknown numeric form 'int4'; there are float32, float16, int8"):
+    with pytest.raises(SfscError, match="unknown numeric form 'int4'; choose one of float32, float16, int8"):
         add(gallery, embeddings(1), ["new"], form="int4")
 
 
@@ -242,7 +242,7 @@ def test_optimize_changes_no_answer(gallery: Gallery) -> None:
 
 
 def test_another_family_is_refused(gallery: Gallery, address: str) -> None:
-    message = f"gallery {address} belongs to the family f, these embeddings to other: use"
+    message = f"gallery {address} belongs to the family f, but the embeddings belong to other: use"
     with pytest.raises(SfscError, match=message):
         add(gallery, embeddings(1), ["new"], fingerprint="other")
     with pytest.raises(SfscError, match=message):
@@ -256,15 +256,15 @@ def test_another_family_is_refused(gallery: Gallery, address: str) -> None:
     ("rows", "ids", "changes", "message"),
     [
         (embeddings(2), ["a", "a"], {}, "id 'a' is given twice"),
-        (embeddings(2), ["a"], {}, "2 embeddings, but 1 of id"),
-        (embeddings(2), ["a", "b"], {"cameras": ["1"]}, "2 embeddings, but 1 of camera"),
-        (embeddings(2)[:, 1:], ["a", "b"], {}, "has 16 dimensions, these embeddings 15"),
-        (embeddings(2)[0], ["a"], {}, r"must be \(N, dim\)"),
-        (embeddings(2) * np.nan, ["a", "b"], {}, "hold NaN"),
+        (embeddings(2), ["a"], {}, "2 embeddings, but 1 values of id"),
+        (embeddings(2), ["a", "b"], {"cameras": ["1"]}, "2 embeddings, but 1 values of camera"),
+        (embeddings(2)[:, 1:], ["a", "b"], {}, "has 16 dimensions, but the embeddings have 15"),
+        (embeddings(2)[0], ["a"], {}, r"must have shape \(N, dim\)"),
+        (embeddings(2) * np.nan, ["a", "b"], {}, "contain NaN"),
         (embeddings(2) * 0, ["a", "b"], {}, "row of zeros"),
-        (embeddings(2), ["a", "b"], {"attributes": {"price": [1]}}, "2 embeddings, but 1 of price"),
-        (embeddings(2), ["a", "b"], {"attributes": {"price": ["a", 1]}}, "column price holds int, str"),
-        (embeddings(2), ["a", "b"], {"attributes": {"price": [b"", b""]}}, "column price holds bytes"),
+        (embeddings(2), ["a", "b"], {"attributes": {"price": [1]}}, "2 embeddings, but 1 values of price"),
+        (embeddings(2), ["a", "b"], {"attributes": {"price": ["a", 1]}}, "column price contains int, str"),
+        (embeddings(2), ["a", "b"], {"attributes": {"price": [b"", b""]}}, "column price contains bytes"),
         (embeddings(2), ["a", "b"], {"attributes": {"width": [1, 1]}}, "cannot be named 'width'"),
         (embeddings(2), ["a", "b"], {"attributes": {"": [1, 1]}}, "cannot be named ''"),
         (embeddings(2), ["a", "b"], {"attributes": {"a\n": [1, 1]}}, "cannot be named"),
@@ -276,11 +276,21 @@ def test_another_family_is_refused(gallery: Gallery, address: str) -> None:
             {"attributes": {"n": ["\ud800", "x"]}},
             "column n has a value that is not Un",
         ),
-        (embeddings(2), ["a", "b"], {"attributes": {"n": [1, 2**63]}}, "an integer of more than 64 bits"),
-        (embeddings(2), ["a", "b"], {"attributes": {"n": [1.5, 2**54]}}, "column n holds numbers, and no"),
+        (
+            embeddings(2),
+            ["a", "b"],
+            {"attributes": {"n": [1, 2**63]}},
+            "an integer that does not fit in 64 bits",
+        ),
+        (embeddings(2), ["a", "b"], {"attributes": {"n": [1.5, 2**54]}}, "column n contains float64 numbers"),
         (embeddings(2), ["a", "\ud800"], {}, "column id has a value that is not Unicode text"),
         (embeddings(2), ["a", None], {}, "every row needs a text as its id"),
-        (embeddings(2), ["a", "b"], {"attributes": {"Stock": ["1", "x"]}}, "column Stock is integer, these"),
+        (
+            embeddings(2),
+            ["a", "b"],
+            {"attributes": {"Stock": ["1", "x"]}},
+            "column Stock has type integer, but the values",
+        ),
     ],
 )
 def test_rows_that_do_not_fit_are_refused(
@@ -304,7 +314,7 @@ def test_a_first_add_that_is_refused_binds_the_gallery_to_nothing(opener: Opener
 def test_a_gallery_has_so_many_attributes_and_no_more(opener: Opener, address: str) -> None:
     gallery = opener(create=True)
     names = [f"n{place}" for place in range(501)]
-    with pytest.raises(SfscError, match="at most 500 attributes, with these it would have 501"):
+    with pytest.raises(SfscError, match="at most 500 attributes, but with these it would have 501"):
         add(gallery, embeddings(1), ["a"], attributes={name: [1] for name in names})
     add(gallery, embeddings(1), ["a"], attributes={name: [1] for name in names[:500]})
     with pytest.raises(SfscError, match="with these it would have 501"):
@@ -378,9 +388,9 @@ def test_what_is_not_finite_is_no_value(opener: Opener) -> None:
 
 
 def test_queries_that_do_not_fit_are_refused(gallery: Gallery) -> None:
-    with pytest.raises(SfscError, match="hold NaN"):
+    with pytest.raises(SfscError, match="contain NaN"):
         gallery.search(embeddings(1) * np.nan, "f")
-    with pytest.raises(SfscError, match="16 dimensions, these embeddings 15"):
+    with pytest.raises(SfscError, match="16 dimensions, but the embeddings have 15"):
         gallery.search(embeddings(1)[:, 1:], "f")
     with pytest.raises(SfscError, match="top must be at least 1"):
         gallery.search(embeddings(1), "f", top=0)
@@ -433,14 +443,14 @@ def test_rows_of_fewer_dimensions_are_refused(opener: Opener, address: str, dime
     gallery = opener(create=True)
     add(gallery, embeddings(3), dimensions=NESTED)
     with pytest.raises(
-        SfscError, match=f"{address} has rows of 16 dimensions, these embeddings {dimension}: "
+        SfscError, match=f"{address} has rows of 16 dimensions, but the embeddings have {dimension}: "
     ):
         add(gallery, embeddings(1)[:, :dimension], ["new"], dimensions=NESTED)
     assert len(gallery) == 3
 
 
 def test_dimensions_that_do_not_stand_alone_are_refused(opener: Opener) -> None:
-    gallery, message = opener(create=True), "these embeddings 5, and its family stands alone in 4, 8, 16"
+    gallery, message = opener(create=True), "the embeddings have 5; its family supports dimensions 4, 8, 16"
     with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
         add(gallery, embeddings(1)[:, :5], dimensions=NESTED)
     assert gallery.info().rows == 0
@@ -460,9 +470,9 @@ def test_dimensions_that_do_not_stand_alone_are_refused(opener: Opener) -> None:
 def test_a_gallery_that_knows_no_dimensions_takes_its_own_alone(gallery: Gallery) -> None:
     """As galleries are that were written before there were any."""
     assert gallery.info().dimensions == ()
-    with pytest.raises(SfscError, match=r"has 16 dimensions, these embeddings 8$"):
+    with pytest.raises(SfscError, match=r"has 16 dimensions, but the embeddings have 8$"):
         gallery.search(embeddings(1)[:, :8], "f")
-    with pytest.raises(SfscError, match=r"has 16 dimensions, these embeddings 8$"):
+    with pytest.raises(SfscError, match=r"has 16 dimensions, but the embeddings have 8$"):
         add(gallery, embeddings(1)[:, :8], ["new"], dimensions=NESTED)
 
 

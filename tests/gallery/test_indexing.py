@@ -243,7 +243,7 @@ def test_ray_embeds_as_this_process_does(family: Family, folder: Path, tmp_path:
 def test_an_unknown_engine_and_a_missing_one_are_refused(
     family: Family, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(SfscError, match="unknown engine 'spark'; there are local, ray"):
+    with pytest.raises(SfscError, match="unknown engine 'spark'; choose one of local, ray"):
         make_engine("spark", tmp_path, family, 0.5, 2)
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(SfscError, match=r"pip install 'sfsc\[ray\]'"):
@@ -274,7 +274,7 @@ def test_embeddings_are_shortened_where_they_are_made(
     ):
         with pytest.raises(SfscError, match="dimension 5 is not one of this family's dimensions: 4, 8, 16"):
             refused()
-    with pytest.raises(SfscError, match="has rows of 8 dimensions, these embeddings 4"):
+    with pytest.raises(SfscError, match="has rows of 8 dimensions, but the embeddings have 4"):
         index(nested, folder, gallery, 0.5, 0, dimension=4)
 
 

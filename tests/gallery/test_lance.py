@@ -294,7 +294,7 @@ def test_what_is_no_gallery_is_left_alone(tmp_path: Path) -> None:
 
 def test_a_table_of_another_program_is_refused(tmp_path: Path) -> None:
     lance.write_dataset(pa.table({"id": ["a"]}), tmp_path / "gallery.lance")
-    with pytest.raises(SfscError, match="is not a gallery: its table is of another program"):
+    with pytest.raises(SfscError, match="is not a gallery: another program wrote its table"):
         Gallery.open(tmp_path, create=True)
 
 

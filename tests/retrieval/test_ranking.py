@@ -154,7 +154,7 @@ def test_mistakes_are_named() -> None:
     queries, gallery = case.query_embeddings, case.gallery_embeddings
     broken = queries.copy()
     broken[3, 2] = np.nan
-    with pytest.raises(SfscError, match="query embeddings hold NaN"):
+    with pytest.raises(SfscError, match="query embeddings contain NaN"):
         evaluate_ranking(broken, gallery, case.query, case.gallery)
     with pytest.raises(SfscError, match=r"gallery embeddings must have shape \(120, dim\)"):
         evaluate_ranking(queries, gallery[1:], case.query, case.gallery)

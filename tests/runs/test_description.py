@@ -63,7 +63,7 @@ def test_a_save_that_is_cut_anywhere_leaves_the_old_family_or_the_new_one(tmp_pa
 def fingerprint_there(run: Path) -> str | None:
     """That of the family in a folder, about which all that read it agree."""
     if not holds_family(run):
-        with pytest.raises(SfscError, match="holds no trained family"):
+        with pytest.raises(SfscError, match="contains no trained family"):
             Family.load(run)
         return None
     fingerprint = Family.load(run).fingerprint
@@ -81,11 +81,11 @@ def test_a_family_of_an_earlier_version_is_read_as_before(tmp_path: Path) -> Non
     assert Family.load(tmp_path).fingerprint == family.fingerprint
     make(1).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / COPY, tmp_path)
-    with pytest.raises(SfscError, match=rf"{WEIGHTS} is not the file that .*{COPY} describes"):
+    with pytest.raises(SfscError, match=rf"{WEIGHTS} does not match its description in .*{COPY}"):
         Family.load(tmp_path)
     (tmp_path / COPY).unlink()
     assert not holds_family(tmp_path)
-    with pytest.raises(SfscError, match=f"holds no trained family: it lacks {COPY}"):
+    with pytest.raises(SfscError, match=f"contains no trained family: {COPY} is missing"):
         Family.load(tmp_path)
 
 
@@ -103,8 +103,8 @@ def test_the_weights_say_what_they_are(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda run: change(run, widths=[0.75, 1.0]), "is damaged|is not the file that"),
-        (lambda run: change(run, round_to=4), "is damaged|is not the file that"),
+        (lambda run: change(run, widths=[0.75, 1.0]), "is damaged|does not match its description"),
+        (lambda run: change(run, round_to=4), "is damaged|does not match its description"),
         (lambda run: (run / COPY).write_text("{"), f"{COPY} is damaged"),
         (lambda run: (run / COPY).write_text("null"), f"{COPY} does not describe a family"),
         (lambda run: (run / COPY).write_text("[]"), f"{COPY} does not describe a family"),

@@ -195,7 +195,7 @@ def test_the_id_of_a_row_is_its_path_by_default(writer: TestClient, picture: Pat
         ('{"embedding": 1}', "an attribute cannot be named 'embedding'"),
         ('{"\\ud800": 1}', "an attribute cannot be named"),
         ('{"a": "\\ud800"}', "column a has a value that is not Unicode text"),
-        ('{"a": 36893488147419103232}', "column a has an integer of more than 64 bits"),
+        ('{"a": 36893488147419103232}', "column a has an integer that does not fit in 64 bits"),
     ],
 )
 def test_attributes_that_cannot_be_stored(

@@ -107,10 +107,10 @@ def test_a_run_is_calibrated_into_another(run: Path, tmp_path: Path) -> None:
     assert set(report.after) == {0.25, 0.5}
     assert (run / "family.safetensors").read_bytes() == before
     assert Family.load(out).spec.calibrated
-    for folder, reason in ((out, "already holds a run"), (tmp_path / "twice", "calibrated already")):
+    for folder, reason in ((out, "already contains a run"), (tmp_path / "twice", "already calibrated")):
         with pytest.raises(SfscError, match=reason):
             calibrate(out, folder, workers=0)
-    with pytest.raises(SfscError, match=r"is calibrated.*recalibrate the run before"):
+    with pytest.raises(SfscError, match=r"is calibrated.*recalibrate the run that it was made from"):
         recalibrate(out, tmp_path / "again")
 
 

@@ -39,7 +39,7 @@ def test_wherever_it_is_cut_it_is_whole_or_made_again(run: Path, tmp_path: Path)
             assert Family.load(out).fingerprint == family.fingerprint
             assert read_config(out).widths == WIDTHS
             assert {"environment.json", "images.json"} < {path.name for path in out.iterdir()}
-            with pytest.raises(SfscError, match="already holds a run: choose another folder"):
+            with pytest.raises(SfscError, match="already contains a run: choose another folder"):
                 check_folder(run, out, WIDTHS)
     assert seen == sorted(seen)
     assert {*seen} == {False, True}
@@ -49,5 +49,5 @@ def test_a_folder_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
     check_folder(run, tmp_path / "new", WIDTHS)
     for folder in (run, tmp_path / "other"):
         write_json(folder / "config.json", read_config(run).model_dump(mode="json"))
-        with pytest.raises(SfscError, match=f"{folder} already holds a run"):
+        with pytest.raises(SfscError, match=f"{folder} already contains a run"):
             check_folder(run, folder, WIDTHS)

@@ -242,7 +242,7 @@ def kill(command: list[str], run: Path, steps: int, rank: int) -> int:
     assert len(lines) == 1, error
     if lines[0] == "a rank does not answer: go on from the last checkpoint with --resume":
         return saved_step(run)
-    found = re.fullmatch(r"a rank ended .* after step (\d+) of \d+: go on with --resume", lines[0])
+    found = re.fullmatch(r"a rank ended .* after step (\d+) of \d+: continue with --resume", lines[0])
     assert found, error
     assert int(found[1]) == saved_step(run) >= steps
     return int(found[1])
@@ -312,7 +312,7 @@ def test_torchrun_that_is_told_to_end_leaves_a_checkpoint(
         process.send_signal(number)
         _, error = process.communicate(timeout=PATIENCE)
     (line,) = said(error)
-    assert line == f"stopped by {number.name} after step {saved_step(run)} of 24: go on with --resume"
+    assert line == f"stopped by {number.name} after step {saved_step(run)} of 24: continue with --resume"
     finish([sys.executable, *settings(shapes, run), "--resume"])
     assert_resumed(run, alone)
 
@@ -362,5 +362,7 @@ def test_a_message_that_never_comes_ends_the_job(shapes: str, tmp_path: Path) ->
     script.write_text(HANG)
     command = [*TORCHRUN, str(script), *settings(shapes, run)[2:]]
     done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, check=False)
-    assert said(done.stderr) == ["a rank ended or stopped answering after step 3 of 24: go on with --resume"]
+    assert said(done.stderr) == [
+        "a rank ended or stopped answering after step 3 of 24: continue with --resume"
+    ]
     assert saved_step(run) == 3

@@ -93,7 +93,7 @@ def test_a_run_is_recalibrated_into_another_folder(run: Path, family: Family) ->
     assert Family.load(run).fingerprint == family.fingerprint
     assert 0.6 in loaded.widths.ratios
     assert loaded.at(0.6).backbone.bn.num_batches_tracked == 1
-    with pytest.raises(SfscError, match="already holds a run"):
+    with pytest.raises(SfscError, match="already contains a run"):
         recalibrate(run, run.parent / "new", [0.6])
 
 

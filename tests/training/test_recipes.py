@@ -81,7 +81,7 @@ def test_all_but_unified_are_meant_to_be_compatible() -> None:
 
 
 def test_an_unknown_recipe_lists_the_known() -> None:
-    with pytest.raises(SfscError, match=r"unknown recipe 'magic'; there are unified, bct, .*sfsc"):
+    with pytest.raises(SfscError, match=r"unknown recipe 'magic'; choose one of unified, bct, .*sfsc"):
         find_recipe("magic")
 
 

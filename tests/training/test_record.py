@@ -180,7 +180,7 @@ def test_what_does_not_change_the_result_is_allowed(place: Path, change: Callabl
 
 def test_a_data_set_that_was_moved_is_known_by_its_images(place: Path, capsys: object) -> None:
     (place / "data").rename(place / "moved")
-    with pytest.raises(SfscError, match=r"stopped was trained on .*/data, which is neither there nor"):
+    with pytest.raises(SfscError, match=r"stopped was trained on .*/data, which was found neither"):
         dataset_of(place / "stopped")
     train(config(place / "moved", max_corrupt=0.1), place / "stopped", resume=True)
     assert same(place / "stopped", place / "finished")

@@ -174,7 +174,7 @@ def test_a_run_that_is_told_to_end_completes_its_step(
         _, error = process.communicate(timeout=120)
     assert process.returncode == code
     assert "Traceback" not in error
-    line = rf"sfsc: stopped by {number.name} after step (\d+) of 24: go on with --resume"
+    line = rf"sfsc: stopped by {number.name} after step (\d+) of 24: continue with --resume"
     found = re.fullmatch(line, error.splitlines()[-1])
     assert found, error
     assert len(log.read_text().splitlines()) == int(found[1])
@@ -242,7 +242,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, shapes: str) ->
 
 
 def test_a_run_folder_in_use_is_not_overwritten(finished: Path, shapes: str) -> None:
-    with pytest.raises(SfscError, match="already holds a run: go on with --resume"):
+    with pytest.raises(SfscError, match="already contains a run: continue with --resume"):
         train(Config.make(settings(shapes)), finished)
 
 
@@ -316,8 +316,8 @@ def test_too_many_corrupt_images_stop_the_training(shapes: str, tmp_path: Path) 
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"recipe": "magic"}, "unknown recipe 'magic'; there are unified, bct"),
-        ({"backbone": "magic"}, "unknown backbone 'magic'; there are small"),
+        ({"recipe": "magic"}, "unknown recipe 'magic'; choose one of unified, bct"),
+        ({"backbone": "magic"}, "unknown backbone 'magic'; choose one of small"),
         ({"widths": (0.5,)}, "widths"),
         ({"epochs": 0}, "epochs"),
         ({"colour": 1}, "unknown setting 'colour'"),

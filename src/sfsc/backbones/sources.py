@@ -48,7 +48,7 @@ def find_backbone(name: str, configuration: dict[str, Any] | None = None) -> Bac
         return _torchvision(rest)
     if source == "python" and rest:
         return _python(rest)
-    raise SfscError(f"unknown backbone {name!r}; there are {', '.join(BACKBONES)}, and {FORMS}")
+    raise SfscError(f"unknown backbone {name!r}; choose one of {', '.join(BACKBONES)} or {FORMS}")
 
 
 def code_of(backbone: str) -> str | None:

@@ -31,10 +31,10 @@ EXTRA_OF = dict.fromkeys(
 def main() -> None:
     """Run the command line.
 
-    A user's mistake is one line on standard error and exit code 2. A signal to end is one line and 130 for
-    SIGINT, 143 for SIGTERM.
+    A user's mistake prints one line on standard error and exits with code 2. A signal prints one line and
+    exits with code 130 for SIGINT and 143 for SIGTERM.
     """
-    os.environ["PYTHONSAFEPATH"] = "1"  # workers do not import what lies in the working folder either
+    os.environ["PYTHONSAFEPATH"] = "1"  # workers must not import modules from the working folder either
     try:
         with answered():
             app()
@@ -45,14 +45,14 @@ def main() -> None:
         code, message = 2, str(missing_extra(error.name, EXTRA_OF[error.name]))
     except (SfscError, OSError, Interrupted) as error:
         code, message = _answer(error)
-    # Here the traceback is gone, and with it a progress bar that would be drawn after the message.
+    # The traceback is gone here, and with it a progress bar that would be drawn after the message.
     if message:
         print(f"sfsc: {one_line(message)}", file=sys.stderr)
     _leave(code)
 
 
 def _answer(error: BaseException) -> tuple[int, str]:
-    """The exit code after an error, and what to say of it; nothing where another rank says it."""
+    """Return the exit code and the message for an error; the message is empty if another rank prints it."""
     match error:
         case SaidElsewhere():
             return 2, ""
@@ -61,13 +61,13 @@ def _answer(error: BaseException) -> tuple[int, str]:
         case Interrupted():
             how = getattr(error, "__notes__", [])
             return 128 + error.number, "" if is_silent_rank() else ": ".join([str(error), *how])
-        case OSError() if error.filename:  # a path that may not be read, a name that is too long
+        case OSError() if error.filename:  # for example a path without read permission, or a long name
             return 2, f"{error.strerror}: {error.filename}"
     return 2, str(error)
 
 
 def _leave(code: int) -> NoReturn:
-    """Exit; as one rank of several at once, for the threads of gloo may abort a tidy exit."""
+    """Exit. One of several ranks exits at once, because the threads of gloo may abort an orderly exit."""
     distributed = sys.modules.get("torch.distributed")
     if distributed and distributed.is_available() and distributed.is_initialized():
         sys.stdout.flush()

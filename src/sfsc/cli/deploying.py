@@ -1,4 +1,4 @@
-"""Commands that bring sub-models to platforms."""
+"""Commands that deploy sub-models to platforms."""
 
 from __future__ import annotations
 
@@ -20,19 +20,24 @@ def export(
     run: RunArgument,
     out: Annotated[
         Path | None,
-        typer.Option(help="FILE, of one width; default: RUN/export/WIDTH[-dimDIM][-int8].FORMAT."),
+        typer.Option(help="FILE for a single width; default: RUN/export/WIDTH[-dimDIM][-int8].FORMAT."),
     ] = None,
-    width: Annotated[list[float] | None, typer.Option(help="Width; repeatable; default: all.")] = None,
+    width: Annotated[
+        list[float] | None, typer.Option(help="Width to export; repeatable; default: all widths.")
+    ] = None,
     format: Annotated[str, typer.Option(help="onnx, or pt2 for torch.export.")] = "onnx",
     dim: DimOption = None,
-    int8: Annotated[bool, typer.Option("--int8", help="Compute with integers of 8 bits.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="Compute with 8-bit integers.")] = False,
     images: Annotated[
         str | None,
-        typer.Option(metavar="IMAGES", help="A folder, or KIND:PATH; default: the run's training images."),
+        typer.Option(
+            metavar="IMAGES",
+            help="Images to check the files with: a folder or KIND:PATH; default: the run's training images.",
+        ),
     ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Write sub-models into files that platforms run; each is compared with its sub-model first."""
+    """Export sub-models to files, after checking that each file computes the same embeddings."""
     from sfsc.data.image_paths import images_of
     from sfsc.deploy.exporting import export as run_export
     from sfsc.family.family import Family
@@ -42,7 +47,7 @@ def export(
     paths = images_of(images or dataset_of(run), "train").paths
     widths = width or list(family.widths)
     if out is not None and len(widths) > 1:
-        raise SfscError("--out names one file: give one --width, or leave --out away")
+        raise SfscError("--out names a single file: give one --width, or omit --out")
     for one in widths:
         name = "-".join([f"{one:g}", *([f"dim{dim}"] if dim else []), *(["int8"] if int8 else [])])
         file = out or run / "export" / f"{name}.{format}"
@@ -55,12 +60,12 @@ def export(
 def profile(
     run: RunArgument,
     dataset: DatasetOption = None,
-    threads: Annotated[int, typer.Option(min=1, help="That compute.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Number of threads that compute.")] = 1,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Measure every sub-model in every form on this machine: size, memory, time, accuracy.
+    """Measure size, memory, time and accuracy of every sub-model in every form on this machine.
 
-    What is missing in RUN/export is exported first, where torch is installed.
+    If torch is installed, files that are missing in RUN/export are exported first.
     """
     from sfsc.deploy.profiling import profile as run_profile
 
@@ -78,16 +83,24 @@ def profile(
 def choose(
     run: RunArgument,
     latency: Annotated[
-        str | None, typer.Option(metavar="TIME", help="For one image, at the 95th percentile: 10ms.")
+        str | None,
+        typer.Option(
+            metavar="TIME", help="Maximum time for one image at the 95th percentile, for example 10ms."
+        ),
     ] = None,
-    memory: Annotated[str | None, typer.Option(metavar="SIZE", help="At the peak: 20MB.")] = None,
-    size: Annotated[str | None, typer.Option(metavar="SIZE", help="Of the file: 5MB.")] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Maximum peak memory, for example 20MB.")
+    ] = None,
+    size: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="Maximum size of the file, for example 5MB.")
+    ] = None,
     min_map: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Least mAP in the full sub-model's gallery: 0.3.")
+        float | None,
+        typer.Option(min=0, max=1, help="Minimum mAP in the gallery of the full sub-model, for example 0.3."),
     ] = None,
     dataset: DatasetOption = None,
 ) -> None:
-    """Name the most accurate exported sub-model within limits, by what `sfsc profile` measured."""
+    """Choose the most accurate exported sub-model within limits, as measured by `sfsc profile`."""
     from sfsc.deploy.choosing import Limits
     from sfsc.deploy.choosing import choose as run_choice
     from sfsc.deploy.quantities import SIZES, TIMES, read_quantity

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands have."""
+"""Arguments and options that several commands share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,22 @@ import typer
 
 DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, omniglot, emoji"
 
-RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder of `sfsc train`.")]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `sfsc train` wrote.")]
 AllowCodeOption = Annotated[
     str | None,
     typer.Option(
         metavar="FUNCTION",
-        help="package.module:function that may be imported and called, if it is the run's python: backbone.",
+        help="Allow importing and calling package.module:function if it is the run's python: backbone.",
     ),
 ]
 DimOption = Annotated[
     int | None,
     typer.Option(
-        help="Of a family with nested dimensions: so many components; default: all.", show_default=False
+        help="Number of first components to use, one of the family's nested dimensions; default: all.",
+        show_default=False,
     ),
 ]
-WorkersOption = Annotated[int, typer.Option(min=0, help="How many decode images at once.")]
+WorkersOption = Annotated[int, typer.Option(min=0, help="Number of workers that decode images.")]
 DatasetOption = Annotated[
-    str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's own.")
+    str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's data set.")
 ]

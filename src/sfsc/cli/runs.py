@@ -1,4 +1,4 @@
-"""Commands on what was trained."""
+"""Commands for trained families."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def evaluate(
     workers: WorkersOption = 2,
     with_: Annotated[
         list[Path] | None,
-        typer.Option("--with", metavar="FILE", help="Exported sub-model to test with them; repeatable."),
+        typer.Option("--with", metavar="FILE", help="Exported sub-model to evaluate as well; repeatable."),
     ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Test every sub-model's queries against every sub-model's gallery: the compatibility matrix."""
+    """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
     from sfsc.data import open_dataset
     from sfsc.evaluation.evaluate import evaluate as run_evaluation
     from sfsc.family.family import Family
@@ -49,15 +49,16 @@ def recalibrate(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder of the new family.")],
     width: Annotated[
-        list[float] | None, typer.Option(help="Width, trained or not; repeatable; default: the family's.")
+        list[float] | None,
+        typer.Option(help="Width, trained or not; repeatable; default: all widths of the family."),
     ] = None,
     dataset: DatasetOption = None,
     workers: WorkersOption = 2,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Estimate BatchNorm statistics anew, also of a width that was not trained, and evaluate.
+    """Re-estimate BatchNorm statistics, also for widths that were not trained, and evaluate the result.
 
-    Both are done with the training and test images of the data set.
+    The statistics come from the training images of the data set, the evaluation from its test images.
     """
     from sfsc.training.norm_statistics import recalibrate as run_recalibration
 
@@ -71,12 +72,15 @@ def calibrate(
     out: Annotated[Path, typer.Option(help="Folder of the new family.")],
     images: Annotated[
         str | None,
-        typer.Option(metavar="IMAGES", help="A folder, or KIND:PATH; default: the run's training images."),
+        typer.Option(metavar="IMAGES", help="A folder or KIND:PATH; default: the run's training images."),
     ] = None,
     workers: WorkersOption = 2,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Bring narrow sub-models nearer to the full one, with images alone; galleries stay valid."""
+    """Move the embeddings of narrow sub-models closer to the full sub-model's, without labels.
+
+    Galleries that the full sub-model wrote stay valid.
+    """
     from sfsc.training.calibrate import calibrate as run_calibration
 
     terminal.print_calibration(run_calibration(run, out, images, workers, allow_code))
@@ -85,7 +89,7 @@ def calibrate(
 
 @app.command()
 def report(run: RunArgument) -> None:
-    """Write one self-contained HTML page about a run."""
+    """Write a self-contained HTML report about a run."""
     from sfsc.report.html import read_evaluations, write_report
 
     page = write_report(run)

@@ -18,32 +18,33 @@ if TYPE_CHECKING:
     from sfsc.gallery import Condition, Gallery
 
 app = typer.Typer()
-gallery_app = typer.Typer(help="Look at galleries and tend them.", no_args_is_help=True)
+gallery_app = typer.Typer(help="Inspect and maintain galleries.", no_args_is_help=True)
 app.add_typer(gallery_app, name="gallery")
 
 ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file of `sfsc export`.")
+    Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file that `sfsc export` wrote.")
 ]
 WidthOption = Annotated[
-    float | None, typer.Option(help="The sub-model that embeds; default: the widest.", show_default=False)
+    float | None,
+    typer.Option(help="Width of the sub-model that embeds; default: the widest.", show_default=False),
 ]
-MOST_SHOWN = 5  # of the rows that a deletion by conditions takes
-MOST_DELETED = 1 / 2  # share of a gallery that is deleted by conditions without being asked for again
+MOST_SHOWN = 5  # rows that are shown before a deletion by conditions
+MOST_DELETED = 1 / 2  # share of a gallery that can be deleted by conditions without --yes
 GALLERY_HELP = "Folder, milvus://HOST:PORT/NAME or milvus+https://HOST:PORT/NAME"
 GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
-GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; made if missing where it is written.")]
+GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; commands that write to it create it.")]
 WhereOption = Annotated[
     list[str] | None,
     typer.Option(
         metavar="CONDITION",
-        help='As camera=2, price<=9.5 or name="lamp, red". Repeatable: all must hold; of several = on one '
-        "column, any.",
+        help='A condition such as camera=2, price<=9.5 or name="lamp, red". Repeatable: a row must meet all '
+        "conditions, but only one of several = on the same column.",
     ),
 ]
-FormOption = Annotated[str, typer.Option(help="Stored as float32, float16 or int8.")]
-EngineOption = Annotated[str, typer.Option(help="local, or ray: actors on a cluster.")]
+FormOption = Annotated[str, typer.Option(help="Numeric form to store: float32, float16 or int8.")]
+EngineOption = Annotated[str, typer.Option(help="local, or ray for actors on a cluster.")]
 ResumeOption = Annotated[
-    bool, typer.Option("--resume", help="Leave out images that are there, by this sub-model.")
+    bool, typer.Option("--resume", help="Skip images that this sub-model has already added.")
 ]
 
 
@@ -58,22 +59,24 @@ def index(
     dim: DimOption = None,
     form: FormOption = "float32",
     attributes: Annotated[
-        Path | None, typer.Option(help="CSV with the column path; the others become attributes.")
+        Path | None, typer.Option(help="CSV file with a column path; all other columns become attributes.")
     ] = None,
     resume: ResumeOption = False,
     upgrade: Annotated[
-        bool, typer.Option("--upgrade", help="Embed anew what narrower sub-models wrote; no IMAGES.")
+        bool,
+        typer.Option("--upgrade", help="Re-embed the rows that narrower sub-models wrote, without IMAGES."),
     ] = False,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Embed images and write them to a gallery; of a data set, its gallery split or, without one, all of it.
+    """Embed images and write them to a gallery.
 
-    Images that cannot be read are skipped and named; the exit code is then 1.
+    Of a data set, the gallery split is used, or all images if it has none. Images that cannot be read are
+    skipped and listed, and the exit code is then 1.
     """
     if (images is None) != upgrade:
-        raise SfscError("give IMAGES to index, or --upgrade to embed anew what the gallery holds")
+        raise SfscError("give IMAGES to index, or --upgrade to re-embed the rows of the gallery")
     how = _Embedding(model, width, dim, engine, workers, allow_code)
     _write_gallery(how, gallery, images, form, attributes, resume)
 
@@ -83,25 +86,28 @@ def embed(
     model: ModelArgument,
     images: Annotated[str, typer.Argument(metavar="IMAGES", help="A folder, an image, or KIND:PATH.")],
     out: Annotated[
-        Path | None, typer.Option(help="FILE.npy, or a folder of Parquet files, which is gone on with.")
+        Path | None,
+        typer.Option(help="FILE.npy, or a folder of Parquet files, to which missing images are added."),
     ] = None,
-    gallery: Annotated[str | None, typer.Option(help="Instead: a gallery, which is gone on with.")] = None,
+    gallery: Annotated[
+        str | None, typer.Option(help="Instead of --out: a gallery, to which missing images are added.")
+    ] = None,
     width: WidthOption = None,
     dim: DimOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Embed images into files or a gallery, on this machine or a Ray cluster.
+    """Embed images into files or a gallery, on this machine or on a Ray cluster.
 
-    Images that cannot be read are skipped and named; the exit code is then 1.
+    Images that cannot be read are skipped and listed, and the exit code is then 1.
     """
     from sfsc.embedding.engines import make_engine
     from sfsc.embedding.files import embed as run_embedding
     from sfsc.embedding.model import open_model
 
     if (out is None) == (gallery is None):
-        raise SfscError("say where the embeddings go: --out or --gallery")
+        raise SfscError("give either --out or --gallery for the embeddings")
     if gallery is not None:
         how = _Embedding(model, width, dim, engine, workers, allow_code)
         _write_gallery(how, gallery, images, resume=True)
@@ -179,15 +185,18 @@ def search(
     gallery: GalleryOption,
     width: WidthOption = None,
     dim: DimOption = None,
-    top: Annotated[int, typer.Option(min=1, help="How many hits.")] = 10,
+    top: Annotated[int, typer.Option(min=1, help="Number of hits.")] = 10,
     where: WhereOption = None,
     approximate: Annotated[
-        bool, typer.Option("--approximate", help="In a large gallery, compare some rows only: faster.")
+        bool,
+        typer.Option("--approximate", help="In a large gallery, compare only some rows, which is faster."),
     ] = False,
-    picture: Annotated[Path | None, typer.Option(help="Draw the query and its hits as a PNG.")] = None,
+    picture: Annotated[
+        Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
+    ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Search a gallery with an image, embedded by any sub-model of the family that wrote it."""
+    """Search a gallery with an image, embedded by any sub-model of the gallery's family."""
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
     from sfsc.gallery.searching import search as run_search
@@ -207,18 +216,20 @@ def serve(
     run: RunArgument,
     gallery: Annotated[str, typer.Option(help=f"{GALLERY_HELP}.")],
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any that is free.")] = 8000,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any free port.")] = 8000,
     api_key: Annotated[
-        str | None, typer.Option(envvar="SFSC_API_KEY", help="What every request must bring in X-API-Key.")
+        str | None,
+        typer.Option(envvar="SFSC_API_KEY", help="Key that every request must send in X-API-Key."),
     ] = None,
     allow_origin: Annotated[
         list[str] | None,
-        typer.Option(metavar="URL", help="Pages of this origin may use the service; repeatable."),
+        typer.Option(metavar="URL", help="Origin whose pages may use the service; repeatable."),
     ] = None,
     allow_host: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME", help="Name that the service is reached by, beside --host; repeatable; * for any."
+            metavar="NAME",
+            help="Additional host name of the service, next to --host; repeatable; * for any.",
         ),
     ] = None,
     images_root: Annotated[
@@ -226,19 +237,19 @@ def serve(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Folder whose images may be seen; repeatable; default: the one that all images are in.",
+            help="Folder whose images may be shown; repeatable; default: the folder with all images.",
         ),
     ] = None,
     proxy: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="ADDRESS", help="Reverse proxy whose forwarded headers are believed; repeatable."
+            metavar="ADDRESS", help="Reverse proxy whose forwarded headers are trusted; repeatable."
         ),
     ] = None,
-    root_path: Annotated[str, typer.Option(help="Path under which a proxy offers the service.")] = "",
+    root_path: Annotated[str, typer.Option(help="Path under which a proxy serves the service.")] = "",
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Search a gallery over HTTP, and on a page in the browser, until SIGTERM or Ctrl-C."""
+    """Serve a gallery over HTTP, with a search page for the browser, until SIGTERM or Ctrl-C."""
     from sfsc.serving.running import serve as run_service
 
     run_service(
@@ -258,7 +269,7 @@ def serve(
 
 @gallery_app.command("info")
 def gallery_info(gallery: GalleryArgument) -> None:
-    """Say what a gallery holds: of which family, by which sub-models, in which forms."""
+    """Show the family of a gallery, and its rows by sub-model and numeric form."""
     from sfsc.gallery import Gallery
 
     terminal.print_gallery(gallery, Gallery.open(gallery).info())
@@ -270,12 +281,12 @@ def gallery_delete(
     ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Ids of rows.")] = None,
     where: WhereOption = None,
     yes: Annotated[
-        bool, typer.Option("--yes", help="Delete by conditions even more than half of the gallery.")
+        bool, typer.Option("--yes", help="Allow conditions to delete more than half of the gallery.")
     ] = False,
 ) -> None:
-    """Take rows away, by their ids, by conditions, or by both at once.
+    """Delete rows by their ids, by conditions, or by both.
 
-    A relative path is an id as `sfsc index` makes one of it. What conditions choose is shown first.
+    A relative path is converted to an id as by `sfsc index`. Rows that conditions select are shown first.
     """
     from sfsc.gallery import Condition, Gallery
     from sfsc.gallery.indexing import stored_ids
@@ -294,19 +305,19 @@ def gallery_delete(
 
 
 def _show_chosen(gallery: Gallery, where: Sequence[str | Condition], agreed: bool) -> None:
-    """Print which rows fulfil conditions; SfscError for more of them than are deleted without `agreed`."""
+    """Print the rows that fulfil conditions; raise `SfscError` for too many of them without `agreed`."""
     found, all_rows = gallery.count(where), len(gallery)
     for row in islice(gallery.rows(where), MOST_SHOWN):
         print(f"fulfils the conditions: {row['id']}")
     if found > MOST_SHOWN:
         print(f"and {found - MOST_SHOWN} more")
     if found > MOST_DELETED * all_rows and not agreed:
-        raise SfscError(f"these are {found} of the gallery's {all_rows} rows: add --yes to delete them")
+        raise SfscError(f"this would delete {found} of the gallery's {all_rows} rows: add --yes to do so")
 
 
 @gallery_app.command("optimize")
 def gallery_optimize(gallery: GalleryArgument) -> None:
-    """Free the room of rows that were replaced or deleted."""
+    """Free the space of replaced and deleted rows."""
     from sfsc.gallery import Gallery
 
     Gallery.open(gallery).optimize()
@@ -316,9 +327,9 @@ def gallery_optimize(gallery: GalleryArgument) -> None:
 @gallery_app.command("export")
 def gallery_export(
     gallery: GalleryArgument,
-    out: Annotated[Path, typer.Option(help="FILE.parquet.")],
+    out: Annotated[Path, typer.Option(help="FILE.parquet to write.")],
 ) -> None:
-    """Write all rows, with their embeddings as float32, into a Parquet file."""
+    """Write all rows, with float32 embeddings, into a Parquet file."""
     from sfsc.gallery import Gallery
     from sfsc.gallery.export import export
 

@@ -1,4 +1,4 @@
-"""Commands that train: one family, or many to compare."""
+"""Commands that train families."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ BACKBONE_HELP = (
 RECIPES_HELP = "unified, bct, asymmetric, bct-s, asymmetric-s, sfsc, sfsc+"
 
 DatasetArgument = Annotated[str | None, typer.Argument(metavar="DATASET", help=DATASET_HELP)]
-ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; a flag beats it.")]
+ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")]
 BackboneOption = Annotated[str | None, typer.Option(help=BACKBONE_HELP)]
-SeedsOption = Annotated[int | None, typer.Option(min=1, help="Runs of each recipe; default: 3.")]
+SeedsOption = Annotated[int | None, typer.Option(min=1, help="Number of runs of each recipe; default: 3.")]
 SetOption = Annotated[
     list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="Any other setting; repeatable.")
 ]
@@ -32,24 +32,29 @@ def train(
     dataset: DatasetArgument = None,
     out: Annotated[Path, typer.Option(help="Run folder.")] = Path("runs/sfsc"),
     config: ConfigOption = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the run folder's checkpoint.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue from the checkpoint in the run folder.")
+    ] = False,
     recipe: Annotated[str | None, typer.Option(help=f"Training method: {RECIPES_HELP}.")] = None,
     backbone: BackboneOption = None,
-    widths: Annotated[str | None, typer.Option(help="Channel ratios, as 0.25,0.5,0.75,1.0.")] = None,
+    widths: Annotated[str | None, typer.Option(help="Channel ratios, for example 0.25,0.5,0.75,1.0.")] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of everything random.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
     compile_: Annotated[
-        bool, typer.Option("--compile", help="Compile the sub-models: minutes once, then faster steps.")
+        bool,
+        typer.Option(
+            "--compile", help="Compile the sub-models: takes minutes once and makes each step faster."
+        ),
     ] = False,
     set_: SetOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Train a family: one run, all sub-models.
+    """Train a family with all its sub-models in one run.
 
-    The processes that torchrun starts with this command train one family together.
+    Several processes that torchrun starts with this command train one family together.
 
-    All settings with their meaning and defaults are in docs/training.md; the run folder keeps those used.
+    All settings are described in docs/training.md. The run folder stores the settings that were used.
     """
     from sfsc.backbones.sources import check_code
     from sfsc.runs.paths import CONFIG_FILE
@@ -88,10 +93,14 @@ def inspect(
     widths: Annotated[str, typer.Option(help="Channel ratios.")] = "0.25,0.5,0.75,1.0",
     image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 224,
     embedding_dim: Annotated[int, typer.Option(min=1, help="Dimension of the embeddings.")] = 128,
-    keep: Annotated[list[str] | None, typer.Option(help="Module to leave whole; repeatable.")] = None,
-    round_to: Annotated[int, typer.Option(help="Round channels up to multiples of this; 1 for none.")] = 8,
+    keep: Annotated[
+        list[str] | None, typer.Option(help="Module that keeps all channels; repeatable.")
+    ] = None,
+    round_to: Annotated[
+        int, typer.Option(help="Round channel counts up to multiples of this; 1 for no rounding.")
+    ] = 8,
 ) -> None:
-    """Show what becomes of a backbone at each width: channels, parameters, multiply-adds."""
+    """Show the channels, parameters and multiply-adds of a backbone at each width."""
     import torch
 
     from sfsc.family.family import Family
@@ -107,16 +116,18 @@ def compare(
     dataset: DatasetArgument = None,
     out: Annotated[Path, typer.Option(help="Folder of all runs.")] = Path("runs/comparison"),
     config: ConfigOption = None,
-    recipes: Annotated[str | None, typer.Option(help=f"Of {RECIPES_HELP}; default: all.")] = None,
+    recipes: Annotated[
+        str | None, typer.Option(help=f"Recipes, separated by commas: {RECIPES_HELP}; default: all.")
+    ] = None,
     backbone: BackboneOption = None,
     seeds: SeedsOption = None,
-    calibrations: Annotated[bool, typer.Option(help="Test all of them after calibration, too.")] = True,
+    calibrations: Annotated[bool, typer.Option(help="Evaluate after calibration as well.")] = True,
     set_: SetOption = None,
 ) -> None:
-    """Train and test several recipes alike, and write tables, figures and a page.
+    """Train and evaluate several recipes under the same conditions, and write tables, figures and a page.
 
-    The file of settings may hold `seeds` and, under `recipes`, what each changes (docs/comparison.md). What
-    is finished is not done again.
+    The settings file may contain `seeds` and, under `recipes`, the changes of each recipe
+    (docs/comparison.md). Finished runs are not repeated.
     """
     from sfsc.training.recipes import RECIPES
 
@@ -135,7 +146,7 @@ def ablate(
     seeds: SeedsOption = None,
     set_: SetOption = None,
 ) -> None:
-    """Compare losses, projections and alignment, each with and without the others, in one table."""
+    """Compare all combinations of losses, projections and alignment in one table."""
     from sfsc.evaluation.compare import ablation
 
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
@@ -161,7 +172,7 @@ def _compare(
 
 
 def _settings(config: Path | None, texts: list[str] | None, flags: dict[str, Any]) -> dict[str, Any]:
-    """The settings of a file, then those of `--set`, then the flags that were given."""
+    """Combine the settings of a file, of `--set` and of flags; later ones override earlier ones."""
     from sfsc.training.config import parse_setting, read_settings
 
     settings = read_settings(config) if config else {}

@@ -1,4 +1,7 @@
-"""Datasets: images on disk with identity, camera and split. `sfsc.training.loading` makes batches of them."""
+"""Data sets: images on disk, each with an identity, a camera and a split.
+
+`sfsc.training.loading` turns them into batches.
+"""
 
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.emoji_build import build_emoji

@@ -1,4 +1,4 @@
-"""What a dataset is: images with identity, camera and split."""
+"""The `Dataset` type: images with an identity, a camera and a split."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ SPLITS = ("train", "query", "gallery", "test")
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one part of a dataset.
+    """The images of one part of a data set.
 
-    `paths`: N image paths, as `decode` reads them. `identities`: (N,) str. `cameras`: (N,) str, or None
-    if the dataset knows none.
+    Attributes:
+        paths: N image paths, which `decode` can read.
+        identities: (N,) str.
+        cameras: (N,) str, or None if the data set has no cameras.
     """
 
     paths: tuple[str, ...]
@@ -29,11 +31,11 @@ class Split:
         return len(self.paths)
 
     def labels(self) -> np.ndarray:
-        """(N,) int64: the identities of this split, sorted and numbered from 0."""
+        """Return the identities as numbers, (N,) int64: sorted and counted from 0."""
         return np.unique(self.identities, return_inverse=True)[1].astype(np.int64)
 
     def select(self, chosen: np.ndarray) -> Split:
-        """The images that `chosen` names: (N,) bool, or (n,) int positions."""
+        """Return the images selected by `chosen`, an (N,) bool mask or (n,) int positions."""
         cameras = None if self.cameras is None else self.cameras[chosen]
         paths = tuple(self.paths[i] for i in np.arange(len(self))[chosen])
         return Split(paths, self.identities[chosen], cameras)
@@ -41,12 +43,25 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """All images of a dataset.
+    """All images of a data set, usually made by `open_dataset`.
 
-    `source` is what the user wrote ("emoji:data/emoji"). `identities`, `cameras` and `splits` are (N,) str;
-    a split is "train", "query", "gallery" or "test", the last for images that are query and gallery both.
-    `image_size` is the (height, width) that suits the images. `mirrors` says whether a mirrored image still
-    shows the same identity. Raises SfscError for an unknown split name and for no images at all.
+    Attributes:
+        source: the name that the user gave, for example "emoji:data/emoji".
+        paths: N image paths, which `decode` can read.
+        identities: (N,) str.
+        cameras: (N,) str, or None if the data set has no cameras.
+        splits: (N,) str: "train", "query", "gallery" or "test". A "test" image is both a query and a gallery
+            image.
+        image_size: the (height, width) in pixels that suits the images.
+        mirrors: whether a mirrored image still shows the same identity.
+
+    Raises:
+        SfscError: there are no images, or a split has an unknown name.
+
+    Example::
+
+        dataset = sfsc.open_dataset("folder:photos")
+        print(len(dataset.train), len(dataset.query), len(dataset.gallery))
     """
 
     source: str
@@ -62,33 +77,33 @@ class Dataset:
             raise SfscError(f"{self.source} holds no images: check the path and the layout of its folders")
         unknown = sorted(set(self.splits.tolist()) - set(SPLITS))
         if unknown:
-            raise SfscError(f"{self.source}: split {unknown[0]!r} is none of {', '.join(SPLITS)}")
+            raise SfscError(f"{self.source}: split {unknown[0]!r} is not one of {', '.join(SPLITS)}")
 
     @property
     def train(self) -> Split:
-        """The images to learn from; SfscError if they show fewer than two identities."""
+        """The training images; raises `SfscError` if they show fewer than two identities."""
         split = self._select("train")
         identities = np.unique(split.identities)
         if len(identities) < 2:
             raise SfscError(
-                f"{self.source} has one identity for training, {identities[0]}: training needs at least two"
+                f"{self.source} has only one training identity, {identities[0]}: training needs at least two"
             )
         return split
 
     @property
     def query(self) -> Split:
-        """The images to search with; SfscError if there is none."""
+        """The query images; raises `SfscError` if there are none."""
         return self._select("query", "test")
 
     @property
     def gallery(self) -> Split:
-        """The images to search in; SfscError if there is none."""
+        """The gallery images; raises `SfscError` if there are none."""
         return self._select("gallery", "test")
 
     def part(self, split: str) -> Split:
-        """The images of a split ("train", "query" or "gallery"); all where the data set has none of it.
+        """Return the images of a split ("train", "query" or "gallery"), or all images if it is empty.
 
-        For those who want images alone, whatever they are labelled for.
+        Use this if you need images regardless of the purpose that they are labelled for.
         """
         inside = np.isin(self.splits, [split] if split == "train" else [split, "test"])
         whole = Split(self.paths, self.identities, self.cameras)
@@ -103,6 +118,9 @@ class Dataset:
 
 
 def held_out(identities: Iterable[str], share: float = 1 / 2, at_least: int = 0) -> set[str]:
-    """A share of the identities, rounded down, for testing: always the same, chosen by their hashes."""
+    """Return a share of the identities, rounded down, for testing.
+
+    They are chosen by their hashes, so the choice is always the same.
+    """
     ordered = sorted(set(identities), key=lambda identity: sha256(identity.encode()).digest())
     return set(ordered[: max(at_least, int(len(ordered) * share))])

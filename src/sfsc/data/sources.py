@@ -1,4 +1,4 @@
-"""Opens a dataset by what the user calls it."""
+"""Opening data sets by name."""
 
 from __future__ import annotations
 
@@ -26,26 +26,40 @@ KINDS: dict[str, Callable[[str, Path], Dataset]] = {
     "omniglot": read_omniglot,
     "emoji": read_emoji,
 }
-# Before a data set, as in validation:omniglot:PATH.
+# Prefixes of a data set's name, as in validation:omniglot:PATH.
 RESPLITS = {"validation": validation, "target": target}
-LONGEST_NAME = 4200  # characters; no path is longer, and views of views are opened one in another
+LONGEST_NAME = 4200  # characters: no path is longer, and views are opened recursively
 
 
 def names_dataset(text: str) -> bool:
-    """Whether a text is the name of a dataset rather than a path."""
+    """Return whether a text is the name of a data set rather than a path."""
     kind, colon, _ = text.partition(":")
     return bool(colon) and (kind in KINDS or kind in RESPLITS)
 
 
 def open_dataset(spec: str) -> Dataset:
-    """The dataset that `spec`, "KIND:PATH", names; SfscError if it names none or is not readable."""
+    """Open the data set with the name `spec`.
+
+    Args:
+        spec: KIND:PATH, with KIND one of `KINDS`. A prefix "validation:" or "target:" opens a view of another
+            data set, as in "validation:omniglot:PATH".
+
+    Raises:
+        SfscError: the name is not of this form, the path does not exist, or the layout of the files is not
+            as expected.
+
+    Example::
+
+        dataset = sfsc.open_dataset("folder:photos")
+        print(dataset.image_size, len(dataset.paths))
+    """
     if len(spec) > LONGEST_NAME:
-        raise SfscError(f"a dataset's name has at most {LONGEST_NAME} characters, not {len(spec)}")
+        raise SfscError(f"the name of a data set has at most {LONGEST_NAME} characters, not {len(spec)}")
     kind, _, location = spec.partition(":")
     if kind in RESPLITS and location:
         return RESPLITS[kind](open_dataset(location), spec)
     if kind not in KINDS or not location:
-        raise SfscError(f"{spec!r} is no dataset: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
+        raise SfscError(f"{spec!r} is not a data set: expected KIND:PATH with KIND one of {', '.join(KINDS)}")
     path = Path(location)
     if not os.path.exists(path) and kind != "emoji":
         raise SfscError(f"{spec}: {path} does not exist")

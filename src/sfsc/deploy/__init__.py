@@ -1,1 +1,1 @@
-"""Sub-models as files for platforms, and the runtime that runs them without torch."""
+"""Exporting sub-models as files, measuring them on a machine, and choosing one for a platform."""

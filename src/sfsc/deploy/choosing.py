@@ -1,4 +1,4 @@
-"""The best exported sub-model within the limits of a platform."""
+"""Choosing the best exported sub-model within the limits of a platform."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from sfsc.errors import SfscError
 
 @dataclass(frozen=True)
 class Limits:
-    """What a platform allows; None for no limit.
+    """The limits of a platform; None means that there is no limit.
 
-    `latency`: seconds for one image, at the 95th percentile. `memory`: bytes, at the peak. `size`: bytes of
-    the file. `accuracy`: the least mAP in the full sub-model's gallery, a fraction.
+    Attributes:
+        latency: the maximum time for one image in seconds, at the 95th percentile.
+        memory: the maximum peak memory in bytes.
+        size: the maximum size of the file in bytes.
+        accuracy: the minimum mAP in the gallery of the full sub-model, a fraction.
     """
 
     latency: float | None = None
@@ -28,7 +31,7 @@ class Limits:
 
 @dataclass(frozen=True)
 class _Check:
-    """A figure against its limit; `excess` above 1 breaks it."""
+    """A measured value and its limit; an `excess` above 1 exceeds the limit."""
 
     name: str
     found: float
@@ -41,33 +44,43 @@ class _Check:
 
 
 def choose(run: str | Path, limits: Limits, dataset: str | None = None) -> Measured:
-    """The exported sub-model of greatest accuracy that keeps to all limits; of equal ones, the fastest.
+    """Choose the most accurate exported sub-model within all limits; among equals, the fastest.
 
     Args:
-        run: a run folder that `sfsc profile` has written to.
-        limits: that must hold as the profile was measured.
-        dataset: KIND:PATH that accuracies are of; by default the run's own.
+        run: a run folder that `profile` has measured.
+        limits: the limits, which are compared with the measurements in the profile.
+        dataset: KIND:PATH of the data set for the accuracies; by default the run's own.
 
     Returns:
-        Its row of the profile; its file is the one that was measured.
+        The row of the profile. Its file is unchanged since it was measured.
 
     Raises:
-        SfscError: no profile of this family, one without accuracies, a file that has changed, or nothing
-            fits: then the message says what comes nearest, and what it breaks.
+        SfscError: there is no profile of this family, the profile has no accuracies, the file has changed, or
+            no sub-model is within the limits. In the last case the message names the closest sub-model and
+            the limits that it exceeds.
+
+    Example::
+
+        from sfsc.deploy.choosing import Limits, choose
+
+        best = choose("runs/photos", Limits(latency=0.010, memory=25e6, accuracy=0.3))
+        print(best.file, best.accuracy)
     """
     profile = Profile.read(run, dataset)
     tested = [row for row in profile.rows if row.file is not None and row.accuracy is not None]
     if not tested:
-        raise SfscError(f"no sub-model of {run} has an mAP: run `sfsc profile {run}` where the data set is")
+        raise SfscError(
+            f"no sub-model of {run} has an mAP: run `sfsc profile {run}` on a machine with the data set"
+        )
     fitting = [row for row in tested if _worst(row, limits) <= 1]
     if not fitting:
         nearest = min(tested, key=lambda row: _worst(row, limits))
         broken = ", ".join(str(check) for check in _checks(nearest, limits) if check.excess > 1)
-        raise SfscError(f"nothing fits: the nearest is {nearest.name}, which has {broken}")
+        raise SfscError(f"no sub-model is within the limits: the closest is {nearest.name} with {broken}")
     best = max(fitting, key=lambda row: (row.accuracy, -row.p95))
     path = Path(run, str(best.file))
     if not path.is_file() or file_digest(path) != best.digest:
-        raise SfscError(f"{path} is not the file that was measured: run `sfsc profile {run}` again")
+        raise SfscError(f"{path} has changed since it was measured: run `sfsc profile {run}` again")
     return best
 
 
@@ -76,7 +89,7 @@ def _worst(row: Measured, limits: Limits) -> float:
 
 
 def _checks(row: Measured, limits: Limits) -> list[_Check]:
-    """Of a row that has accuracy and file."""
+    """Compare a row that has an accuracy and a file with all limits."""
     most: list[tuple[str, float, float | None, Mapping[str, float]]] = [
         ("p95", row.p95, limits.latency, TIMES),
         ("memory", row.memory, limits.memory, SIZES),

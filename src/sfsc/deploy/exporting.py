@@ -1,4 +1,4 @@
-"""Exporting sub-models: one file for each, with everything in its graph that makes an embedding of pixels."""
+"""Exporting sub-models: one file for each, whose graph contains everything from pixels to embeddings."""
 
 from __future__ import annotations
 
@@ -27,26 +27,28 @@ from sfsc.switchable.inspection import count_multiply_adds
 
 SUFFIXES = (".onnx", ".pt2")
 OUTPUT = "embeddings"
-LEAST_COSINE = 0.9999  # of a file's embedding with that of the sub-model that it was made from
-BATCHES = (1, 7)  # in which they are compared
+LEAST_COSINE = 0.9999  # between the embeddings of a file and of the sub-model that it was made from
+BATCHES = (1, 7)  # batch sizes in which they are compared
+CALIBRATING, FEWEST_CALIBRATING = 512, 32  # images that are used, and needed, for int8
 
-Made = tuple[bytes, Exported]  # a file's content, and what it says of itself
-CALIBRATING, FEWEST_CALIBRATING = 512, 32  # images that int8 is made with
+Made = tuple[bytes, Exported]  # the content of a file, and its metadata
 
 
 class Graph(nn.Module):
-    """(batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1.
+    """The graph of an exported file.
 
-    Colours are normalised before the change of layout, by a mean and a deviation for every pixel of a row:
-    over the three numbers of one pixel at a time onnxruntime takes longer than over many a convolution. With
-    a dimension, the first components alone make the embedding, of length 1.
+    Maps (batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1. With a
+    dimension, the embeddings consist of the first components, normalised.
+
+    Colours are normalised before the layout changes, with a mean and a deviation for every pixel of a row.
+    With only three values per operation, onnxruntime would take longer for this than for many convolutions.
     """
 
     mean: Tensor
     std: Tensor
 
     def __init__(self, submodel: Embedder, width: int, dimension: int | None = None) -> None:
-        """Of images of this width in pixels."""
+        """Make the graph of a sub-model for images of `width` pixels."""
         super().__init__()
         self.submodel = submodel
         self.dimension = dimension
@@ -54,13 +56,13 @@ class Graph(nn.Module):
         self.register_buffer("std", 255 * submodel.std.flatten().expand(width, 3))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Embed."""
+        """Embed images."""
         normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
-        # Contiguous: of a map in another layout the mean is exported as an indirect copy.
+        # Contiguous, because the mean of a map in another layout would be exported as an indirect copy.
         return self.shorten(self.submodel.embed_normalised(normalised.contiguous()))
 
     def shorten(self, embeddings: Tensor) -> Tensor:
-        """The first components of the sub-model's own embeddings, of length 1."""
+        """Return the first components of the sub-model's embeddings, normalised."""
         return embeddings if self.dimension is None else F.normalize(embeddings[:, : self.dimension])
 
 
@@ -72,33 +74,43 @@ def export(
     int8: bool = False,
     dimension: int | None = None,
 ) -> Exported:
-    """Write one sub-model into a file, once it was seen to embed as the sub-model does.
+    """Export one sub-model to a file, after checking that the file computes the same embeddings.
 
     Args:
-        family: in evaluation mode.
-        width: of the sub-model.
+        family: a family in evaluation mode.
+        width: the width of the sub-model.
         out: FILE.onnx, or FILE.pt2 for torch.export.
-        images: paths of images that it is compared on; with `int8`, of the training split, from which the
-            ranges of activations are taken. Some 512 of them are used, 32 are needed.
-        int8: compute with integers of 8 bits, weights per channel, but for layers that this would cost too
-            much (see `sfsc.deploy.float_layers`); of ONNX files only.
-        dimension: how many of the embeddings' first components it returns; by default all.
+        images: paths of images on which the file and the sub-model are compared. For `int8`, use images of
+            the training split, because they also determine the ranges of the activations; up to 512 of them
+            are used, and at least 32 are required.
+        int8: whether to compute with 8-bit integers, with weights quantised per channel. Layers in which this
+            would cost too much accuracy stay in float32 (see `sfsc.deploy.float_layers`). ONNX only.
+        dimension: the number of first components that the file returns; by default all.
 
     Returns:
-        What the file says of itself.
+        The metadata of the file.
 
     Raises:
-        SfscError: not one of the family's widths or dimensions, another suffix, too few images, one that
-            cannot be read, embeddings that differ, or no onnx; nothing is written then.
+        SfscError: the family has no such width or dimension, the suffix is unknown, there are too few images,
+            an image cannot be read, the embeddings differ, or onnx is not installed. No file is written.
+
+    Example::
+
+        from sfsc.deploy.exporting import export
+
+        family = sfsc.Family.load("runs/photos")
+        images = sfsc.open_dataset("folder:photos").train.paths
+        exported = export(family, 0.25, "phone.onnx", images, int8=True)
+        print(exported.parameters, exported.multiply_adds)
     """
     out = Path(out)
     if out.suffix not in SUFFIXES:
         raise SfscError(f"{out} must end in {' or '.join(SUFFIXES)}")
     if int8 and out.suffix != ".onnx":
-        raise SfscError(f"int8 is for ONNX files: {out} must end in .onnx")
+        raise SfscError(f"int8 is only available for ONNX files: {out} must end in .onnx")
     needed, used = (FEWEST_CALIBRATING, CALIBRATING) if int8 else (max(BATCHES), max(BATCHES))
     if len(images) < needed:
-        raise SfscError(f"{len(images)} images are too few to make and check this file with: give {used}")
+        raise SfscError(f"{len(images)} images are too few to make and check this file: pass {used}")
     family.check_width(width)
     if dimension is not None:
         family.check_dimension(dimension)
@@ -123,7 +135,7 @@ def export(
 
 
 def _spread(images: Sequence[str], size: tuple[int, int], count: int) -> np.ndarray:
-    """(n, height, width, 3) uint8, of images from all over the list."""
+    """Decode images that are spread evenly over the list: (n, height, width, 3) uint8."""
     chosen = np.unique(np.linspace(0, len(images) - 1, count).astype(int))
     return np.stack([decode(images[place], size) for place in chosen])
 
@@ -156,7 +168,7 @@ def _to_onnx(graph: Graph, exported: Exported) -> bytes:
         import onnxscript
     except ImportError as error:
         raise missing_extra(str(error.name), "export") from error
-    del onnxscript  # only torch needs it
+    del onnxscript  # only used by torch
     height, width = exported.image_size
     example = torch.zeros(2, height, width, 3, dtype=torch.uint8)
     with _quiet():
@@ -174,7 +186,7 @@ def _to_onnx(graph: Graph, exported: Exported) -> bytes:
 
 
 def _described(data: bytes, exported: Exported) -> bytes:
-    """The ONNX model with what it says of itself, and nothing else."""
+    """Return the ONNX model with our metadata and no other metadata."""
     import onnx
 
     model = onnx.load_from_string(data)
@@ -195,21 +207,21 @@ def _to_pt2(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> 
 
 @torch.inference_mode()
 def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np.ndarray, out: Path) -> None:
-    """Raise `SfscError` where what a file computes is not what its sub-model does."""
+    """Raise `SfscError` if a file does not compute the same embeddings as its sub-model."""
     for batch in BATCHES:
         images = pixels[:batch]
         expected = graph.shorten(graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)).numpy()
         least = float((embed(images) * expected).sum(1).min())
         if not least >= LEAST_COSINE:
             raise SfscError(
-                f"{out} is not written: with {batch} images, its embeddings differ from the sub-model's "
-                f"(cosine {least:.5f}, allowed is {LEAST_COSINE}): report the backbone"
+                f"{out} was not written: with {batch} images, its embeddings differ from the sub-model's "
+                f"(cosine {least:.5f}, must be at least {LEAST_COSINE}): please report the backbone"
             )
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the remarks of torch and onnxruntime on their own work: nothing that a user can change."""
+    """Suppress messages of torch and onnxruntime that a user can do nothing about."""
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

@@ -1,4 +1,4 @@
-"""Which layers of an int8 model stay in float32: those that cost its embeddings most."""
+"""Quantising a model to int8, with the layers that hurt its embeddings most kept in float32."""
 
 from __future__ import annotations
 
@@ -10,26 +10,29 @@ from sfsc.deploy.quantising import BATCH, Quantiser
 from sfsc.embedding.exported import ExportedModel
 from sfsc.progress import track
 
-ENOUGH = 0.998  # agreement above which no more layers are kept: docs/benchmarks.md shows what int8 costs then
-MOST_KEPT = 1 / 4  # of the layers: with more of them in float32, the file is not worth its name
-MOST_PAIRS, MOST_TRIES = 32, 16  # so that the search ends in a time that one can wait for
+ENOUGH = (
+    0.998  # agreement at which no more layers are kept; docs/benchmarks.md shows the accuracy of int8 then
+)
+MOST_KEPT = 1 / 4  # share of the layers: with more of them in float32, the model is hardly int8 any more
+MOST_PAIRS, MOST_TRIES = 32, 16  # bounds the time of the search
 
 
 def quantise(data: bytes, pixels: np.ndarray, path: Path) -> tuple[bytes, int]:
-    """The int8 model of a float32 one, with as few layers in float32 as its embeddings need.
+    """Quantise a float32 model to int8, with as few layers in float32 as its embeddings need.
 
-    An activation is exact only where the layers at both of its ends are in float32, so layers are tried in
-    pairs, as they follow each other: first each pair alone, then together with those that were kept before
-    it, best first. A pair stays in float32 if the agreement rises by it, until it is `ENOUGH` or a quarter of
-    the layers is kept. Ranges of activations come from every other image, the agreement from those between.
+    An activation is exact only if the layers on both sides are in float32. Layers are therefore tried in
+    pairs of consecutive layers: first each pair alone, then, best first, each pair together with those that
+    are kept already. A pair is kept in float32 if it increases the agreement, until the agreement reaches
+    `ENOUGH` or a quarter of the layers is kept. Every other image determines the ranges of the activations,
+    and the remaining images determine the agreement.
 
     Args:
         data: an ONNX model that `sfsc export` made.
-        pixels: (n, height, width, 3) uint8, of the training split.
-        path: what errors name.
+        pixels: (n, height, width, 3) uint8 images of the training split.
+        path: the path of the file, for error messages.
 
     Returns:
-        The ONNX model, and how many of its layers are in float32.
+        The ONNX model, and the number of its layers in float32.
     """
     held = pixels[1::2]
     expected = _embed(data, held, path)
@@ -58,11 +61,12 @@ def quantise(data: bytes, pixels: np.ndarray, path: Path) -> tuple[bytes, int]:
 
 
 def agreement(expected: np.ndarray, found: np.ndarray) -> float:
-    """How alike two models rank: the mean correlation of their queries' similarities to one gallery.
+    """Compute how similarly two models rank: the mean correlation of their query-gallery similarities.
 
     Args:
-        expected: (n, dim) float32, of length 1: every other one is a query, those between are the gallery.
-        found: the same images by another model; its queries search the same gallery.
+        expected: (n, dim) float32 of length 1. Every other row is a query, and the remaining rows are the
+            gallery.
+        found: embeddings of the same images by another model. Its queries search the same gallery.
     """
     gallery = expected[1::2].T
     one, other = (queries[::2] @ gallery for queries in (expected, found))

@@ -1,7 +1,7 @@
-"""What one sub-model takes, in a process of its own: memory is clean there, and so are threads.
+"""Measuring one sub-model in a separate process, so that memory and threads of this process do not count.
 
-Run as `python -P -m sfsc.deploy.measuring MODEL WIDTH THREADS SECONDS ALLOW_CODE`, the last of them empty for
-none; prints what `measure` returns as JSON.
+Run as `python -P -m sfsc.deploy.measuring MODEL WIDTH THREADS SECONDS ALLOW_CODE`, with an empty ALLOW_CODE
+to allow none. It prints the result of `measure` as JSON.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ WARM_UP, FEWEST = 5, 5  # calls
 
 @dataclass(frozen=True)
 class Measurement:
-    """`memory`: bytes by which loading and embedding one image let the peak of the resident set grow.
+    """Memory, latency and throughput of one sub-model.
 
-    `p50` and `p95`: seconds for one image, the median and the 95th percentile. `throughput`: images per
-    second, `BATCH` at once.
+    Attributes:
+        memory: the growth of the peak resident set in bytes while loading the model and embedding one image.
+        p50: the median time for one image in seconds.
+        p95: the 95th percentile of the time for one image in seconds.
+        throughput: images per second in batches of `BATCH`.
     """
 
     memory: int
@@ -44,10 +47,11 @@ def measure(
     """Measure a sub-model in a new process.
 
     Args:
-        model: an exported file; or a run folder, whose family runs by torch.
-        width: of the sub-model.
-        threads: that compute.
-        seconds: for one image at once, and again for `BATCH`; no fewer than `FEWEST` calls each.
+        model: an exported file, or a run folder whose family runs with torch.
+        width: the width of the sub-model.
+        threads: the number of threads that compute.
+        seconds: the time to measure single images, and again to measure batches; at least `FEWEST` calls
+            each.
         allow_code: as for `Family.load`.
 
     Raises:
@@ -63,7 +67,7 @@ def measure(
 
 
 def _measure(path: Path, width: float, threads: int, seconds: float, allow_code: str | None) -> Measurement:
-    # What loading a model imports is none of the model's memory.
+    # Imports do not count as memory of the model.
     import_module("onnxruntime" if path.suffix == ONNX else "sfsc.family.family")
     before = _peak()
     model = _load(path, threads, allow_code)
@@ -89,7 +93,7 @@ def _load(path: Path, threads: int, allow_code: str | None) -> Model:
 
 
 def _times(model: Model, pixels: np.ndarray, width: float, seconds: float) -> list[float]:
-    """Seconds of each call, after some that are not counted."""
+    """Return the seconds of each call, after some warm-up calls."""
     for _ in range(WARM_UP):
         model.embed_pixels(pixels, width)
     times: list[float] = []
@@ -102,11 +106,11 @@ def _times(model: Model, pixels: np.ndarray, width: float, seconds: float) -> li
 
 
 def _peak() -> int:
-    """The most bytes of this process that were in memory at once."""
+    """Return the peak resident set of this process in bytes."""
     status = Path("/proc/self/status")
     if not status.exists():
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
-    # On Linux getrusage begins with the peak of the process that started this one.
+    # On Linux, getrusage includes the peak of the process that started this one.
     peak = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM"))
     return 1024 * int(peak.split()[1])
 

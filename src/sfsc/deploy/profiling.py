@@ -1,4 +1,4 @@
-"""What every sub-model in every form takes on this machine, and how well it searches."""
+"""Measuring size, memory, time and accuracy of every sub-model in every numeric form on this machine."""
 
 from __future__ import annotations
 
@@ -40,14 +40,23 @@ Embed = Callable[[np.ndarray], np.ndarray]  # (batch, height, width, 3) uint8 to
 
 @dataclass(frozen=True)
 class Measured:
-    """One sub-model in one numeric form.
+    """The measurements of one sub-model in one numeric form.
 
-    `runtime` is onnx or torch, the reference; `form` is float32 or int8. `file`, its path within the run,
-    `digest`, of 16 hexadecimal digits, and `size` in bytes are those of the exported file; None with torch.
-    `parameters` and `multiply_adds`, for one image, are None where the file does not say. `memory` is in
-    bytes, `p50` and `p95` are seconds for one image, `throughput` is images per second, 32 at once.
-    `accuracy` is the mAP of its queries in the gallery of the full sub-model's float32 file, a fraction;
-    None where it was never tested.
+    Attributes:
+        width: the width of the sub-model.
+        runtime: "onnx", or "torch" for the reference.
+        form: "float32" or "int8".
+        file: the path of the exported file within the run folder; None with torch.
+        digest: 16 hexadecimal digits that identify the contents of the file; None with torch.
+        size: the size of the file in bytes; None with torch.
+        parameters: the number of parameters; None if the file does not state it.
+        multiply_adds: the multiply-adds for one image; None if the file does not state them.
+        memory: the peak memory in bytes.
+        p50: the median time for one image in seconds.
+        p95: the 95th percentile of the time for one image in seconds.
+        throughput: images per second in batches of 32.
+        accuracy: the mAP, a fraction, of its queries in the gallery of the full sub-model's float32 file;
+            None if it was never tested.
     """
 
     width: float
@@ -66,20 +75,24 @@ class Measured:
 
     @property
     def label(self) -> str:
-        """Of its form: float32 or int8 for a file, torch for the reference."""
+        """The label of the form: float32 or int8 for a file, torch for the reference."""
         return TORCH if self.runtime == TORCH else self.form
 
     @property
     def name(self) -> str:
-        """As messages call it: "0.25 int8"."""
+        """The name in messages, for example "0.25 int8"."""
         return f"{self.width:g} {self.label}"
 
 
 @dataclass(frozen=True)
 class Profile:
-    """The sub-models of one family, with so many threads.
+    """The measurements of a family's sub-models on one machine.
 
-    `rows` are in the order of widths. `dataset` is what accuracies are of; None where there are none.
+    Attributes:
+        fingerprint: the fingerprint of the family.
+        dataset: KIND:PATH of the data set for the accuracies; None if there are no accuracies.
+        threads: the number of threads that computed.
+        rows: the measurements, in the order of widths.
     """
 
     fingerprint: str
@@ -89,22 +102,23 @@ class Profile:
 
     @property
     def reference(self) -> Measured | None:
-        """What others are compared with: the full sub-model in float32, with torch if that was there."""
+        """The row that others are compared with: the full sub-model in float32, with torch if available."""
         full = [row for row in self.rows if row.width == 1.0 and row.form == "float32"]
         return next((row for row in full if row.runtime == TORCH), next(iter(full), None))
 
     def to_json(self) -> dict[str, Any]:
-        """The profile as plain lists and numbers."""
+        """Return the profile as plain lists and numbers."""
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
 
     def write(self, run: str | Path) -> list[Path]:
-        """Write `profile.json`, and remove the figure of an earlier profile.
+        """Write `profile.json`, and remove the figure of an older profile.
 
-        It comes into the run folder, or below it if the accuracies are of a data set that is not the run's.
+        The file is written into the run folder, or into a subfolder if the accuracies are for a data set
+        other than the run's.
 
         Returns:
-            The path of `profile.json`, alone in a list. `sfsc.report.result_figures.draw_profile` draws the
-            figure that lies beside it.
+            A list with the path of `profile.json`. `sfsc.report.result_figures.draw_profile` draws the figure
+            next to it.
         """
         folder = _folder(Path(run), self.dataset)
         write_with(folder / PROFILE_FILE, as_json(self.to_json()), {folder / PROFILE_FIGURE: None})
@@ -112,10 +126,10 @@ class Profile:
 
     @classmethod
     def read(cls, run: str | Path, dataset: str | None = None) -> Profile:
-        """The profile of a run folder, with accuracies on a data set; by default on the run's own.
+        """Read the profile of a run folder, with accuracies on a data set; by default on the run's own.
 
         Raises:
-            SfscError: there is none, or it is damaged or of another family.
+            SfscError: there is no profile, or it is damaged or belongs to another family.
         """
         path = _folder(Path(run), dataset) / PROFILE_FILE
         again = f"run `sfsc profile {run}{f' --dataset {dataset}' if dataset else ''}`"
@@ -126,7 +140,7 @@ class Profile:
         except ValueError as error:
             raise SfscError(f"{path} is damaged: {again} again ({error})") from None
         if profile.fingerprint != _describe(Path(run))[0]:
-            raise SfscError(f"{path} is of another family: {again} again")
+            raise SfscError(f"{path} belongs to another family: {again} again")
         return profile
 
 
@@ -137,27 +151,40 @@ def profile(
     seconds: float = SECONDS,
     allow_code: str | None = None,
 ) -> Profile:
-    """Measure every sub-model as an exported file, and with torch where that and the weights are there.
+    """Measure every sub-model as an exported file, and with torch if torch and the weights are available.
 
-    Files are those of `RUN/export`. With torch, what is missing there or of another family is exported
-    first; without, the files that are there are measured. Accuracies are tested where the data set is there;
-    those of an earlier profile for the same files and the same data set are kept.
+    The files are those in `RUN/export`. With torch, files that are missing or belong to another family are
+    exported first. Without torch, only existing files are measured. Accuracies are computed if the data set
+    is available; accuracies of an older profile are kept if file and data set are the same.
 
     Args:
-        run: a run folder; without torch, its `family.json` and `export` are enough.
-        dataset: KIND:PATH; by default the run's own or, where the folder does not say it, that of
-            `RUN/profile.json`.
-        threads: that compute when time and memory are measured.
-        seconds: for one image at once, and again for 32, of each sub-model in each form.
+        run: a run folder. Without torch, its `family.json` and `export` are sufficient.
+        dataset: KIND:PATH of the data set for the accuracies; by default the run's own or, if the folder does
+            not name it, that of `RUN/profile.json`.
+        threads: the number of threads that compute while time and memory are measured.
+        seconds: the time to measure single images, and again to measure batches of 32, for each sub-model in
+            each form.
         allow_code: as for `Family.load`.
 
+    Returns:
+        The profile. Call its `write` to store it in the run folder.
+
     Raises:
-        SfscError: no run, nothing to measure, a file of another family, a data set that was named and cannot
-            be opened, or an image in it that cannot be read.
+        SfscError: the folder is not a run folder, there is nothing to measure, a file belongs to another
+            family, the data set cannot be opened, or one of its images cannot be read.
+
+    Example::
+
+        from sfsc.deploy.profiling import profile
+
+        found = profile("runs/photos")
+        found.write("runs/photos")
+        for row in found.rows:
+            print(row.name, row.size, row.p50, row.accuracy)
     """
     run = Path(run)
     if dataset is not None:
-        open_dataset(dataset)  # if it cannot be, that is said before the first export
+        open_dataset(dataset)  # reports a wrong name before the first export
     subjects = _subjects(run, allow_code)
     accuracies = _accuracies(run, dataset, subjects)
     own = _own_dataset(run) if accuracies else None
@@ -171,7 +198,7 @@ def profile(
 
 @dataclass(frozen=True)
 class _Subject:
-    """What is measured: a file and its model, or a run and its family. `said` is what the file says."""
+    """A file with its model, or a run with its family, to measure. `said` is the metadata of the file."""
 
     path: Path
     model: Model
@@ -191,7 +218,7 @@ class _Subject:
         return None if self.runtime == TORCH else file_digest(self.path)
 
     def measured(self, run: Path, found: Measurement, accuracy: float | None) -> Measured:
-        """The row of the profile."""
+        """Return the row of the profile."""
         exported = self.runtime != TORCH
         return Measured(
             width=self.width,
@@ -223,17 +250,22 @@ def _subjects(run: Path, allow_code: str | None) -> list[_Subject]:
             continue
         model = ExportedModel.load(path)
         if model.fingerprint != fingerprint:
-            raise SfscError(f"{path} is not of the family of {run}: run `sfsc export {run}` where torch is")
+            raise SfscError(
+                f"{path} does not belong to the family of {run}: "
+                f"run `sfsc export {run}` where torch is installed"
+            )
         if family is not None and form == "float32":
             subjects.append(_Subject(run, family, TORCH, model.exported))
         subjects.append(_Subject(path, model, ONNX, model.exported))
     if not subjects:
-        raise SfscError(f"{run / EXPORT_FOLDER} holds no sub-model: run `sfsc export {run}` where torch is")
+        raise SfscError(
+            f"{run / EXPORT_FOLDER} contains no sub-model: run `sfsc export {run}` where torch is installed"
+        )
     return subjects
 
 
 def _load_family(run: Path, allow_code: str | None) -> Family | None:
-    """The family, where torch and its weights are there."""
+    """Load the family if torch and its weights are available."""
     try:
         from sfsc.family.family import Family
     except ModuleNotFoundError:
@@ -261,7 +293,7 @@ def _is_of(path: Path, fingerprint: str) -> bool:
 
 
 def _accuracies(run: Path, named: str | None, subjects: Sequence[_Subject]) -> dict[str, float]:
-    """By the names of subjects, accuracies on a data set: known ones, and those that can be tested."""
+    """Return accuracies on a data set by the names of subjects: known ones and those that can be tested."""
     dataset = named or _own_dataset(run)
     if dataset is None:
         return {}
@@ -281,7 +313,7 @@ def _accuracies(run: Path, named: str | None, subjects: Sequence[_Subject]) -> d
 
 
 def _known_accuracies(run: Path, dataset: str) -> dict[tuple[str, str | None], float]:
-    """By name and digest, the accuracies of an earlier profile, if that is of this family and data set."""
+    """Return the accuracies of an older profile of this family and data set, by name and digest."""
     try:
         before = Profile.read(run, dataset)
     except SfscError:
@@ -294,7 +326,7 @@ def _known_accuracies(run: Path, dataset: str) -> dict[tuple[str, str | None], f
 
 
 def accuracies_of(embedders: Mapping[str, Embed], full: Model, dataset: Dataset) -> dict[str, float]:
-    """The mAP of each embedder's queries in the gallery that the full sub-model embeds, as fractions.
+    """Compute the mAP of each embedder's queries in the full sub-model's gallery, as fractions.
 
     Raises:
         SfscError: a split is empty, an image cannot be read, or no query has a positive.
@@ -315,14 +347,14 @@ def _embed(
 
 
 class _Family(TypedDict):
-    """What is asked of a family without its network."""
+    """The parts of a family's description that are needed without its network."""
 
     fingerprint: str
     widths: list[float]
 
 
 def _describe(run: Path) -> tuple[str, list[float]]:
-    """The fingerprint and the widths of a run's family; without torch."""
+    """Return the fingerprint and the widths of a run's family, without torch."""
     values, path = read_description(run)
     try:
         content = conform(values, _Family)
@@ -332,7 +364,7 @@ def _describe(run: Path) -> tuple[str, list[float]]:
 
 
 def _own_dataset(run: Path) -> str | None:
-    """What the run was trained on; where its settings are not there, what its profile is of."""
+    """Return the data set that the run was trained on or, without its settings, that of its profile."""
     own = own_dataset(run)
     if own is not None:
         return own
@@ -345,10 +377,10 @@ def _own_dataset(run: Path) -> str | None:
 
 
 def _folder(run: Path, dataset: str | None) -> Path:
-    """Where the profile with accuracies on a data set is; without any it is the run's own."""
+    """Return the folder of the profile with accuracies on a data set; the run folder if there is none."""
     return run if dataset is None else results_folder(run, dataset, _own_dataset(run))
 
 
 def file_digest(path: Path) -> str:
-    """16 hexadecimal digits that identify what a file holds."""
+    """Return 16 hexadecimal digits that identify the contents of a file."""
     return sha256(path.read_bytes()).hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""ONNX models with integers of 8 bits: static ranges, weights per channel."""
+"""Quantising ONNX models to 8-bit integers, with static ranges and per-channel weights."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ LAYERS = ("Conv", "Gemm", "MatMul")
 
 
 class Quantiser:
-    """Makes int8 models of one float32 model, with some of its layers left in float32; a context manager.
+    """Makes int8 models of one float32 model, with some of its layers kept in float32; a context manager.
 
-    Weights become int8, activations uint8. The range of an activation is that of the images, and is taken
-    once, for the first model. `layers` are the names of nodes: of each that has weights, and of those after
-    it, up to the next.
+    Weights become int8 and activations uint8. The ranges of activations are measured on the images, once for
+    all models. `layers` contains, for each node with weights, its name and the names of the nodes that follow
+    it up to the next node with weights.
     """
 
     def __init__(self, data: bytes, pixels: np.ndarray) -> None:
-        """`data` is an ONNX model, `pixels` (n, height, width, 3) uint8."""
+        """Prepare an ONNX model, `data`, for images `pixels`, (n, height, width, 3) uint8."""
         self._model = onnx.load_from_string(data)
         self._pixels = pixels
         self.layers: list[list[str]] = []
@@ -35,7 +35,7 @@ class Quantiser:
                 self.layers.append([])
             if self.layers:
                 self.layers[-1].append(node.name)
-        del self._model.graph.value_info[:]  # shapes that the exporter has noted stop the inference of others
+        del self._model.graph.value_info[:]  # shapes stored by the exporter prevent the inference of others
 
     def __enter__(self) -> Quantiser:
         self._folder = tempfile.TemporaryDirectory()
@@ -49,11 +49,11 @@ class Quantiser:
         self._folder.cleanup()
 
     def quantise(self, kept: Iterable[int] = ()) -> bytes:
-        """The model with integers in all `layers` but those `kept`, which are places in that list.
+        """Return the model with all `layers` quantised except those at the positions `kept`.
 
-        Every other operator is quantised that onnxruntime has a kernel for. Leaving out those between
-        convolutions (additions, clipped activations) looks more careful, but takes the range of a
-        convolution's output before it is clipped, which costs more.
+        Every other operator for which onnxruntime has a kernel is quantised, too. Excluding the operators
+        between convolutions (additions, clipped activations) may look more careful, but it would use the
+        range of a convolution's output before clipping, which costs more accuracy.
         """
         target, ranges = Path(self._folder.name, "int8.onnx"), Path(self._folder.name, "ranges.json")
         quantize_static(
@@ -71,12 +71,12 @@ class Quantiser:
 
 
 class _Images:
-    """Hands out images, (n, height, width, 3) uint8, in batches, as onnxruntime's CalibrationDataReader."""
+    """A CalibrationDataReader of onnxruntime that returns (n, height, width, 3) uint8 images in batches."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.batches = iter(np.array_split(pixels, -(-len(pixels) // BATCH)))
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch; None after the last."""
+        """Return the next batch, or None after the last one."""
         batch = next(self.batches, None)
         return None if batch is None else {INPUT: batch}

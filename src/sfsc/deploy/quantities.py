@@ -1,4 +1,4 @@
-"""Times and sizes as people write and read them: 10ms, 20MB."""
+"""Parsing and formatting of times and sizes such as 10ms and 20MB."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ SIZES = {"GB": 1e9, "MB": 1e6, "kB": 1e3, "B": 1.0}
 
 
 def read_quantity(text: str, units: Mapping[str, float]) -> float:
-    """The number that a text such as "10ms" says, in seconds or bytes.
+    """Parse a text such as "10ms" into seconds or bytes.
 
     Args:
         text: a positive number and a unit.
         units: `TIMES` or `SIZES`.
 
     Raises:
-        SfscError: it is something else.
+        SfscError: the text has another form.
     """
     found = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([a-zA-Z]+)", text.strip())
     if not found or found[2] not in units or not 0 < float(found[1]) < math.inf:
@@ -33,7 +33,7 @@ def read_quantity(text: str, units: Mapping[str, float]) -> float:
 
 
 def show_quantity(value: float, units: Mapping[str, float]) -> str:
-    """Seconds or bytes with three digits and the unit that suits them; `units` as for `read_quantity`."""
+    """Format seconds or bytes with three digits and a suitable unit; `units` as for `read_quantity`."""
     name = next((name for name, unit in units.items() if value >= 0.9995 * unit), [*units][-1])
     number = value / units[name]
     return f"{number:.{2 if number < 9.995 else 1 if number < 99.95 else 0}f} {name}"

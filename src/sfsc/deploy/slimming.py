@@ -1,4 +1,4 @@
-"""ONNX models without what only their making needed: half of the bytes of a small file in int8."""
+"""Removing what is not needed to run an ONNX model: half of the bytes of a small int8 file."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import onnx
 
 
 def slim(data: bytes) -> bytes:
-    """The same model in fewer bytes: the same operators on the same numbers.
+    """Return the same model in fewer bytes: the same operators on the same numbers.
 
-    Left out are the notes that torch makes at every operator, shapes of values in between, names of
-    operators, and zero points of biases, which the standard has always zero. Values get
-    short names. The model's metadata stay, and the names of its inputs and outputs.
+    The annotations of torch, the shapes of intermediate values, the names of operators, and the zero points
+    of biases (which are always zero by the standard) are removed. Values get short names. The metadata of the
+    model and the names of its inputs and outputs are kept.
 
-    A model with subgraphs or functions, which name values of each other, stays as it is.
+    A model with subgraphs or functions, which refer to each other's values by name, is returned unchanged.
     """
     model = onnx.load_from_string(data)
     graph = model.graph
@@ -37,7 +37,10 @@ def slim(data: bytes) -> bytes:
 
 
 def _drop_zero_points(graph: onnx.GraphProto) -> None:
-    """Those of biases, which are int32; without one of weights, onnxruntime computes some in float32."""
+    """Remove the zero points of biases, which are int32.
+
+    The zero points of weights are kept, because without them onnxruntime computes some layers in float32.
+    """
     integers = {tensor.name for tensor in graph.initializer if tensor.data_type == onnx.TensorProto.INT32}
     for node in graph.node:
         if node.op_type == "DequantizeLinear" and integers.intersection(node.input[2:]):
@@ -49,7 +52,7 @@ def _drop_zero_points(graph: onnx.GraphProto) -> None:
 
 
 def _names(graph: onnx.GraphProto) -> dict[str, str]:
-    """A short name for every value but the inputs and outputs of the model."""
+    """Return a short name for every value except the inputs and outputs of the model."""
     fixed = {value.name for value in (*graph.input, *graph.output)} | {""}
     numbers = (name for n in count() if (name := f"{n:x}") not in fixed)
     short: dict[str, str] = defaultdict(lambda: next(numbers))

@@ -1,1 +1,1 @@
-"""Images to embeddings, by a family or by a file that was exported from one."""
+"""Embedding images with a family or with a file that was exported from one."""

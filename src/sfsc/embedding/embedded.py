@@ -1,4 +1,4 @@
-"""Image files to embeddings, by any number of sub-models from one decoding."""
+"""Embedding image files with any number of sub-models while decoding each image only once."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ Key = TypeVar("Key")
 class Embedded(Generic[Key]):
     """Embeddings of the images that could be read.
 
-    `vectors` maps each embedder's key to (N, dim) float32; `indices` (N,) says which of the given paths
-    they are; `corrupt` are the others.
+    Attributes:
+        vectors: (N, dim) float32 embeddings by each embedder's key.
+        indices: (N,) int positions of the images in the given paths.
+        corrupt: the images that could not be read.
     """
 
     vectors: dict[Key, np.ndarray]
@@ -33,7 +35,7 @@ class Embedded(Generic[Key]):
 
     @staticmethod
     def join(parts: Sequence[Embedded[Key]]) -> Embedded[Key]:
-        """The parts, of which there is at least one, one after the other."""
+        """Concatenate one or more parts."""
         return Embedded(
             {key: np.concatenate([part.vectors[key] for part in parts]) for key in parts[0].vectors},
             np.concatenate([part.indices for part in parts]),
@@ -48,15 +50,15 @@ def embed_images(
     workers: int = 2,
     description: str = "embedding",
 ) -> Iterator[Embedded[Key]]:
-    """Decode each image once and hand it to every embedder; yields batch by batch, under a progress bar.
+    """Decode each image once and embed it with every embedder; yield batch by batch with a progress bar.
 
     Args:
-        embedders: each maps (batch, height, width, 3) uint8 images to (batch, dim) float32, as
-            `functools.partial(model.embed_pixels, width=...)` does.
-        paths: image files.
-        size: (height, width) to decode to.
-        workers: threads that decode; 0 decodes in the caller's.
-        description: what the progress bar says.
+        embedders: functions that map (batch, height, width, 3) uint8 images to (batch, dim) float32, for
+            example `functools.partial(model.embed_pixels, width=...)`.
+        paths: the paths of the images.
+        size: the (height, width) that images are decoded to.
+        workers: the number of threads that decode images; 0 decodes in the calling thread.
+        description: the text of the progress bar.
     """
     batches = decode_images(paths, size, BATCH, workers)
     for indices, images, corrupt in track(batches, description, total=-(-len(paths) // BATCH)):
@@ -64,9 +66,9 @@ def embed_images(
 
 
 def in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:
-    """The batches, some together: what is written at once is neither slow nor much to lose.
+    """Group batches into parts that are large enough to write efficiently and small enough to lose.
 
-    What is finished when a signal comes is a part as well, before the signal is obeyed.
+    If a signal arrives, the finished batches are yielded as a part before the signal is handled.
     """
     part: list[Embedded[float]] = []
     try:

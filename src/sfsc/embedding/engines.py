@@ -1,4 +1,4 @@
-"""Where images are embedded: on this machine, or by actors on a Ray cluster."""
+"""Engines that embed images: this process, or actors on a Ray cluster."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from sfsc.images.reading import CorruptImage
 from sfsc.progress import track
 
 ENGINES = ("local", "ray")
-# Embeds images of these paths with one sub-model, in parts; the key of their vectors is its width.
+# Embeds the images at the given paths with one sub-model, in parts whose vectors have its width as key.
 Engine = Callable[[Sequence[str]], Iterator[Embedded[float]]]
 
 
@@ -33,20 +33,21 @@ def make_engine(
     dimension: int | None = None,
     allow_code: str | None = None,
 ) -> Engine:
-    """The engine of this name.
+    """Make the engine with this name.
 
     Args:
-        name: local or ray.
-        source: where the model was opened; on a cluster, every machine must have it at this path.
+        name: "local" or "ray".
+        source: the path that the model was opened from; on a cluster, every machine must have it at this
+            path.
         model: a family in evaluation mode, or an exported sub-model.
-        width: the sub-model that embeds.
-        workers: threads that decode images; or the number of actors.
-        dimension: of the embeddings; by default all of their components.
+        width: the width of the sub-model that embeds the images.
+        workers: the number of threads that decode images, or the number of actors.
+        dimension: the number of first components of the embeddings; by default all.
         allow_code: as for `Family.load`, on the machines of a cluster.
 
     Raises:
-        SfscError: no engine of this name, not one of the model's widths or dimensions, or the `ray` extra is
-            missing.
+        SfscError: there is no engine with this name, the model has no such width or dimension, or the `ray`
+            extra is not installed.
     """
     model.check_width(width)
     if dimension is not None:
@@ -55,11 +56,11 @@ def make_engine(
         return local_engine(model, width, workers, dimension)
     if name == "ray":
         return ray_engine(source, width, max(1, workers), dimension, allow_code)
-    raise SfscError(f"unknown engine {name!r}; there are {', '.join(ENGINES)}")
+    raise SfscError(f"unknown engine {name!r}; choose one of {', '.join(ENGINES)}")
 
 
 def local_engine(model: Model, width: float, workers: int, dimension: int | None = None) -> Engine:
-    """Embeds in this process, while `workers` threads decode."""
+    """Make an engine that embeds in this process while `workers` threads decode images."""
     embedder = {width: partial(model.embed_pixels, width=width, dimension=dimension)}
     return lambda paths: embed_images(embedder, paths, model.image_size, workers)
 
@@ -71,10 +72,10 @@ def ray_engine(
     dimension: int | None = None,
     allow_code: str | None = None,
 ) -> Engine:
-    """Embeds by so many actors, each of which loads the sub-model once.
+    """Make an engine that embeds with a number of actors, each of which loads the sub-model once.
 
-    They run on the cluster of the environment variable RAY_ADDRESS, or in processes of this machine where it
-    is not set. Paths must lead to the images on every machine.
+    The actors run on the cluster named by the environment variable RAY_ADDRESS, or in processes on this
+    machine if it is not set. The paths of the images must be valid on every machine.
     """
     try:
         import ray
@@ -83,7 +84,7 @@ def ray_engine(
 
     def embed(paths: Sequence[str]) -> Iterator[Embedded[float]]:
         if not ray.is_initialized():
-            # The workers import modules from where this is called; that must not be the working folder.
+            # Workers import modules from the folder of this call, which must not be the working folder.
             with contextlib.chdir(os.sep):
                 ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         ray.data.DataContext.get_current().enable_progress_bars = False
@@ -102,12 +103,12 @@ def ray_engine(
 
 
 class Actor:
-    """A sub-model on one machine of the cluster."""
+    """A sub-model on one machine of a cluster."""
 
     def __init__(
         self, folder: str, source: str, width: float, dimension: int | None, allow_code: str | None
     ) -> None:
-        """Open a model; `folder` is what relative paths of images start at, where the machine has it."""
+        """Open a model. Relative paths of images start at `folder` if the machine has it."""
         with contextlib.suppress(OSError):
             os.chdir(folder)
         self.model = open_model(source, allow_code)
@@ -115,7 +116,7 @@ class Actor:
         self.dimension = dimension
 
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
-        """Add "embedding", (N, dim) float32, and "error", empty where an image could be read."""
+        """Add "embedding", (N, dim) float32, and "error", an empty text for images that could be read."""
         paths = [str(path) for path in batch["path"]]
         [decoded] = decode_images(paths, self.model.image_size, len(paths), threads=0)
         vectors = np.zeros((len(paths), self.dimension or self.model.dimension), np.float32)

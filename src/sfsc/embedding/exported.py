@@ -1,4 +1,4 @@
-"""Exported sub-models, run by onnxruntime: no torch, no code in the file."""
+"""Running exported sub-models with onnxruntime, without torch and without code in the file."""
 
 from __future__ import annotations
 
@@ -18,20 +18,29 @@ from sfsc.images.batches import as_pixels
 
 FORMAT = 2
 MOST_DIMENSIONS, MOST_PIXELS = 1 << 14, 1 << 22
-PROPERTY = "sfsc"  # of the file's metadata
+PROPERTY = "sfsc"  # key in the metadata of the file
 INPUT = "images"
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What an exported file says of itself.
+    """The metadata of an exported file.
 
-    Everything that makes an embedding of pixels is in the graph: colour normalisation, the network, length 1.
-    Only the image must be stretched to `image_size`, (height, width), before; `sfsc.data.decode` does so.
-    `form` is float32 or int8; of the latter, `float_layers` are computed in float32 all the same.
-    `dimensions` are all in which the family's embeddings stand alone, ascending; files of the first format do
-    not say them. `parameters` and `multiply_adds`, for one image, are those of the sub-model that the file
-    was made from; None in files of earlier versions.
+    The graph contains everything from pixels to embeddings: colour normalisation, the network and the L2
+    normalisation. Only the resizing of images to `image_size` happens outside; `sfsc.data.decode` does it.
+
+    Attributes:
+        fingerprint: the fingerprint of the family.
+        width: the width of the sub-model.
+        dimension: the dimension of the embeddings.
+        image_size: (height, width) of the images in pixels.
+        form: float32 or int8.
+        version: the version of sfsc that made the file.
+        format: the format of the metadata.
+        dimensions: the dimensions that the family supports, ascending; empty in files of the first format.
+        parameters: the number of parameters of the sub-model; None in older files.
+        multiply_adds: the multiply-adds for one image; None in older files.
+        float_layers: the number of layers of an int8 file that are computed in float32.
     """
 
     fingerprint: str
@@ -47,20 +56,24 @@ class Exported:
     float_layers: int = 0
 
     def to_text(self) -> str:
-        """As it is stored in the file."""
+        """Return the metadata as stored in the file."""
         return json.dumps(asdict(self))
 
     @classmethod
     def from_text(cls, text: str | None, path: Path) -> Exported:
-        """What the file at `path` says; SfscError where it is not one of ours, or of a newer sfsc."""
+        """Parse the metadata of the file at `path`.
+
+        Raises:
+            SfscError: sfsc did not export the file, or a newer sfsc did.
+        """
         try:
             values = conform(parse_json(text or ""), dict[str, Any])
             if conform(values.get("format"), int, "its format") > FORMAT:
-                raise SfscError(f"{path} was written by a newer sfsc: upgrade to read it")
+                raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
             exported: Exported = conform(values, cls)
         except ValueError as error:
             raise SfscError(
-                f"{path} is not a model of sfsc: make one with sfsc export ({one_line(str(error), 200)})"
+                f"{path} was not exported by sfsc ({one_line(str(error), 200)}): make a file with sfsc export"
             ) from error
         height, width = exported.image_size
         sizes = min(height, width) > 0 and height * width <= MOST_PIXELS
@@ -68,12 +81,24 @@ class Exported:
         if not (
             sizes and all(0 < size <= MOST_DIMENSIONS for size in dimensions) and 0 < exported.width <= 1
         ):
-            raise SfscError(f"{path} is not a model of sfsc: no sub-model has such sizes; export it again")
+            raise SfscError(
+                f"{path} was not exported by sfsc: its sizes are impossible for a sub-model; export it again"
+            )
         return exported
 
 
 class ExportedModel:
-    """The sub-model of an ONNX file; a `Model` of one width."""
+    """The sub-model in an ONNX file: a `Model` with one width.
+
+    Example::
+
+        from sfsc.data import decode
+        from sfsc.embedding.exported import ExportedModel
+
+        model = ExportedModel.load("phone.onnx")
+        images = decode("query.jpg", model.image_size)[None]
+        print(model.embed_pixels(images).shape)  # (1, model.dimension)
+    """
 
     def __init__(self, exported: Exported, session: Any) -> None:
         self.exported = exported
@@ -84,12 +109,12 @@ class ExportedModel:
         """Open a file that `sfsc export` wrote.
 
         Args:
-            path: the file.
-            threads: that compute; 0 for as many as there are cores.
+            path: the path of the file.
+            threads: the number of threads that compute; 0 uses all cores.
 
         Raises:
-            SfscError: there is no such file, it is damaged, not one of ours, or needs an operator that the
-                installed onnxruntime lacks; or onnxruntime is not installed.
+            SfscError: the file does not exist, is damaged, was not exported by sfsc, or needs an operator
+                that the installed onnxruntime lacks.
         """
         path = Path(path)
         try:
@@ -100,24 +125,24 @@ class ExportedModel:
 
     @classmethod
     def of(cls, data: bytes, path: Path, threads: int = 0) -> ExportedModel:
-        """As `load`, from the bytes of the file; `path` is what errors name."""
+        """Open a file from its bytes; `path` is used in error messages. See `load`."""
         import onnxruntime
 
         _check_whole(data, path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         options.log_severity_level = 3
-        # Its other format is not looked into.
+        # Other formats of onnxruntime are not accepted.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
-            # Without the fallback, which prints, and tries the only provider again.
+            # The fallback would print messages and try the only provider again.
             session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
             said = session.get_modelmeta().custom_metadata_map.get(PROPERTY)
             graph = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
             graph += [("", one.type, one.shape[1:]) for one in session.get_outputs()]
-        except Exception as error:  # onnxruntime's own classes have no common ancestor but this
+        except Exception as error:  # the errors of onnxruntime have no other common base class
             raise SfscError(
                 f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
                 "export it again, or upgrade onnxruntime"
@@ -128,19 +153,19 @@ class ExportedModel:
             ("", "tensor(float)", [exported.dimension]),
         ]
         if not _agree(graph, expected):
-            raise SfscError(f"{path} is not a model of sfsc: its graph does not do what it says")
+            raise SfscError(f"{path} was not exported by sfsc: its graph does not match its metadata")
         return cls(exported, session)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         try:
             [embeddings] = self._session.run(None, {INPUT: pixels})
-        except Exception as error:  # onnxruntime's own classes have no common ancestor but this
+        except Exception as error:  # the errors of onnxruntime have no other common base class
             raise SfscError(
-                f"the exported file cannot embed images ({first_line(error)}): make it again"
+                f"the exported file cannot embed images ({first_line(error)}): export it again"
             ) from error
         if embeddings.shape != (len(pixels), self.dimension):
             raise SfscError(
-                f"the exported file makes arrays of {embeddings.shape} of {len(pixels)} images: make it again"
+                f"the exported file returns shape {embeddings.shape} for {len(pixels)} images: make it again"
             )
         return embeddings
 
@@ -172,15 +197,15 @@ class ExportedModel:
     def check_width(self, width: float) -> None:
         """See `Model`."""
         if width != self.exported.width:
-            raise SfscError(f"the file holds the sub-model at width {self.exported.width:g}, not {width:g}")
+            raise SfscError(
+                f"the file contains the sub-model at width {self.exported.width:g}, not at {width:g}"
+            )
 
     def check_dimension(self, dimension: int) -> None:
         """See `Model`."""
         own = [one for one in self.dimensions if one <= self.dimension]
         if dimension not in own:
-            raise SfscError(
-                f"the file makes embeddings of {', '.join(map(str, own))} dimensions, not of {dimension}"
-            )
+            raise SfscError(f"the file supports dimensions {', '.join(map(str, own))}, not {dimension}")
 
     def embed_pixels(
         self, images: np.ndarray, width: float | None = None, dimension: int | None = None
@@ -198,22 +223,22 @@ class ExportedModel:
 
 
 def _check_whole(data: bytes, path: Path) -> None:
-    """Raise `SfscError` for a model that refers to more than itself, before onnxruntime reads that."""
+    """Raise `SfscError` for a model that refers to external data, before onnxruntime would read it."""
     try:
         external = has_external_data(data)
     except ValueError as error:
         raise SfscError(
-            f"{path} cannot be run by onnxruntime, it is no ONNX model ({error}): export it again"
+            f"{path} cannot be run by onnxruntime, because it is not an ONNX model ({error}): export it again"
         ) from None
     if external:
         raise SfscError(
-            f"{path} refers to data outside of itself, which is never read: a model is one file, "
+            f"{path} refers to external data, which is never read: a model must be a single file, "
             "as sfsc export writes it"
         )
 
 
 def _agree(graph: list[tuple[str, str, list[Any]]], expected: list[tuple[str, str, list[int]]]) -> bool:
-    """Whether inputs and outputs are as expected; a size that a graph leaves open, by a name, is."""
+    """Return whether inputs and outputs are as expected; a symbolic size in the graph matches any size."""
     if [(*named, len(shape)) for *named, shape in graph] != [(*n, len(shape)) for *n, shape in expected]:
         return False
     sizes = zip((n for *_, s in graph for n in s), (n for *_, s in expected for n in s), strict=True)

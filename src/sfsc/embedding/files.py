@@ -1,4 +1,4 @@
-"""Embeddings in files: a numpy array, or a folder of Parquet files that another run can go on with."""
+"""Writing embeddings into a numpy array or into a folder of Parquet files, which a later run can continue."""
 
 from __future__ import annotations
 
@@ -18,31 +18,40 @@ from sfsc.images.reading import CorruptImage
 from sfsc.interruption import going_on, held
 
 PARTS = "part-*.parquet"
-LINE_BREAK = "its path has a line break, and the list of paths has a line for each: rename it"
+LINE_BREAK = "its path contains a line break, but the list of paths has one path per line: rename it"
 
 
 def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> list[CorruptImage]:
-    """Embed images with one sub-model and write what comes out into files.
+    """Embed images with one sub-model and write the embeddings into files.
 
     Args:
-        images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split is taken, or
-            all of it where it has none.
-        out: FILE.npy, for (N, dim) float32 with the N paths in FILE.txt, a line each; else a folder of
-            Parquet files with the columns path and embedding, where images that it holds already are not
-            embedded again. Several runs may write into one folder at once.
-        engine: as `make_engine` gives it, for the sub-model
-        width: at this width.
+        images: an image, a folder of images, or KIND:PATH of a data set. Of a data set, the gallery split is
+            used, or all images if it has none.
+        out: FILE.npy, or a folder. FILE.npy contains the embeddings, (N, dim) float32, and FILE.txt the N
+            paths, one per line. A folder contains Parquet files with the columns path and embedding; images
+            that it already contains are not embedded again, and several runs can write to it at once.
+        engine: an engine of the sub-model, as `make_engine` returns it.
+        width: the width of the sub-model.
 
     Returns:
-        The images that could not be read, or whose paths the files cannot hold, and the folders that could
-        not be opened; all others are in the files.
+        The images that could not be read or whose paths the files cannot represent, and the folders that
+        could not be opened. All other images are in the files.
 
     Raises:
         SfscError: there are no images, or the files cannot be read or written.
+
+    Example::
+
+        from sfsc.embedding.engines import local_engine
+        from sfsc.embedding.files import embed
+        from sfsc.embedding.model import open_model
+
+        model = open_model("phone.onnx")
+        embed("photos", "photos.npy", local_engine(model, model.widest, workers=2), model.widest)
     """
     found, out = images_of(images, "gallery").storable(), Path(out)
     single = out.suffix == ".npy"
-    try:  # what cannot be written is known before the first image, not after the last
+    try:  # finds out before the first image whether the files can be written
         (out.parent if single else out).mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SfscError(f"cannot write {out}: {error.strerror}") from error
@@ -57,10 +66,8 @@ def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> 
 def _write_array(out: Path, paths: Sequence[str], engine: Engine, width: float) -> list[CorruptImage]:
     names = out.with_suffix(".txt")
     if names.exists() and not out.exists():
-        raise SfscError(
-            f"{names} is no list of {out}, which is missing, and would be overwritten: rename one of them"
-        )
-    with going_on("nothing is written; parts of a folder would be kept"):
+        raise SfscError(f"{names} exists without {out} and would be overwritten: rename one of them")
+    with going_on("nothing was written; an output folder would keep finished parts"):
         embedded = Embedded.join(list(engine(paths)))
     array = io.BytesIO()
     np.save(array, embedded.vectors[width])
@@ -75,7 +82,7 @@ def _write_parts(out: Path, paths: Sequence[str], engine: Engine, width: float) 
     there = parts.paths()
     left = [path for path in paths if path not in there]
     corrupt: list[CorruptImage] = []
-    with going_on("the same command goes on"):
+    with going_on("run the same command again to continue"):
         for embedded in in_parts(engine(left)) if left else ():
             corrupt += embedded.corrupt
             with held():
@@ -84,7 +91,7 @@ def _write_parts(out: Path, paths: Sequence[str], engine: Engine, width: float) 
 
 
 class _Parts:
-    """The Parquet files in a folder, to which other runs may add while this one does."""
+    """The Parquet files in a folder, to which other runs may add files at the same time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -92,7 +99,7 @@ class _Parts:
         self._paths: set[str] = set()
 
     def paths(self) -> set[str]:
-        """The images of all files; each file is read once."""
+        """Return the paths of the images in all files; each file is read only once."""
         try:
             from pyarrow import parquet
         except ImportError as error:
@@ -102,13 +109,13 @@ class _Parts:
                 self._paths.update(parquet.read_table(file, columns=["path"])["path"].to_pylist())
             except (OSError, ValueError, KeyError) as error:
                 raise SfscError(
-                    f"{file} cannot be read ({first_line(error)}): remove it and go on"
+                    f"{file} cannot be read ({first_line(error)}): remove it and run the command again"
                 ) from error
             self._read.add(file)
         return self._paths
 
     def add(self, paths: Sequence[str], vectors: np.ndarray) -> None:
-        """Write a file of those images that no other run has written meanwhile."""
+        """Write a file with the images that no other run has written in the meantime."""
         import pyarrow as pa
         from pyarrow import parquet
 
@@ -121,5 +128,5 @@ class _Parts:
         parquet.write_table(
             pa.table({"path": [paths[place] for place in new], "embedding": embeddings}), file
         )
-        # No number: two runs would count alike, and a file that was taken away would be counted no more.
+        # Random names instead of numbers: two runs would choose the same number, and files can be removed.
         write_atomic(self._folder / f"part-{uuid4().hex}.parquet", file.getvalue())

@@ -1,4 +1,4 @@
-"""Images as every sub-model of a family embeds them."""
+"""Embeddings of a set of images by every sub-model of a family."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ Embedder = float | str | None  # a width, the label of an exported file, or raw 
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images as every sub-model of a family embeds them, and perhaps files that were exported from it.
+    """Embeddings of N images by every sub-model of a family, and by files that were exported from it.
 
-    `vectors` maps a width, or a file's label, to (N, dim) float32, and None to raw pixels; `rows` maps a path
-    to its row.
+    Attributes:
+        vectors: (N, dim) float32 for each width or label of a file, and the raw pixels for None.
+        rows: the row of each path.
     """
 
     vectors: Mapping[Embedder, np.ndarray]
     rows: Mapping[str, int]
 
     def of(self, paths: Sequence[str]) -> dict[Embedder, np.ndarray]:
-        """The vectors of these images, in their order."""
+        """Return the vectors of these images, in the given order."""
         rows = np.array([self.rows[path] for path in paths], np.int64)
         return {width: vectors[rows] for width, vectors in self.vectors.items()}
 
     def calibrated(self, family: Family) -> ImageSet:
-        """The same images as a calibrated copy of the family embeds them."""
+        """Return the embeddings of the same images by a calibrated copy of the family."""
         vectors = dict(self.vectors)
         for width in family.widths.narrow:
             vectors[width] = family.calibration(width)(torch.from_numpy(self.vectors[width])).numpy()
@@ -49,14 +50,14 @@ def embed_all(
     description: str = "embedding",
     exported: Mapping[str, ExportedModel] | None = None,
 ) -> ImageSet:
-    """Embed images by every sub-model.
+    """Embed images with every sub-model.
 
     Args:
-        family: in any mode; it is left as it was.
-        paths: image files; one that comes twice is embedded once.
-        workers: threads that decode images.
-        description: what the progress bar says.
-        exported: files by label that embed, too.
+        family: the family, in any mode; its mode is restored.
+        paths: the paths of the images; duplicates are embedded once.
+        workers: the number of threads that decode images.
+        description: the text of the progress bar.
+        exported: exported files by label, which embed the images as well.
 
     Raises:
         SfscError: an image cannot be read.

@@ -1,4 +1,4 @@
-"""What embeds images: a trained family, or a file that was exported from one."""
+"""The `Model` protocol: a trained family, or a file that was exported from one."""
 
 from __future__ import annotations
 
@@ -13,60 +13,74 @@ ONNX = ".onnx"
 
 
 class Model(Protocol):
-    """Sub-models that embed into one space."""
+    """One or more sub-models that embed images into the same space: a `Family` or an `ExportedModel`."""
 
     @property
     def fingerprint(self) -> str:
-        """Of the family."""
+        """The fingerprint of the family."""
 
     @property
     def dimension(self) -> int:
-        """Of the embeddings."""
+        """The dimension of the embeddings."""
 
     @property
     def dimensions(self) -> tuple[int, ...]:
-        """All in which the family's embeddings stand alone, ascending; those up to `dimension` it makes."""
+        """All dimensions that the family supports, ascending; the model computes those up to `dimension`."""
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images that it embeds."""
+        """The (height, width) in pixels of the images that the model embeds."""
 
     @property
     def widest(self) -> float:
-        """The width of the largest sub-model that it has."""
+        """The width of the model's largest sub-model."""
 
     def check_width(self, width: float) -> None:
-        """Raise `SfscError` where it has no sub-model of this width."""
+        """Raise `SfscError` if the model has no sub-model of this width."""
 
     def check_dimension(self, dimension: int) -> None:
-        """Raise `SfscError` where it makes no embeddings of this dimension."""
+        """Raise `SfscError` if the model cannot compute embeddings of this dimension."""
 
     def embed_pixels(self, images: np.ndarray, width: float, dimension: int | None = None) -> np.ndarray:
-        """Embed with one sub-model.
+        """Embed decoded images with one sub-model.
 
         Args:
-            images: (batch, height, width, 3) uint8 RGB, of `image_size`.
-            width: of the sub-model.
-            dimension: how many of the first components to return; by default all.
+            images: (batch, height, width, 3) uint8 RGB, of size `image_size`.
+            width: the width of the sub-model.
+            dimension: the number of first components to return; by default all.
 
         Returns:
             (batch, dimension) float32, of length 1.
 
         Raises:
-            SfscError: images of another shape or dtype, or a width or dimension that it does not have.
+            SfscError: the images have another shape or dtype, or the model has no such width or dimension.
         """
 
 
 def same_space(one: str, other: str) -> bool:
-    """Whether two fingerprints are of one space: what calibration made of a family has more after a dot."""
+    """Return whether two fingerprints denote the same space.
+
+    The fingerprint of a calibrated family is that of the original family, a dot, and more digits.
+    """
     return one.partition(".")[0] == other.partition(".")[0]
 
 
 def open_model(path: str | Path, allow_code: str | None = None) -> Model:
-    """The family of a run folder, or the sub-model of an exported file; `allow_code` as for `Family.load`.
+    """Open a run folder as a family, or an exported file as a sub-model.
+
+    Args:
+        path: a run folder, or a .onnx file that `sfsc export` wrote.
+        allow_code: as for `Family.load`.
 
     Raises:
-        SfscError: it is neither, damaged, or needs code that is not allowed.
+        SfscError: the path is neither, a file is damaged, or the family needs code that is not allowed.
+
+    Example::
+
+        from sfsc.embedding.model import open_model
+
+        model = open_model("phone.onnx")
+        print(model.widest, model.dimension, model.fingerprint)
     """
     path = Path(path)
     if path.suffix == ONNX:
@@ -74,7 +88,7 @@ def open_model(path: str | Path, allow_code: str | None = None) -> Model:
 
         return ExportedModel.load(path)
     if path.is_file():
-        raise SfscError(f"{path} is neither a run folder nor a file that sfsc export wrote")
+        raise SfscError(f"{path} is neither a run folder nor a file written by sfsc export")
     from sfsc.family.family import Family
 
     return Family.load(path, allow_code)

@@ -1,6 +1,6 @@
-"""What an ONNX file refers to, read from its bytes before anything else reads it.
+"""Finding references to external data in the bytes of an ONNX file, before anything else reads it.
 
-onnxruntime follows references to other files, and even to addresses in memory, as soon as it loads a model.
+onnxruntime follows references to other files, and even to memory addresses, as soon as it loads a model.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 TENSOR = "TensorProto"
-# For each message of onnx.proto: its fields that may lead to tensors, and the message that each holds.
+# For each message of onnx.proto, the fields that may lead to tensors, and the message in each of them.
 FIELDS: dict[str, dict[int, str]] = {
     "ModelProto": {7: "GraphProto", 20: "TrainingInfoProto", 25: "FunctionProto"},
     "GraphProto": {1: "NodeProto", 5: TENSOR, 15: "SparseTensorProto"},
@@ -21,16 +21,16 @@ FIELDS: dict[str, dict[int, str]] = {
     "TrainingInfoProto": {1: "GraphProto", 2: "GraphProto"},
     "FunctionProto": {7: "NodeProto", 11: "AttributeProto"},
 }
-EXTERNAL_DATA, DATA_LOCATION = 13, 14  # of a tensor
+EXTERNAL_DATA, DATA_LOCATION = 13, 14  # fields of a tensor
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
 SIZES = {FIXED64: 8, FIXED32: 4}
 
 
 def has_external_data(model: bytes) -> bool:
-    """Whether a tensor of an ONNX model is kept elsewhere than in the model's own bytes.
+    """Return whether a tensor of an ONNX model is stored outside the bytes of the model.
 
     Raises:
-        ValueError: these are not the bytes of an ONNX model.
+        ValueError: the bytes are not an ONNX model.
     """
     waiting = [("ModelProto", memoryview(model))]
     while waiting:
@@ -45,7 +45,7 @@ def has_external_data(model: bytes) -> bool:
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """The numbers and values of a message's fields, in the encoding of protocol buffers."""
+    """Yield the numbers and values of the fields of a protocol buffer message."""
     place = 0
     while place < len(data):
         tag, place = _varint(data, place)
@@ -59,7 +59,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
         elif kind in SIZES:
             size = SIZES[kind]
         else:
-            raise ValueError(f"a field of the kind {kind}")
+            raise ValueError(f"a field has the unknown kind {kind}")
         if size > len(data) - place:
             raise ValueError("a field is cut off")
         yield field, data[place : place + size]
@@ -67,7 +67,7 @@ def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:
 
 
 def _varint(data: memoryview, place: int) -> tuple[int, int]:
-    """The number that begins at a place, and the place after it."""
+    """Return the number that starts at a position, and the position after it."""
     number = 0
     for shift in range(0, 70, 7):
         if place >= len(data):

@@ -1,4 +1,4 @@
-"""Comparing recipes: every one trained and tested on the same data, with several seeds."""
+"""Comparing recipes: training and evaluating each of them on the same data with several seeds."""
 
 from __future__ import annotations
 
@@ -37,34 +37,35 @@ from sfsc.training.teacher import TEACHER_FOLDER
 
 COMPARISON_FILE = "comparison.json"
 CALIBRATED = "calibrated"
-# By what the narrow sub-models were fitted to, where below a run its test on the target view is.
+# For each set of images that narrow sub-models are calibrated on, the subfolder of a run with its results on
+# the target view.
 TARGET = {
     "not calibrated": "target/plain",
     "training images": "target/calibrated",
     "target images": "target/fitted",
 }
 
-GOING_ON = "the same command goes on"
+GOING_ON = "run the same command again to continue"
 
 Settings = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """A recipe, perhaps with changes, and what came of it.
+    """The results of one recipe in a comparison.
 
     Attributes:
-        name: under which it stands in the tables.
-        changes: the settings in which it differs from the others, the recipe among them.
+        name: the name of the recipe in the tables.
+        changes: the settings that differ from the other recipes, including `recipe` itself.
         matrices: the compatibility matrix of each seed.
-        calibrated: the same after calibration on the training images; none where it was not done.
-        target: by what they were calibrated on, the matrices on four fifths of the test identities; images of
-            the last fifth, without labels, are those of the target domain. Empty where nothing is shared, or
-            where these are fewer than dimensions.
-        multiply_adds: of all that was trained, forward and backward, for one seed.
-        seconds: the mean time of training.
-        parameters: that must be stored for all sub-models.
-        galleries: how many copies of a gallery all sub-models together need.
+        calibrated: the matrices after calibration on the training images; empty if there was no calibration.
+        target: for each set of calibration images, the matrices on four fifths of the test identities. The
+            images of the remaining fifth, without labels, are the images of the target domain. Empty if the
+            sub-models share no weights or if there are fewer target images than dimensions.
+        multiply_adds: the multiply-adds of training, forward and backward, for one seed.
+        seconds: the mean time of training in seconds.
+        parameters: the number of parameters that must be stored for all sub-models.
+        galleries: the number of copies of a gallery that the sub-models need.
     """
 
     name: str
@@ -80,14 +81,20 @@ class Contestant:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Recipes side by side; `settings` are those that all of them share."""
+    """The results of `compare`.
+
+    Attributes:
+        settings: the settings that all recipes share.
+        seeds: the number of seeds.
+        contestants: the results of each recipe.
+    """
 
     settings: Settings
     seeds: int
     contestants: tuple[Contestant, ...]
 
     def to_json(self) -> dict[str, Any]:
-        """The comparison as plain lists and numbers."""
+        """Return the comparison as plain lists and numbers."""
         return {
             "settings": dict(self.settings),
             "seeds": self.seeds,
@@ -110,30 +117,37 @@ def compare(
     out: str | Path,
     calibrations: bool = True,
 ) -> Comparison:
-    """Train and test every recipe with every seed, on the same data in the same order.
+    """Train and evaluate every recipe with every seed, on the same data in the same order.
 
-    What is finished in the folder is not done again, and a training that was interrupted goes on: the same
-    call completes it. Several processes may work on different recipes in one folder.
+    Finished runs in the folder are not repeated, and interrupted runs are continued: repeat the same call to
+    complete a comparison. Several processes can work on different recipes in the same folder.
 
     Args:
-        settings: of `Config`, for all recipes.
-        recipes: by name, the settings in which it differs; "recipe" is the name itself where they do not say.
-        seeds: how many, from 0.
-        out: the folder; every run is a folder below it, which all other commands take.
-        calibrations: whether families are tested after calibration, too.
+        settings: the settings of `Config` that all recipes share.
+        recipes: for each name, the settings that differ. If they do not contain "recipe", the name is the
+            recipe.
+        seeds: the number of seeds; they are counted from 0.
+        out: the output folder. Every run is a subfolder, which all other commands accept as a run folder.
+        calibrations: whether to evaluate the families after calibration as well.
 
     Raises:
-        SfscError: as `train` and `evaluate`; or a folder holds a run of other settings.
+        SfscError: as for `train` and `evaluate`, or a folder contains a run with other settings.
+
+    Example::
+
+        settings = {"dataset": "folder:photos", "backbone": "small", "epochs": 3}
+        comparison = sfsc.compare(settings, {"sfsc": None, "sfsc+": None}, seeds=3, out="runs/comparison")
+        sfsc.write_comparison(comparison, "runs/comparison")
     """
     out = Path(out)
     if seeds < 1 or not recipes:
-        raise SfscError("a comparison needs one recipe and one seed at least")
+        raise SfscError("a comparison needs at least one recipe and one seed")
     entries = {name: {"recipe": name, **(changes or {})} for name, changes in recipes.items()}
     configs = {
         (name, seed): Config.make({**settings, **changes, "seed": seed})
         for seed, (name, changes) in product(range(seeds), entries.items())
     }
-    # What is wrong is refused before the first hour, not after it.
+    # Mistakes are reported before the first hour of training, not after it.
     for config in configs.values():
         find_recipe(config.recipe)
     for source in {config.dataset for config in configs.values()}:
@@ -152,9 +166,10 @@ def compare(
 
 
 def ablation() -> dict[str, Settings]:
-    """The recipes of an ablation: loss x projection x alignment, by name.
+    """Return the recipes of an ablation by name: loss x projection x alignment.
 
-    Alignment stands for both terms of `sfsc+` that draw narrow sub-models to the full one's embeddings.
+    "Alignment" means both terms of `sfsc+` that pull narrow sub-models towards the full sub-model's
+    embeddings.
     """
     losses = {"cross-entropy": "cross_entropy", "evidential": "evidential"}
     projections: dict[str, Settings] = {
@@ -181,12 +196,12 @@ def ablation() -> dict[str, Settings]:
 
 
 def folder_of(out: Path, name: str, seed: int) -> Path:
-    """Where the run of a recipe and a seed is."""
+    """Return the run folder of a recipe and a seed."""
     return out / re.sub(r"[^\w.+=-]+", "-", name) / f"seed{seed}"
 
 
 def _finish(config: Config, run: Path, calibrations: bool) -> None:
-    """Do what is not done yet of one run: training, calibrations, tests."""
+    """Complete one run: training, calibrations and evaluations that are still missing."""
     family = train(config, run, resume=True)
     dataset = open_dataset(config.dataset)
     if not (calibrations and family.spec.shared):
@@ -197,7 +212,7 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
     targets = _target_folders(run) if len(view.train) >= config.embedding_dim else []
     if _tested(family, {run: dataset, run / CALIBRATED: dataset, **dict.fromkeys(targets, view)}):
         return
-    # Every image is embedded once: calibrations only move its embeddings.
+    # Every image is embedded only once, because calibrations only move its embeddings.
     images = embed_all(family, [*tested_paths(dataset), *dataset.train.paths], config.workers)
     calibrated = _calibrated(family, images, dataset.train.paths, run, run / CALIBRATED)
     evaluate_images(family, dataset, images).write_into(run)
@@ -210,7 +225,12 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
 
 
 def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
-    """Whether folders hold tests, on these data sets, of the family or what calibration made of it."""
+    """Return whether the folders contain evaluations of the family, or of its calibrated copies.
+
+    Args:
+        family: the family.
+        tests: the data set of the evaluation that each folder should contain.
+    """
     for folder, dataset in tests.items():
         if not (folder / EVALUATION_FILE).exists():
             return False
@@ -219,7 +239,7 @@ def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
         if not (
             same_space(result["fingerprint"], family.fingerprint)
             and location.same(source, location.absolute(dataset.source))
-            and result.get("images", images) == images  # earlier evaluations do not say
+            and result.get("images", images) == images  # older evaluations have no digest
         ):
             return False
     return True
@@ -238,7 +258,9 @@ def _calibrated(plain: Family, images: ImageSet, paths: Sequence[str], run: Path
 def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
     runs = [folder_of(out, name, seed) for seed in range(seeds)]
     config = read_config(runs[0])
-    family = Family.load(runs[0], code_of(config.backbone))  # which the comparison's own settings name
+    family = Family.load(
+        runs[0], code_of(config.backbone)
+    )  # the comparison's own settings name this backbone
     calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
     return Contestant(
         name=name,
@@ -262,18 +284,21 @@ def _matrix(run: Path) -> CompatibilityMatrix:
 
 
 def _training_cost(config: Config, family: Family, run: Path) -> float:
-    """The multiply-adds of training: a backward pass counts as two forward passes."""
+    """Return the multiply-adds of training; a backward pass counts as two forward passes."""
     forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
     phases = config.method.phases(len(forward))
     steps = read_log(run)[-1]["step"] / len(phases)
     images = steps * config.identities_per_batch * config.images_per_identity
     frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
-    teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained, then frozen
+    teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained first, then frozen
     return images * (3.0 * sum(forward) + frozen + teacher)
 
 
 def _seconds(run: Path) -> float:
-    """The time of training, with that of a teacher; the clock begins anew where it was resumed."""
+    """Return the time of training in seconds, including the teacher's.
+
+    The clock in the log restarts at 0 whenever a run was resumed.
+    """
     times = [line["seconds"] for line in read_log(run)]
     ends = [time for time, after in zip(times, [*times[1:], 0.0], strict=True) if after < time]
     teacher = run / TEACHER_FOLDER
@@ -281,7 +306,7 @@ def _seconds(run: Path) -> float:
 
 
 def mean_and_deviation(values: Sequence[np.ndarray] | np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Over the first dimension, the seeds; the deviation is that of a sample, NaN for one seed."""
+    """Return mean and sample standard deviation over the first axis, the seeds; NaN for a single seed."""
     stacked = np.asarray(values, dtype=float)
     several = len(stacked) > 1
     return stacked.mean(axis=0), stacked.std(axis=0, ddof=1) if several else np.full_like(stacked[0], np.nan)

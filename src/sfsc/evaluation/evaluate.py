@@ -1,4 +1,4 @@
-"""Evaluating a family on a data set: the compatibility matrix, a baseline, ranked lists."""
+"""Evaluating a family on a data set: the compatibility matrix, a baseline and ranked lists."""
 
 from __future__ import annotations
 
@@ -32,16 +32,22 @@ SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What `evaluate` found.
+    """The results of `evaluate`.
 
-    `dataset` is KIND:PATH, with an absolute path, and `images` a digest that identifies its test images;
-    `parameters` per sub-model in the order of `matrix.widths`; `baseline` is the same test with raw 16x16
-    colour pixels as embeddings; `rankings` are a dozen queries by the smallest sub-model with their first
-    hits in the full one's gallery, as the report shows them. `cosines`, (m, m) float64, are the means of the
-    cosine between two sub-models' embeddings of one image; `projection` holds the images of a few identities,
-    as every sub-model embeds them, in the two dimensions in which the full one's vary most; `dimensions` the
-    mAP of self-tests and of the smallest one's queries in the full one's gallery, by how many of the first
-    components are compared.
+    Attributes:
+        dataset: KIND:PATH of the data set, with an absolute path.
+        images: a digest that identifies the test images.
+        fingerprint: the fingerprint of the family.
+        parameters: the parameter count of each sub-model, in the order of `matrix.widths`.
+        matrix: the compatibility matrix.
+        baseline: the same test with raw 16x16 colour pixels as embeddings.
+        rankings: a dozen queries of the smallest sub-model, with their first hits in the gallery of the full
+            sub-model, for the report.
+        cosines: (m, m) float64, the mean cosine between the embeddings of one image by two sub-models.
+        projection: the images of a few identities as embedded by every sub-model, projected onto the first
+            two principal components of the full sub-model's embeddings.
+        dimensions: for each supported dimension, the mAP of the self-tests and of the smallest sub-model's
+            queries in the full sub-model's gallery.
     """
 
     dataset: str
@@ -56,7 +62,7 @@ class Evaluation:
     dimensions: list[dict[str, Any]]
 
     def to_json(self) -> dict[str, Any]:
-        """The evaluation without the ranked lists, as plain lists and numbers."""
+        """Return the evaluation without the ranked lists, as plain lists and numbers."""
         return {
             "dataset": self.dataset,
             "images": self.images,
@@ -74,16 +80,16 @@ class Evaluation:
         }
 
     def write(self, run: str | Path) -> list[Path]:
-        """Write the results into a run folder; on another data set than the run's own, into one below it.
+        """Write the results into a run folder, or into a subfolder if they are for another data set.
 
         Returns:
-            The path of `evaluation.json`, alone in a list. `sfsc.report.result_figures.draw_evaluation` draws
-            the figures that lie beside it.
+            A list with the path of `evaluation.json`. `sfsc.report.result_figures.draw_evaluation` draws the
+            figures next to it.
         """
         return self.write_into(results_folder(Path(run), self.dataset))
 
     def write_into(self, folder: Path) -> list[Path]:
-        """Write `evaluation.json` and `rankings.json` into a folder, and remove figures of other results."""
+        """Write `evaluation.json` and `rankings.json` into a folder, and remove figures of older results."""
         others = {
             folder / RANKINGS_FILE: as_json(self.rankings),
             folder / MATRIX_FIGURE: None,
@@ -96,17 +102,26 @@ class Evaluation:
 def evaluate(
     family: Family, dataset: Dataset, workers: int = 2, exported: Sequence[str | Path] = ()
 ) -> Evaluation:
-    """Test every sub-model's queries against every sub-model's gallery (method: Market-1501's rule).
+    """Evaluate every sub-model's queries against every sub-model's gallery.
+
+    Queries and gallery images are matched by the protocol of Market-1501 (Zheng et al., ICCV 2015): gallery
+    images with the identity and camera of the query are ignored.
 
     Args:
-        family: in any mode; it is left as it was.
-        dataset: its query and gallery splits are used.
-        workers: threads that decode images.
-        exported: ONNX files of this family, which are tested beside its sub-models.
+        family: the family, in any mode; its mode is restored.
+        dataset: the data set; its query and gallery splits are used.
+        workers: the number of threads that decode images.
+        exported: ONNX files of this family, which are evaluated together with its sub-models.
 
     Raises:
-        SfscError: a split is empty, an image cannot be read, no query has a positive, or a file is not one of
-            this family.
+        SfscError: a split is empty, an image cannot be read, no query has a positive, or a file belongs to
+            another family.
+
+    Example::
+
+        evaluation = sfsc.evaluate(sfsc.Family.load("runs/photos"), sfsc.open_dataset("folder:photos"))
+        print(evaluation.matrix.metrics["mAP"])  # rows: query width, columns: gallery width
+        evaluation.write("runs/photos")
     """
     models = open_members(exported, family)
     images = embed_all(family, tested_paths(dataset), workers, exported=models)
@@ -114,14 +129,21 @@ def evaluate(
 
 
 def tested_paths(dataset: Dataset) -> list[str]:
-    """The images of a data set that a test needs."""
+    """Return the paths of the query and gallery images of a data set."""
     return [*dataset.query.paths, *dataset.gallery.paths]
 
 
 def evaluate_images(
     family: Family, dataset: Dataset, images: ImageSet, exported: Mapping[str, float] | None = None
 ) -> Evaluation:
-    """As `evaluate`, of images that the family has embedded already, and files of these labels and widths."""
+    """Evaluate as `evaluate` does, with images that are already embedded.
+
+    Args:
+        family: the family that embedded the images.
+        dataset: the data set; its query and gallery splits are used.
+        images: the embeddings of its query and gallery images.
+        exported: the width of each exported file, by label.
+    """
     query, gallery = dataset.query, dataset.gallery
     embedded, found = images.of(query.paths), images.of(gallery.paths)
     queries = {width: embedded[width] for width in family.widths}
@@ -163,7 +185,7 @@ def _tests_in(
     query: Split,
     gallery: Split,
 ) -> dict[str, Any]:
-    """The tests on the embeddings' first components."""
+    """Run the tests on the first components of the embeddings."""
 
     def test(one: float, other: float) -> float:
         short = shorten(queries[one], dimension), shorten(galleries[other], dimension)
@@ -179,7 +201,7 @@ def _same_image_cosines(vectors: dict[float, np.ndarray]) -> np.ndarray:
 
 
 def _projection(vectors: dict[float, np.ndarray], gallery: Split) -> dict[str, Any]:
-    """A few identities of many images, in the two first principal components of the full one's embeddings."""
+    """Project images of a few frequent identities onto two principal components of the full sub-model."""
     identities, counts = np.unique(gallery.identities, return_counts=True)
     chosen = identities[np.argsort(-counts, kind="stable")[:SHOWN_IDENTITIES]]
     rows = np.concatenate([np.flatnonzero(gallery.identities == name)[:SHOWN_IMAGES] for name in chosen])
@@ -197,7 +219,7 @@ def _ranked_lists(
     query: Split,
     gallery: Split,
 ) -> dict[str, Any]:
-    """Queries spread evenly over those that have a positive, and what they find in the full gallery."""
+    """Return queries, spread evenly over those with a positive, and their hits in the full gallery."""
     ranks = positive_ranks(queries[query_width], galleries[1.0], query, gallery)
     answered = np.flatnonzero([len(positives) > 0 for positives in ranks])
     chosen = answered[np.linspace(0, len(answered) - 1, min(RANKED_LISTS, len(answered))).round().astype(int)]

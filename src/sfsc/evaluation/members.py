@@ -1,4 +1,4 @@
-"""Exported files that are tested beside the sub-models of their family."""
+"""Opening exported files that are evaluated together with the sub-models of their family."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sfsc.errors import SfscError
 
 
 def open_members(files: Sequence[str | Path], family: Model) -> dict[str, ExportedModel]:
-    """The sub-models of files that `sfsc export` made of a family, each under a label of its own.
+    """Open the files that `sfsc export` made from a family, each under a unique label.
 
-    A label is the width and the form, as "0.25 int8"; the name of the file where several agree in both.
+    A label consists of the width and the numeric form, for example "0.25 int8". If several files have the
+    same width and form, their labels are the names of the files.
 
     Raises:
-        SfscError: a file cannot be run, or is of another family; or two of one width and form have one name.
+        SfscError: a file cannot be run or belongs to another family, or two files have the same label.
     """
     paths = [Path(file) for file in files]
     models = [ExportedModel.load(path) for path in paths]
@@ -25,23 +26,24 @@ def open_members(files: Sequence[str | Path], family: Model) -> dict[str, Export
     short = [f"{model.widest:g} {model.exported.form}" for model in models]
     labels = [name if short.count(name) == 1 else path.name for name, path in zip(short, paths, strict=True)]
     if twice := [label for label in labels if labels.count(label) > 1]:
-        raise SfscError(f"two of the exported files are called {twice[0]}: rename one, or name it once")
+        raise SfscError(f"two of the exported files are called {twice[0]}: rename one, or pass it only once")
     return dict(zip(labels, models, strict=True))
 
 
 def _check(path: Path, model: ExportedModel, family: Model) -> None:
     if not same_space(model.fingerprint, family.fingerprint):
         raise SfscError(
-            f"{path} is of the family {model.fingerprint}, not of {family.fingerprint}: "
+            f"{path} belongs to the family {model.fingerprint}, not to {family.fingerprint}: "
             "export it from this run, or evaluate the run that it was made from"
         )
     if model.image_size != family.image_size:
         raise SfscError(
-            f"{path} embeds images of {model.image_size}, the family of {family.image_size}: "
+            f"{path} embeds images of size {model.image_size}, but the family uses {family.image_size}: "
             "export it from this run"
         )
     if model.dimension != family.dimension:
         raise SfscError(
-            f"{path} has {model.dimension} dimensions, the family {family.dimension}: export it without --dim"
+            f"{path} has {model.dimension} dimensions, but the family has {family.dimension}: "
+            "export it without --dim"
         )
     family.check_width(model.widest)

@@ -1,4 +1,4 @@
-"""Calibration: moves a narrow sub-model's embeddings onto the full one's space."""
+"""Calibration: a rotation and a shift of a narrow sub-model's embeddings towards the full sub-model's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from torch.nn import functional as F
 
 
 class Calibration(nn.Module):
-    """Maps embeddings f, (batch, dim) of length 1, to normalise(f R + b); as made, to themselves.
+    """Maps embeddings f to normalise(f R + b); a new calibration is the identity.
 
-    `rotation` is R, (dim, dim), and `shift` is b, (dim,), both float32; `fit` finds them.
+    `rotation` is R, (dim, dim) float32, and `shift` is b, (dim,) float32. `fit` computes them. The input is
+    (batch, dim) float32 of length 1, and so is the output.
     """
 
     rotation: Tensor
@@ -25,14 +26,15 @@ class Calibration(nn.Module):
         return F.normalize(embeddings @ self.rotation + self.shift)
 
     def fit(self, embeddings: Tensor, target: Tensor) -> None:
-        """Find the rotation and the shift that bring embeddings nearest to their targets, in place.
+        """Compute, in place, the rotation and the shift that bring embeddings closest to their targets.
 
-        The shift brings the mean to the mean; the rotation solves the orthogonal Procrustes problem, min
-        |(F - mean F) R - (T - mean T)|, by a singular value decomposition (Schönemann, Psychometrika 1966).
+        The shift maps the mean of the embeddings to the mean of the targets. The rotation solves the
+        orthogonal Procrustes problem, min |(F - mean F) R - (T - mean T)|, by a singular value decomposition
+        (Schönemann, Psychometrika 1966).
 
         Args:
-            embeddings: (n, dim), the sub-model's, of n images.
-            target: (n, dim), the full sub-model's, of the same images.
+            embeddings: (n, dim) embeddings of n images by the narrow sub-model.
+            target: (n, dim) embeddings of the same images by the full sub-model.
         """
         embeddings, target = embeddings.double(), target.double()
         centre, goal = embeddings.mean(0), target.mean(0)

@@ -17,16 +17,16 @@ DTYPES = ("uint8", "float32", "float64", "float16", "bfloat16")  # of images
 
 
 class Embedder(nn.Module):
-    """Colour normalisation, backbone, pooling, linear to `dim`, BatchNorm, L2, calibration.
+    """Colour normalisation, backbone, pooling, linear layer, BatchNorm, L2 normalisation, calibration.
 
     Maps (batch, 3, height, width) RGB images, uint8 or floating-point in [0, 1], to (batch, dim) float32
-    embeddings of length 1. In evaluation mode it raises SfscError for anything else. A sub-model of a family
-    is an instance of this class with smaller tensors; `calibration` does nothing but in the narrow sub-models
-    of a calibrated family.
+    embeddings of length 1. In evaluation mode it raises `SfscError` for any other input. Every sub-model of a
+    family is an instance of this class with smaller tensors. `calibration` is the identity, except in the
+    narrow sub-models of a calibrated family.
 
-    The backbone's features become (batch, channels): a map (batch, channels, height, width) by its mean;
-    tokens (batch, tokens, channels) by the first of them if the backbone has a parameter `cls_token`,
-    else by their mean; (batch, channels) is taken as it is.
+    The features of the backbone are pooled to (batch, channels). A map (batch, channels, height, width) is
+    averaged. Of tokens (batch, tokens, channels), the first is used if the backbone has a parameter
+    `cls_token`; otherwise they are averaged. Features (batch, channels) are used unchanged.
     """
 
     mean: Tensor
@@ -53,15 +53,15 @@ class Embedder(nn.Module):
 
     @classmethod
     def build(cls, backbone: Backbone, image_size: tuple[int, int], dim: int) -> Embedder:
-        """A new embedder over a backbone, in training mode.
+        """Build a new embedder from a backbone, in training mode.
 
         Args:
-            backbone: what `find_backbone` returned.
+            backbone: a backbone that `find_backbone` returned.
             image_size: (height, width) in pixels.
-            dim: the embeddings' dimension.
+            dim: the dimension of the embeddings.
 
         Raises:
-            SfscError: the backbone cannot take images of this size, or what it returns is not features.
+            SfscError: the backbone cannot process images of this size, or does not return features.
         """
         height, width = image_size
         try:
@@ -70,10 +70,10 @@ class Embedder(nn.Module):
                 features = features_of(network.eval()(torch.zeros(2, 3, height, width)))
         except SfscError:
             raise
-        except Exception as error:  # networks of other packages raise what they like
+        except Exception as error:  # networks of other packages raise arbitrary errors
             size = "another image_size" if backbone.made_for is None else f"image_size={[*backbone.made_for]}"
             raise SfscError(
-                f"the backbone cannot take images of {height}x{width} pixels: {first_line(error)}; "
+                f"the backbone cannot process images of {height}x{width} pixels: {first_line(error)}; "
                 f"set {size} or choose another backbone"
             ) from error
         return cls(network, _count_channels(features), dim, backbone.mean, backbone.std).train()
@@ -87,7 +87,7 @@ class Embedder(nn.Module):
         return self.embed_normalised((images - self.mean) / self.std)
 
     def embed_normalised(self, images: Tensor) -> Tensor:
-        """As `forward`, of images whose colours are normalised."""
+        """Embed images whose colours are already normalised, otherwise as `forward`."""
         features = self._pool(features_of(self.backbone(images)))
         return self.calibration(F.normalize(self.norm(self.linear(features))))
 
@@ -100,11 +100,11 @@ class Embedder(nn.Module):
 
 
 def check_images(images: Tensor, size: tuple[int | None, int | None] = (None, None)) -> None:
-    """Raise `SfscError` for what is no batch of images that a family or a sub-model embeds.
+    """Raise `SfscError` unless `images` is a batch that a family or a sub-model can embed.
 
     Args:
         images: (batch, 3, height, width) RGB, uint8 or floating-point in [0, 1].
-        size: the (height, width) that they must have; by default any.
+        size: the (height, width) that the images must have; by default any.
     """
     if not isinstance(images, Tensor):
         raise SfscError(f"images must be a tensor, got {type(images).__name__}: embed_pixels takes arrays")
@@ -114,14 +114,15 @@ def check_images(images: Tensor, size: tuple[int | None, int | None] = (None, No
 
 
 def features_of(output: Any) -> Tensor:
-    """The features in what a backbone returned.
+    """Return the features in the output of a backbone.
 
     Args:
-        output: a tensor; an output of transformers, of which the pooled features are taken where there are
-            some, else the last hidden state, else the last feature map; or a tuple, whose first entry counts.
+        output: a tensor, a tuple whose first entry is a tensor, or an output of transformers. From the
+            latter, the pooled features are used if there are any, otherwise the last hidden state, otherwise
+            the last feature map.
 
     Raises:
-        SfscError: it is none of these.
+        SfscError: the output is something else.
     """
     if isinstance(output, Tensor):
         return output
@@ -140,7 +141,7 @@ def features_of(output: Any) -> Tensor:
 
 
 def _count_channels(features: Tensor) -> int:
-    """The channels of the features of two images."""
+    """Return the number of channels in the features of two images."""
     if features.ndim not in (2, 3, 4) or features.shape[0] != 2:
         raise SfscError(
             f"the backbone returns features of shape {tuple(features.shape)} for 2 images: it must return "

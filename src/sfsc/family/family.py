@@ -1,4 +1,4 @@
-"""A family: one network, its nested sub-models, one embedding space."""
+"""The `Family`: one network with nested sub-models that embed into one space."""
 
 from __future__ import annotations
 
@@ -37,16 +37,25 @@ STRUCTURE = "structure"  # of the metadata in the file of the weights
 
 
 class Family(Switchable):
-    """A switchable network with its widths and embedding head; the sub-networks are its sub-models.
+    """A switchable network with an embedding head; its sub-networks are the sub-models.
 
-    Where the spec says that they do not share weights, each narrow sub-model has all of its own, in
-    `independent`: what the methods train that know no switchable network.
+    `train` and `Family.load` return families. If the spec says that the sub-models do not share weights, each
+    narrow sub-model is a network of its own, stored in `independent`. Rival methods that do not use a
+    switchable network train such families.
+
+    Example::
+
+        family = sfsc.Family.load("runs/photos")
+        images = torch.rand(8, 3, *family.image_size)
+        small = family.embed(images, width=0.25)  # (8, embedding_dim), of length 1
+        large = family.embed(images)
+        print((small * large).sum(1))  # cosines: both are in the same space
     """
 
     network: Embedder
 
     def __init__(self, spec: FamilySpec, network: Embedder, structure: Structure) -> None:
-        """Make a family of a dense embedder, which becomes the full sub-model."""
+        """Make a family from a dense embedder, which becomes the full sub-model."""
         super().__init__(network, structure, spec.widths, spec.round_to)
         self.spec = spec
         own = self.norms
@@ -60,7 +69,7 @@ class Family(Switchable):
             self._build()
 
     def calibration(self, width: float) -> Calibration:
-        """The calibration of a narrow sub-model of a calibrated family."""
+        """Return the calibration of a narrow sub-model of a calibrated family."""
         return cast(Calibration, cast(Embedder, self.at(width)).calibration)
 
     def _build(self) -> None:
@@ -70,11 +79,11 @@ class Family(Switchable):
             self._gathered = [[] for _ in self._narrow]
 
     def corners(self) -> dict[str, list[nn.Parameter]]:
-        """As those of `Switchable`; none where nothing is shared."""
+        """Return the same as `Switchable.corners`; empty if the sub-models share no weights."""
         return super().corners() if self.spec.shared else {}
 
     def corner_orders(self) -> dict[str, list[dict[int, Tensor]]]:
-        """As those of `Switchable`; none where nothing is shared."""
+        """Return the same as `Switchable.corner_orders`; empty if the sub-models share no weights."""
         return super().corner_orders() if self.spec.shared else {}
 
     @classmethod
@@ -91,25 +100,30 @@ class Family(Switchable):
         shared: bool = True,
         nested_dims: Sequence[int] = (),
     ) -> Family:
-        """A new, untrained family.
+        """Create a new, untrained family.
 
         Args:
-            backbone: a name, as in `find_backbone`.
+            backbone: the name of the backbone, as `find_backbone` takes it.
             widths: the channel ratios, increasing to 1.0.
-            embedding_dim: the embeddings' dimension d.
+            embedding_dim: the dimension of the embeddings.
             image_size: (height, width) in pixels.
-            weights: pretrained weights of the backbone, as in `load_weights`: its channels are then
-                sorted by importance, so that narrow sub-models keep the best of them.
-            seed: of the random initialisation.
-            keep: dotted names of modules that are to stay whole.
-            round_to: channel counts are rounded up to multiples of this; 1 for none.
-            shared: one switchable network; else an independent network for each width, which begin with the
-                weights that sub-models would have, but with embedding heads of their own.
-            nested_dims: how many of the embeddings' first components are to stand alone, increasing.
+            weights: pretrained weights of the backbone, as `load_weights` takes them. The channels are then
+                sorted by importance, so narrow sub-models keep the most important ones.
+            seed: the seed of the random initialisation.
+            keep: dotted names of modules that keep all channels.
+            round_to: channel counts are rounded up to multiples of this; 1 for no rounding.
+            shared: whether the sub-models share one switchable network. Otherwise each width gets an
+                independent network, which starts with the weights of the sub-model but a new embedding head.
+            nested_dims: the prefix lengths that will also work as embeddings, increasing.
 
         Raises:
-            SfscError: unknown backbone, wrong widths or nested dimensions, weights that do not fit, a module
-                that cannot be cut.
+            SfscError: the backbone is unknown, the widths or nested dimensions are invalid, the weights do
+                not fit, or a module cannot be cut.
+
+        Example::
+
+            family = sfsc.Family.create("small", widths="0.5,1.0", embedding_dim=64, image_size=(32, 32))
+            print([family.parameter_count(width) for width in family.widths])
         """
         configuration = find_backbone(backbone).configuration
         spec = FamilySpec(
@@ -134,17 +148,17 @@ class Family(Switchable):
         return family
 
     def embed(self, images: Tensor, width: float = 1.0) -> Tensor:
-        """Embed images with the sub-model of this width.
+        """Embed images with the sub-model of one width.
 
         Args:
-            images: (batch, 3, height, width) RGB, uint8 or float32 in [0, 1], of `spec.image_size`.
+            images: (batch, 3, height, width) RGB, uint8 or float32 in [0, 1], of size `image_size`.
             width: one of the family's widths.
 
         Returns:
             (batch, embedding_dim) float32, of length 1, on the family's device.
 
         Raises:
-            SfscError: not one of the family's widths, or images of another shape, dtype or range.
+            SfscError: the family has no such width, or the images have another shape, dtype or range.
         """
         check_images(images, self.spec.image_size)
         return self.at(width)(images.to(self.network.mean.device))
@@ -153,7 +167,19 @@ class Family(Switchable):
     def embed_pixels(
         self, images: np.ndarray, width: float = 1.0, dimension: int | None = None
     ) -> np.ndarray:
-        """See `Model`."""
+        """Embed decoded images with the sub-model of one width.
+
+        Args:
+            images: (batch, height, width, 3) uint8 RGB, of size `image_size`.
+            width: one of the family's widths.
+            dimension: the number of first components to return, one of `dimensions`; by default all.
+
+        Returns:
+            (batch, dimension) float32, of length 1.
+
+        Raises:
+            SfscError: the family has no such width or dimension, or the images have another shape or dtype.
+        """
         self.check_width(width)
         if dimension is not None:
             self.check_dimension(dimension)
@@ -165,17 +191,17 @@ class Family(Switchable):
 
     @property
     def dimension(self) -> int:
-        """See `Model`."""
+        """The dimension of the embeddings."""
         return self.spec.embedding_dim
 
     @property
     def dimensions(self) -> tuple[int, ...]:
-        """See `Model`."""
+        """The dimensions that embeddings can be shortened to, ascending, and the full dimension."""
         return (*self.spec.nested_dims, self.spec.embedding_dim)
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """(height, width) in pixels of the images that it embeds."""
+        """The (height, width) in pixels of the images that the family embeds."""
         return self.spec.image_size
 
     @property
@@ -184,19 +210,19 @@ class Family(Switchable):
         return 1.0
 
     def check_width(self, width: float) -> None:
-        """Raise `SfscError` where there is no sub-model of this width."""
+        """Raise `SfscError` if the family has no sub-model of this width."""
         self.widths.index(width)
 
     def check_dimension(self, dimension: int) -> None:
-        """Raise `SfscError` where its embeddings have none of this dimension."""
+        """Raise `SfscError` if embeddings of the family cannot have this dimension."""
         check_dimension(dimension, self.dimensions)
 
     @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify this family: a hash of its description and all its weights.
 
-        Of a calibrated family they are those of the family that it was before, whose space it keeps, followed
-        by a dot and 8 digits that identify the calibration.
+        A calibrated family keeps the space of the family that it was made from. Its fingerprint is that
+        family's, followed by a dot and 8 digits that identify the calibration.
         """
         state = self.state_dict()
         own = [name for name in state if not name.startswith("network.")]
@@ -206,10 +232,12 @@ class Family(Switchable):
         return f"{digits}.{_digest({}, fitted)[:8]}" if fitted else digits
 
     def save(self, folder: str | Path) -> None:
-        """Write `family.safetensors` into a folder, atomically, then `family.json`: what it is, once more.
+        """Write the family into a folder: `family.safetensors`, and its description as `family.json`.
+
+        Each file is replaced atomically.
 
         Raises:
-            SfscError: the folder cannot be written; what it held is unharmed.
+            SfscError: the folder cannot be written; its previous contents are kept.
         """
         description = {**self.spec.describe(), "fingerprint": self.fingerprint}
         metadata = {**as_metadata(description), STRUCTURE: structure_to_text(self.structure)}
@@ -218,20 +246,32 @@ class Family(Switchable):
 
     @classmethod
     def load(cls, folder: str | Path, allow_code: str | None = None) -> Family:
-        """Read a family that `save` wrote; it comes in evaluation mode.
+        """Load a family that `save` wrote.
+
+        The files are checked, and no code in them is run.
 
         Args:
-            folder: where it was saved. What the files there say is checked, and nothing in them is run.
-            allow_code: the function package.module:function that is imported and called if it is the family's
-                backbone.
+            folder: the folder that the family was saved in.
+            allow_code: a function, as package.module:function, that may be imported and called if it is the
+                family's backbone.
+
+        Returns:
+            The family, on the CPU, in evaluation mode.
 
         Raises:
-            SfscError: the folder holds no family, a newer format, or damaged files; or its backbone is code
+            SfscError: the folder contains no family, a newer format or damaged files, or the backbone is code
                 that is not allowed.
+
+        Example::
+
+            family = sfsc.Family.load("runs/photos")
+            print(family.widths, family.dimension, family.fingerprint)
         """
         weights_path = Path(folder) / FAMILY_FILE
         if not weights_path.is_file():
-            raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE} or {FAMILY_FILE}")
+            raise SfscError(
+                f"{folder} contains no trained family: {DESCRIPTION_FILE} or {FAMILY_FILE} is missing"
+            )
         metadata, state = read_weights(weights_path)
         values, described_in = of_metadata(Path(folder), metadata)
         spec, fingerprint = read_spec(values, described_in)
@@ -242,7 +282,7 @@ class Family(Switchable):
         except RuntimeError as error:
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
         if family.fingerprint != fingerprint:
-            raise SfscError(f"{weights_path} is not the file that {described_in} describes")
+            raise SfscError(f"{weights_path} does not match its description in {described_in}")
         return family.eval()
 
     @classmethod
@@ -261,7 +301,7 @@ class Family(Switchable):
             return cls(spec, network, structure)
         except SfscError:
             raise
-        except Exception as error:  # packages raise what they like at a configuration that nobody tried
+        except Exception as error:  # packages raise arbitrary errors for unknown configurations
             raise SfscError(f"{path} does not describe a family: {first_line(error)}") from error
 
 
@@ -271,7 +311,7 @@ def _new_network(spec: FamilySpec) -> Embedder:
 
 
 def _analyse(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> Structure:
-    """The structure of a network; that sub-models compute what they should is checked at these widths."""
+    """Analyse the structure of a network, and verify the sub-models of these widths."""
     structure, graph = analyse(network, torch.zeros(2, 3, *spec.image_size), spec.keep)
     return settle(network, structure, graph, [structure.counts(width, spec.round_to) for width in widths])
 

@@ -1,4 +1,4 @@
-"""What a family is built from, as its description says it."""
+"""The specification of a family, and how its stored description is read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 
 FORMAT = 4
-# What a description did not say in the first format: since which one it does, and what was so before.
+# Fields that the first format lacked: the format that introduced each, and the value in older families.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
     "round_to": (2, 1),
@@ -26,7 +26,7 @@ MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
 
 class Description(TypedDict):
-    """What `family.json` holds."""
+    """The contents of `family.json`."""
 
     format: int
     backbone: str
@@ -44,17 +44,24 @@ class Description(TypedDict):
 
 @dataclass(frozen=True)
 class FamilySpec:
-    """What a family is built from.
+    """The specification that a family is built from.
 
-    `image_size` is (height, width) in pixels; `keep` and `round_to` are those of `to_switchable`;
-    `configuration` is what else the backbone was built from, where its name alone does not say; `shared` says
-    whether the sub-models are one switchable network, or an independent network for each width; `calibrated`,
-    whether the narrow ones have a `Calibration`; `nested_dims`, how many of the embeddings' first components
-    stand alone too, increasing.
+    Attributes:
+        backbone: the name of the backbone, as `find_backbone` takes it.
+        widths: the channel ratios of the sub-models.
+        embedding_dim: the dimension of the embeddings.
+        image_size: (height, width) in pixels.
+        keep: dotted names of modules that keep all channels, as for `to_switchable`.
+        round_to: channel counts are rounded up to multiples of this, as for `to_switchable`.
+        configuration: the backbone's configuration, if its name alone does not determine it.
+        shared: whether the sub-models share one switchable network; otherwise each width has an independent
+            network.
+        calibrated: whether the narrow sub-models have a `Calibration`.
+        nested_dims: the prefix lengths that also work as embeddings, increasing.
 
     Raises:
-        SfscError: the nested dimensions do not increase from 2 to below `embedding_dim`; or it is beyond
-            `MOST_DIMENSIONS`, `MOST_PIXELS` of an image or `MOST_WIDTHS`.
+        SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
+            `embedding_dim`; or a size exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -73,18 +80,18 @@ class FamilySpec:
         height, width = self.image_size
         if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
             raise SfscError(
-                f"embeddings have from 1 to {MOST_DIMENSIONS} dimensions, not {self.embedding_dim}"
+                f"embeddings must have 1 to {MOST_DIMENSIONS} dimensions, not {self.embedding_dim}"
             )
         if min(height, width) < 1 or height * width > MOST_PIXELS:
-            raise SfscError(f"images have from 1 to {MOST_PIXELS} pixels, not {height} x {width}")
+            raise SfscError(f"images must have 1 to {MOST_PIXELS} pixels, not {height} x {width}")
         if len(self.widths) > MOST_WIDTHS:
             raise SfscError(f"a family has at most {MOST_WIDTHS} widths, not {len(self.widths)}")
 
     def describe(self) -> dict[str, Any]:
-        """The spec as JSON takes it, with the format that it needs."""
+        """Return the spec as JSON values, with the oldest format that can express it."""
         lists = {"keep": list(self.keep), "nested_dims": list(self.nested_dims)}
         description = {**asdict(self), "widths": list(self.widths), **lists}
-        # What is as it was before is left out: such families keep their fingerprints.
+        # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
         version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
         return {"format": version, **{k: v for k, v in description.items() if k not in unsaid}}
@@ -94,11 +101,11 @@ def read_spec(values: Any, path: Path) -> tuple[FamilySpec, str | None]:
     """Return the spec in a description, and the fingerprint of the weights that belong to it.
 
     Args:
-        values: the description, as JSON gives it.
-        path: the file that it comes from, for messages.
+        values: the description as parsed from JSON.
+        path: the file that contains it, for messages.
 
     Raises:
-        SfscError: it describes no family, or one of a newer format.
+        SfscError: it does not describe a family, or it has a newer format.
     """
     try:
         if conform(conform(values, dict[str, Any]).get("format"), int, "its format") > FORMAT:

@@ -1,4 +1,4 @@
-"""A durable gallery that every sub-model of one family can write to and search."""
+"""The gallery: stored embeddings that every sub-model of one family can write to and search."""
 
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.gallery import Gallery, GalleryInfo

@@ -1,4 +1,4 @@
-"""Conditions on the columns of a gallery, by which a search or a deletion chooses rows."""
+"""Conditions on the columns of a gallery, which select rows for a search or a deletion."""
 
 from __future__ import annotations
 
@@ -11,25 +11,36 @@ from dataclasses import dataclass
 from sfsc.errors import SfscError
 
 Value = str | int | float | bool
-# The types that a column may have: their names in messages and in stored descriptions.
+# The types that a column can have, by their names in messages and in stored descriptions.
 KINDS: dict[str, type] = {"text": str, "boolean": bool, "integer": int, "number": float}
-EXACT = 2**53  # up to here every integer is a number, which is a float64
+EXACT = 2**53  # up to here float64, the type of numbers, represents every integer exactly
 EQUALITIES = ("=", "!=")
 _OPERATOR = re.compile("<=|>=|!=|=|<|>")
 _QUOTE = '"'
 _QUOTED = re.compile(r'\s*"((?:[^"]|"")*+)"\s*')
-MOST_CONDITIONS, LONGEST = 100, 100_000  # texts of one search, and characters of one of them
-SHOWN, MOST_SHOWN = 100, 30  # characters of a text, and columns, that a message quotes
+MOST_CONDITIONS, LONGEST = 100, 100_000  # conditions of one search, characters of one condition
+SHOWN, MOST_SHOWN = 100, 30  # characters of a text, and columns, that a message shows
 _FORM = 'COLUMN=VALUE, or with one of != < <= > >=, as in camera=2 or "unit price"<=9.5'
 
 
 @dataclass(frozen=True)
 class Condition:
-    """What a column must be.
+    """A condition on one column of a gallery.
 
-    The operators are =, !=, <, <=, > and >=. With = and != there may be several values: a row fulfils the
-    former if it has any of them, the latter if it has none of them. A row without a value fulfils only =
-    with None among the values.
+    The operators are =, !=, <, <=, > and >=. The operators = and != accept several values. A row fulfils = if
+    its value is one of them, and != if its value is none of them. A row without a value fulfils only = with
+    None among the values.
+
+    Attributes:
+        column: the name of the column.
+        operator: one of the operators above.
+        values: the values to compare with.
+
+    Example::
+
+        cheap = sfsc.Condition.parse("price<=9.5")
+        cameras = sfsc.Condition("camera", "=", ("1", "2"))
+        hits = sfsc.search(family, "query.jpg", gallery, where=[cheap, cameras])
     """
 
     column: str
@@ -38,21 +49,21 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str) -> Condition:
-        """Read a condition such as `camera=2`, `price<=9.5` or `"unit price"="1,50","2,50"`.
+        """Parse a condition such as `camera=2`, `price<=9.5` or `"unit price"="1,50","2,50"`.
 
-        A column or a value in double quotes is taken as it is, with two double quotes for one. Without
-        quotes, blanks around it are dropped. Several values are separated by commas, and each is quoted. An
-        empty value stands for no value.
+        A column or value in double quotes is used literally; inside it, write two double quotes for one.
+        Without quotes, surrounding spaces are removed. Several values are separated by commas, and each of
+        them is quoted. An empty value means that the row has no value.
 
         Raises:
-            SfscError: the text is no condition or too long, or a comma stands in a value without quotes.
+            SfscError: the text is not a condition or is too long, or a value without quotes contains a comma.
         """
         if len(text) > LONGEST:
-            raise SfscError(f"a condition has at most {LONGEST:,} characters, and this one {len(text):,}")
+            raise SfscError(f"a condition has at most {LONGEST:,} characters, not {len(text):,}")
         column, rest = _read_column(text)
         found = _OPERATOR.match(rest)
         if found is None or not column:
-            raise SfscError(f"a condition is {_FORM}; got {_shown(text)}")
+            raise SfscError(f"a condition must have the form {_FORM}; got {_shown(text)}")
         operator = found[0]
         values = _read_values(rest[found.end() :], column + operator, operator in EQUALITIES)
         if len(values) > 1 and operator not in EQUALITIES:
@@ -60,39 +71,39 @@ class Condition:
         return cls(column, operator, values)
 
     def typed(self, columns: Mapping[str, str]) -> Condition:
-        """Return the condition with values of the column's kind, an empty one as None.
+        """Return the condition with its values converted to the column's kind; empty values become None.
 
         Args:
             columns: the kind of each column, as in `KINDS`.
 
         Raises:
-            SfscError: there is no such column, or a value is not of its kind.
+            SfscError: there is no such column, or a value does not have its kind.
         """
         column = unicodedata.normalize("NFC", self.column)
         if column not in columns:
             there = ", ".join([*columns][:MOST_SHOWN]) + (", ..." if len(columns) > MOST_SHOWN else "")
-            raise SfscError(f"the gallery has no column {_shown(self.column)}; it has {there}")
+            raise SfscError(f"the gallery has no column {_shown(self.column)}; its columns are {there}")
         kind = columns[column]
         if kind in ("text", "boolean") and self.operator not in EQUALITIES:
-            raise SfscError(f"column {column} is {kind}: compare it with = or !=, not {self.operator}")
+            raise SfscError(f"column {column} has type {kind}: compare it with = or !=, not {self.operator}")
         values = [_typed(value, kind, column) for value in self.values]
         if None in values and self.operator not in EQUALITIES:
-            raise SfscError(f"condition {column}{self.operator}: give a value to compare with")
+            raise SfscError(f"condition {column}{self.operator} needs a value to compare with")
         if None in values and kind == "text":
             values.append("")
         return Condition(column, self.operator, tuple(dict.fromkeys(values)))
 
 
 def parse_conditions(where: Sequence[str | Condition]) -> list[Condition]:
-    """Return conditions, some of which are texts, such that a row must fulfil all that are returned.
+    """Parse conditions and combine them, so that a row must fulfil every returned condition.
 
-    Several equalities of one column become one: any of their values will do.
+    Several equalities on one column become a single condition that accepts any of their values.
 
     Raises:
-        SfscError: a text is no condition, or there are too many.
+        SfscError: a text is not a condition, or there are too many conditions.
     """
     if len(where) > MOST_CONDITIONS:
-        raise SfscError(f"a search has at most {MOST_CONDITIONS} conditions, and this one {len(where)}")
+        raise SfscError(f"a search has at most {MOST_CONDITIONS} conditions, but this one has {len(where)}")
     conditions: list[Condition] = []
     equalities: dict[str, int] = {}
     for item in where:
@@ -109,10 +120,10 @@ def parse_conditions(where: Sequence[str | Condition]) -> list[Condition]:
 
 
 def kind_of(values: Sequence[object], column: str) -> str | None:
-    """Return the kind of a column's values; None if all of them are None.
+    """Return the kind of a column's values, or None if all of them are None.
 
     Raises:
-        SfscError: they are of several kinds, or cannot be stored.
+        SfscError: the values have several kinds, or cannot be stored.
     """
     found = {type(value) for value in values if value is not None}
     if not found:
@@ -122,12 +133,12 @@ def kind_of(values: Sequence[object], column: str) -> str | None:
     kinds = [kind for kind, type_ in KINDS.items() if found == {type_}]
     if not kinds:
         names = ", ".join(sorted(type_.__name__ for type_ in found))
-        raise SfscError(f"column {column} holds {names}: its values must all be text, numbers or booleans")
+        raise SfscError(f"column {column} contains {names}: its values must all be text, numbers or booleans")
     return kinds[0]
 
 
 def _read_column(text: str) -> tuple[str, str]:
-    """The column that a condition begins with, and what follows."""
+    """Return the column at the start of a condition, and the rest of the text."""
     if quoted := _QUOTED.match(text):
         return _unquote(quoted[1]), text[quoted.end() :]
     found = _OPERATOR.search(text)
@@ -136,14 +147,14 @@ def _read_column(text: str) -> tuple[str, str]:
 
 
 def _read_values(text: str, before: str, several: bool) -> tuple[str, ...]:
-    """The values after an operator; `before` is the condition up to them, for messages."""
+    """Return the values after an operator; `before` is the preceding text, for messages."""
     text = text.strip()
     if not text.startswith(_QUOTE):
         if several and "," in text:
             each = ",".join(_quote(part.strip()) for part in text[:SHOWN].split(","))
             raise SfscError(
-                f"condition {_shown(before + text)}: quote a value with a comma: {_quote(text[:SHOWN])} for "
-                f"this one, {each} for any of several"
+                f"condition {_shown(before + text)}: quote a value that contains a comma: write "
+                f"{_quote(text[:SHOWN])} for this one value, or {each} for any of several values"
             )
         return (text,)
     values, end = [], -1
@@ -151,8 +162,8 @@ def _read_values(text: str, before: str, several: bool) -> tuple[str, ...]:
         quoted = _QUOTED.match(text, end + 1)
         if quoted is None or text[quoted.end() : quoted.end() + 1] not in ("", ","):
             raise SfscError(
-                f"condition {_shown(before + text)}: a quoted value ends in a quote, and before the next one "
-                'comes a comma; write "" for a quote within'
+                f"condition {_shown(before + text)}: a quoted value must end with a quote, and values are "
+                'separated by commas; write "" for a quote inside a value'
             )
         values.append(_unquote(quoted[1]))
         end = quoted.end()
@@ -160,7 +171,7 @@ def _read_values(text: str, before: str, several: bool) -> tuple[str, ...]:
 
 
 def _shown(value: Value) -> str:
-    """A value as messages quote it."""
+    """Return a value as messages show it."""
     return repr(value) if len(str(value)) <= SHOWN else f"{str(value)[:SHOWN]!r}..."
 
 
@@ -179,16 +190,16 @@ def _typed(value: Value | None, kind: str, column: str) -> Value | None:
         if kind == "boolean":
             return {"true": True, "false": False}[str(value).lower()]
         if kind == "text":
-            return str(value).encode().decode()  # half a surrogate pair is no text
+            return str(value).encode().decode()  # raises an error for half a surrogate pair
         if kind == "number" and not math.isfinite(float(value)):
-            raise ValueError("no store compares with it")
+            raise ValueError("stores cannot compare with it")
         return _integer(value) if kind == "integer" else float(value)
     except (KeyError, ValueError):
-        raise SfscError(f"column {column} is {kind}, and {_shown(value)} is not") from None
+        raise SfscError(f"column {column} has type {kind}, but {_shown(value)} is not of this type") from None
 
 
 def _integer(value: Value) -> int:
     integer = int(str(value))
     if not -(2**63) <= integer < 2**63:
-        raise ValueError("it takes more than 64 bits")
+        raise ValueError("it does not fit in 64 bits")
     return integer

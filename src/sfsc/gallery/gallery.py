@@ -1,4 +1,4 @@
-"""The gallery: embeddings of one family with what they show, kept and searched by cosine."""
+"""The `Gallery`: embeddings of one family with their metadata, stored and searched by cosine similarity."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sfsc.gallery.milvus_address import is_milvus
 from sfsc.gallery.names import check_name
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
 
-MOST_ATTRIBUTES = 500  # of a gallery: every hit shows all of them
+MOST_ATTRIBUTES = 500  # per gallery, because every hit contains all of them
 IDS_PER_CALL = 1000
 
 Where = Sequence[str | Condition]
@@ -29,11 +29,18 @@ Where = Sequence[str | Condition]
 
 @dataclass(frozen=True)
 class GalleryInfo:
-    """What a gallery holds; `dimension` and `fingerprint` are None until the first row is added.
+    """A summary of a gallery, made by `Gallery.info`.
 
-    `attributes` maps the names of the user's columns to text, integer, number or boolean; `dimensions` are
-    all in which the family's embeddings stand alone, ascending, none where that is not known; `duplicates`
-    are ids that several rows have, which galleries written by several processes of an old version may hold.
+    Attributes:
+        rows: the number of rows.
+        dimension: the dimension of the rows, or None until the first row is added.
+        fingerprint: the fingerprint of the family, or None until the first row is added.
+        rows_by_width: the number of rows that each sub-model wrote, by width.
+        rows_by_form: the number of rows in each numeric form (float32, float16, int8).
+        attributes: the kind of each user-defined column: text, integer, number or boolean.
+        dimensions: the dimensions that the family supports, ascending; empty if they are unknown.
+        duplicates: ids that several rows share. Only galleries that several processes of an old version wrote
+            to can contain them.
     """
 
     rows: int
@@ -47,13 +54,19 @@ class GalleryInfo:
 
 
 class Gallery(AbstractContextManager["Gallery"]):
-    """Rows of one family, which any of its sub-models may have embedded; made by `Gallery.open`.
+    """A set of rows, each with an embedding by any sub-model of one family. Create it with `Gallery.open`.
 
-    One process may search while another adds: a search sees all rows of a finished `add`. An `add` is
-    stored as a whole or not at all, and stays stored when it has returned, whatever happens to the process.
+    One process can search while another adds rows: a search sees all rows of every finished `add`. An `add`
+    is stored completely or not at all. Once it has returned, its rows are stored durably.
 
-    Its rows have the dimension of the first. Where that is one of several in which the family's embeddings
-    stand alone, embeddings of a larger one are shortened to it.
+    All rows have the dimension of the first row. If the family supports several dimensions, longer embeddings
+    are shortened to it.
+
+    Example::
+
+        gallery = sfsc.Gallery.open("galleries/photos", create=True)
+        sfsc.index(family, "photos", gallery, width=1.0)
+        hits = sfsc.search(family, "query.jpg", gallery, width=0.25, where=["camera=2"])
     """
 
     def __init__(self, name: str, store: Store) -> None:
@@ -62,16 +75,21 @@ class Gallery(AbstractContextManager["Gallery"]):
 
     @classmethod
     def open(cls, path: str | Path, *, create: bool = False) -> Gallery:
-        """The gallery in a directory, or in a Milvus collection.
+        """Open the gallery in a directory or in a Milvus collection.
 
         Args:
-            path: a directory; or milvus://HOST:PORT/NAME, milvus+https://HOST:PORT/NAME for one that is
-                encrypted, or milvus:///FILE.db/NAME for milvus-lite.
-            create: whether it may be missing; a directory may then be empty, too.
+            path: a directory, milvus://HOST:PORT/NAME, milvus+https://HOST:PORT/NAME for an encrypted
+                connection, or milvus:///FILE.db/NAME for milvus-lite.
+            create: whether to create the gallery if it is missing or the directory is empty.
 
         Raises:
-            SfscError: there is no gallery, it is damaged or written by a newer sfsc, Milvus cannot be
-                reached, or the `gallery` or `milvus` extra is missing.
+            SfscError: the gallery does not exist, is damaged or was written by a newer sfsc, Milvus cannot be
+                reached, or the `gallery` or `milvus` extra is not installed.
+
+        Example::
+
+            with sfsc.Gallery.open("galleries/photos") as gallery:
+                print(len(gallery), gallery.info().fingerprint)
         """
         return cls(str(path), open_store(str(path), create))
 
@@ -79,7 +97,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         self.close()
 
     def close(self) -> None:
-        """Let go of connections and memory; nothing must be called after it."""
+        """Release connections and memory. The gallery cannot be used afterwards."""
         self._store.close()
 
     def add(
@@ -96,30 +114,30 @@ class Gallery(AbstractContextManager["Gallery"]):
         form: str = "float32",
         dimensions: Sequence[int] = (),
     ) -> int:
-        """Store N rows, each in the place of the row of the same id if there is one.
+        """Store N rows; a row replaces the stored row with the same id.
 
         Args:
-            embeddings: (N, dim) float32, finite and not zero, of a sub-model of the family.
-            ids: by which rows are known, each once.
-            paths: paths or URIs of the images.
-            width: of the sub-model.
-            fingerprint: of the family.
-            identities: what the images show, if known.
-            cameras: where they come from, if known.
-            attributes: more columns by name, which may be any text but that of another column; each of text,
-                integers, numbers or booleans, or None. NaN and infinity count as None. A column of integers
-                becomes one of numbers when other numbers come.
-            form: in which the embeddings are stored: float32, float16 or int8.
-            dimensions: all in which the family's embeddings stand alone, as `Model.dimensions`; those of the
-                first rows stay.
+            embeddings: (N, dim) float32 by a sub-model of the family, finite and not zero.
+            ids: the id of each row, without duplicates.
+            paths: the path or URI of each image.
+            width: the width of the sub-model.
+            fingerprint: the fingerprint of the family.
+            identities: the identity that each image shows, if known.
+            cameras: the camera of each image, if known.
+            attributes: additional columns by name. The values of a column are all text, integers, numbers or
+                booleans, or None. NaN and infinity are stored as None. A column of integers becomes a column
+                of numbers when other numbers are added.
+            form: the numeric form in which the embeddings are stored: float32, float16 or int8.
+            dimensions: the dimensions that the family supports, as `Model.dimensions`. The gallery keeps
+                those that were given with its first rows.
 
         Returns:
-            N.
+            The number of rows, N.
 
         Raises:
-            SfscError: with nothing changed: embeddings of another family than the gallery's, or of a
-                dimension that does not fit it; an id given twice, columns of unequal lengths or of another
-                kind than before, a name or a value that cannot be stored, or a full disk.
+            SfscError: the embeddings belong to another family or have a dimension that does not fit the
+                gallery, an id is given twice, columns differ in length or have another kind than before, a
+                name or a value cannot be stored, or the disk is full. The gallery is then unchanged.
         """
         rows = self._checked(embeddings)
         check_form(form)
@@ -150,22 +168,25 @@ class Gallery(AbstractContextManager["Gallery"]):
         where: Where = (),
         exact: bool = True,
     ) -> list[list[Hit]]:
-        """For each query the `top` rows of the greatest cosine; equal scores in order of their ids.
+        """Find the rows with the greatest cosine similarity to each query.
 
         Args:
-            embeddings: (Q, dim) float32, finite and not zero, of any sub-model of the family. Those with
-                fewer dimensions than the rows have are compared with the first components of all rows; Milvus
-                refuses them.
-            fingerprint: of the family.
-            top: how many rows; fewer where the gallery has fewer.
-            where: conditions that all of them fulfil, as `Condition` or as text that `Condition.parse`
-                reads: "camera=2", "price<=9.5". Several equalities of one column are alternatives.
-            exact: whether every row is compared. Else, in a large gallery, only the rows of some lists are:
-                faster, and some of the best may be missing. With conditions, every row is compared.
+            embeddings: (Q, dim) float32 by any sub-model of the family, finite and not zero. A query with
+                fewer dimensions than the rows is compared with the first components of every row. Milvus does
+                not support this.
+            fingerprint: the fingerprint of the family.
+            top: the maximum number of hits for each query.
+            where: conditions that every hit fulfils, as `Condition` or as text for `Condition.parse`, for
+                example "camera=2" or "price<=9.5". Several equalities on one column are alternatives.
+            exact: whether to compare every row. If False, a large gallery compares only a part of its rows,
+                which is faster but may miss some of the best hits. With conditions, every row is compared.
+
+        Returns:
+            For each query a list of hits, best first; hits with equal scores are ordered by id.
 
         Raises:
-            SfscError: queries of another family than the gallery's, or of a dimension that does not fit it;
-                an unknown column in a condition, or a damaged gallery.
+            SfscError: the queries belong to another family or have a dimension that does not fit the gallery,
+                a condition names an unknown column, or the gallery is damaged.
         """
         queries = self._checked(embeddings)
         if top < 1:
@@ -181,13 +202,13 @@ class Gallery(AbstractContextManager["Gallery"]):
         return self._store.search(queries, top, conditions, exact)
 
     def delete(self, ids: Iterable[str] = (), where: Where = ()) -> int:
-        """Take rows away: those of these ids, or all that fulfil conditions, or both at once.
+        """Delete rows by their ids, by conditions, or by both, which deletes the rows that match both.
 
         Returns:
-            How many there were.
+            The number of deleted rows.
 
         Raises:
-            SfscError: neither ids nor conditions are given, or an unknown column is in a condition.
+            SfscError: neither ids nor conditions are given, or a condition names an unknown column.
         """
         wanted = _texts([*ids])
         if not wanted and not where:
@@ -203,16 +224,16 @@ class Gallery(AbstractContextManager["Gallery"]):
         return sum(self._store.delete(part) for part in parts or [conditions])
 
     def count(self, where: Where = ()) -> int:
-        """Return how many rows fulfil conditions, as in `search`."""
+        """Return the number of rows that fulfil conditions, given as for `search`."""
         description = self._store.describe()
         return 0 if description is None else self._store.count(self._conditions(where, description))
 
     def rows(self, where: Where = (), embeddings: bool = False) -> Iterator[Row]:
-        """Every row that fulfils conditions, as a dictionary of its columns, in no order.
+        """Yield every row that fulfils conditions, as a dictionary of its columns, in no particular order.
 
         Args:
-            where: conditions, as in `search`.
-            embeddings: whether "embedding" is among the columns, (dim,) float32 of length 1.
+            where: conditions, as for `search`.
+            embeddings: whether to include the column "embedding", (dim,) float32 of length 1.
         """
         description = self._store.describe()
         if description is None:
@@ -224,11 +245,11 @@ class Gallery(AbstractContextManager["Gallery"]):
                 yield row if vectors is None else {**row, EMBEDDING: vectors[place]}
 
     def column(self, name: str, where: Where = ()) -> Iterator[Any]:
-        """Yield the values of one column, of every row that fulfils conditions, in no order.
+        """Yield the values of one column for every row that fulfils conditions, in no particular order.
 
         Args:
-            name: of the column.
-            where: conditions, as in `search`.
+            name: the name of the column.
+            where: conditions, as for `search`.
         """
         description = self._store.describe()
         if description is None:
@@ -237,15 +258,15 @@ class Gallery(AbstractContextManager["Gallery"]):
             yield from columns[name]
 
     def optimize(self) -> None:
-        """Free the room of rows that were replaced or deleted, and make ready for approximate searches.
+        """Free the space of replaced and deleted rows, and build the index for approximate searches.
 
-        Of several rows with one id, only the newest stays.
+        If several rows share an id, only the newest one is kept.
         """
         if self._store.describe() is not None:
             self._store.optimize()
 
     def info(self) -> GalleryInfo:
-        """What the gallery holds now."""
+        """Return a summary of the gallery."""
         description = self._store.describe()
         if description is None:
             return GalleryInfo(0, None, None, {}, {}, {})
@@ -269,30 +290,30 @@ class Gallery(AbstractContextManager["Gallery"]):
         return self._store.count()
 
     def check_family(self, dimension: int, fingerprint: str) -> None:
-        """Raise `SfscError` unless rows of this dimension and of the gallery's family can be added."""
+        """Raise `SfscError` unless rows of this dimension and family can be added."""
         if description := self._store.describe():
             self._check_family(description, dimension, fingerprint)
             if dimension < description.dimension:
                 raise SfscError(
-                    f"gallery {self.name} has rows of {description.dimension} dimensions, these embeddings "
-                    f"{dimension}: add longer ones, or make another gallery"
+                    f"gallery {self.name} has rows of {description.dimension} dimensions, but the embeddings "
+                    f"have {dimension}: add longer embeddings, or create another gallery"
                 )
 
     def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
         if not same_space(description.fingerprint, fingerprint):
             raise SfscError(
-                f"gallery {self.name} belongs to the family {description.fingerprint}, these embeddings to "
-                f"{fingerprint}: use a sub-model of that family, or another gallery"
+                f"gallery {self.name} belongs to the family {description.fingerprint}, but the embeddings "
+                f"belong to {fingerprint}: use a sub-model of that family, or another gallery"
             )
         own, known = description.dimension, description.dimensions
         if dimension != own and not {dimension, own} <= {*known}:
-            stand_alone = f", and its family stands alone in {', '.join(map(str, known))}" if known else ""
+            stand_alone = f"; its family supports dimensions {', '.join(map(str, known))}" if known else ""
             raise SfscError(
-                f"gallery {self.name} has {own} dimensions, these embeddings {dimension}{stand_alone}"
+                f"gallery {self.name} has {own} dimensions, but the embeddings have {dimension}{stand_alone}"
             )
 
     def _fitting(self, embeddings: np.ndarray, description: Description) -> np.ndarray:
-        """The embeddings with no more dimensions than the rows."""
+        """Return the embeddings, shortened to the dimension of the rows if they are longer."""
         if embeddings.shape[1] <= description.dimension:
             return embeddings
         return self._checked(shorten(embeddings, description.dimension))
@@ -300,7 +321,7 @@ class Gallery(AbstractContextManager["Gallery"]):
     def _described(
         self, dimension: int, fingerprint: str, kinds: Mapping[str, str], dimensions: Sequence[int]
     ) -> Description:
-        """The store's description with these attributes; the store is made if it is not there yet."""
+        """Return the store's description with these attributes; create the store if it does not exist."""
         if self._store.describe() is None:
             check_dimension(dimension, dimensions or (dimension,))
             self._store.create(Description(dimension, fingerprint, dimensions=tuple(dimensions)))
@@ -312,7 +333,7 @@ class Gallery(AbstractContextManager["Gallery"]):
     def _checked_attributes(self, description: Description) -> Description:
         if len(description.attributes) > MOST_ATTRIBUTES:
             raise SfscError(
-                f"gallery {self.name}: a gallery has at most {MOST_ATTRIBUTES} attributes, with these it "
+                f"gallery {self.name}: a gallery has at most {MOST_ATTRIBUTES} attributes, but with these it "
                 f"would have {len(description.attributes)}: leave some out"
             )
         return description
@@ -320,7 +341,7 @@ class Gallery(AbstractContextManager["Gallery"]):
     def _attributes(
         self, attributes: Mapping[str, Sequence[Any] | np.ndarray]
     ) -> tuple[dict[str, list[Any]], dict[str, str]]:
-        """The attributes that have values, under the names that they are stored by, and their kinds."""
+        """Return the attributes that have values, under their stored names, and their kinds."""
         columns: dict[str, list[Any]] = {}
         for given, values in attributes.items():
             name = check_name(given, (*COLUMNS, EMBEDDING))
@@ -334,14 +355,16 @@ class Gallery(AbstractContextManager["Gallery"]):
         return [condition.typed(description.columns) for condition in parse_conditions(where)]
 
     def _checked(self, embeddings: np.ndarray) -> np.ndarray:
-        """The embeddings as (N, dim) float32 of length 1."""
+        """Return the embeddings as (N, dim) float32 of length 1."""
         if embeddings.ndim != 2:
-            raise SfscError(f"gallery {self.name}: embeddings must be (N, dim), not {embeddings.shape}")
+            raise SfscError(
+                f"gallery {self.name}: embeddings must have shape (N, dim), not {embeddings.shape}"
+            )
         rows = np.ascontiguousarray(embeddings, dtype=np.float32)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
             raise SfscError(
-                f"gallery {self.name}: embeddings hold NaN, infinity or a row of zeros: "
+                f"gallery {self.name}: embeddings contain NaN, infinity or a row of zeros: "
                 "check the sub-model and the images"
             )
         return rows / lengths
@@ -349,17 +372,19 @@ class Gallery(AbstractContextManager["Gallery"]):
     def _check_columns(self, columns: Mapping[str, list[Any]], rows: int) -> None:
         for name, values in columns.items():
             if len(values) != rows:
-                raise SfscError(f"gallery {self.name}: {rows} embeddings, but {len(values)} of {name}")
+                raise SfscError(f"gallery {self.name}: {rows} embeddings, but {len(values)} values of {name}")
             if name in ("id", "path") and None in values:
-                raise SfscError(f"gallery {self.name}: every row needs a text as its {name}, one has None")
+                raise SfscError(
+                    f"gallery {self.name}: every row needs a text as its {name}, but one has None"
+                )
             _check_storable(values, f"gallery {self.name}: column {name}")
         twice = [name for name, times in Counter(columns["id"]).items() if times > 1]
         if twice:
-            raise SfscError(f"gallery {self.name}: id {twice[0]!r} is given twice: every row needs its own")
+            raise SfscError(f"gallery {self.name}: id {twice[0]!r} is given twice: ids must be unique")
 
 
 def open_store(path: str, create: bool) -> Store:
-    """The store that a path or a URL names."""
+    """Open the store that a path or a URL names."""
     if is_milvus(path):
         from sfsc.gallery.milvus import MilvusStore
 
@@ -372,13 +397,13 @@ def open_store(path: str, create: bool) -> Store:
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """The values as Python's own; what is not finite is no value."""
+    """Return the values as Python objects, with None for numbers that are not finite."""
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     return [None if isinstance(v, float) and not math.isfinite(v) else v for v in plain]
 
 
 def _check_storable(values: Sequence[Any], column: str) -> None:
-    """Raise `SfscError` for a text that UTF-8 cannot encode, or an integer of more than 64 bits."""
+    """Raise `SfscError` for a text that UTF-8 cannot encode, or an integer that does not fit in 64 bits."""
     try:
         "".join(value for value in values if isinstance(value, str)).encode()
     except UnicodeEncodeError as error:
@@ -386,12 +411,14 @@ def _check_storable(values: Sequence[Any], column: str) -> None:
         raise SfscError(f"{column} has a value that is not Unicode text, near {shown!r}: change it") from None
     large = next((v for v in values if isinstance(v, int) and not -(2**63) <= v < 2**63), None)
     if large is not None:
-        raise SfscError(f"{column} has an integer of more than 64 bits, {large}: give it as text")
+        raise SfscError(f"{column} has an integer that does not fit in 64 bits, {large}: pass it as text")
 
 
 def _number(value: Any, name: str) -> float | None:
     if isinstance(value, int) and abs(value) > EXACT:
-        raise SfscError(f"column {name} holds numbers, and no number equals {value}: give it as text")
+        raise SfscError(
+            f"column {name} contains float64 numbers, and {value} is not one exactly: pass it as text"
+        )
     return None if value is None else float(value)
 
 

@@ -1,4 +1,4 @@
-"""Writing images into a gallery, by any sub-model of a family."""
+"""Embedding images with any sub-model of a family and writing them into a gallery."""
 
 from __future__ import annotations
 
@@ -30,31 +30,40 @@ def index(
     engine: Engine | None = None,
     dimension: int | None = None,
 ) -> list[CorruptImage]:
-    """Embed images with one sub-model and add them to a gallery; a path added before is replaced.
+    """Embed images with one sub-model and add them to a gallery.
+
+    An image that is already in the gallery replaces its row.
 
     Args:
-        model: a family in evaluation mode, as `Family.load` gives it, or an exported sub-model.
-        images: an image, a folder of images, or "KIND:PATH" of a data set, whose gallery split, or all of it
-            where it has none, is added with its identities and cameras.
-        gallery: empty, or written by its family.
-        width: the sub-model that embeds.
-        workers: threads that decode images.
-        form: in which embeddings are stored: float32, float16 or int8.
-        attributes: a table, as `read_attributes` reads it, whose rows without an image and images without a
-            row are remarked on; or by the absolute path of an image, what is said of it.
-        resume: leave out images of which the gallery has a row by this sub-model.
-        engine: embeds the images, with the sub-model at `width` and in `dimension`; by default this process
-            does.
-        dimension: how many of the embeddings' first components are stored; by default as many as the gallery
-            has, or all where it is new.
+        model: a family in evaluation mode, as `Family.load` returns it, or an exported sub-model.
+        images: an image, a folder of images, or KIND:PATH of a data set. Of a data set, the gallery split is
+            added with its identities and cameras, or all images if it has no gallery split.
+        gallery: a gallery that is empty or belongs to the model's family.
+        width: the width of the sub-model that embeds the images.
+        workers: the number of threads that decode images.
+        form: the numeric form in which embeddings are stored: float32, float16 or int8.
+        attributes: a table that `read_attributes` returned, or a dictionary of attributes for each absolute
+            path. Rows of the table without an image, and images without a row, are reported on standard
+            error.
+        resume: whether to skip images that this sub-model has already added.
+        engine: an engine that embeds the images at `width` and in `dimension`; by default this process.
+        dimension: the number of first components to store; by default the dimension of the gallery, or all
+            components if the gallery is new.
 
     Returns:
-        The images that could not be read or stored, and the folders that could not be opened; all others are
-        in the gallery.
+        The images that could not be read or stored, and the folders that could not be opened. All other
+        images are in the gallery.
 
     Raises:
-        SfscError: no images, not one of the model's widths or dimensions, an unknown form, or a gallery of
-            another family or of more dimensions.
+        SfscError: there are no images, the model has no such width or dimension, the form is unknown, or the
+            gallery belongs to another family or has more dimensions.
+
+    Example::
+
+        family = sfsc.Family.load("runs/photos")
+        gallery = sfsc.Gallery.open("galleries/photos", create=True)
+        skipped = sfsc.index(family, "folder:photos", gallery, width=1.0)
+        print(len(gallery), "rows,", len(skipped), "images skipped")
     """
     model.check_width(width)
     if dimension is not None:
@@ -79,30 +88,35 @@ def index(
         there = {*gallery.column("path", [f"width={width!r}"])}
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
-    with going_on("the same command goes on" if resume else "go on with --resume"):
+    with going_on("run the same command again to continue" if resume else "continue with --resume"):
         return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
 
 
 def upgrade(
     model: Model, gallery: Gallery, width: float = 1.0, workers: int = 2, engine: Engine | None = None
 ) -> list[CorruptImage]:
-    """Embed anew, with one sub-model, what narrower ones wrote; the narrowest first, for they gain most.
+    """Re-embed, with one sub-model, the rows that narrower sub-models wrote.
 
-    It may be stopped at any time: the gallery is whole after every part, and the next call goes on. What a
-    row says beside its embedding stays.
+    Rows of the narrowest sub-model come first, because they gain most. The upgrade can be interrupted at any
+    time: the gallery is consistent after every part, and the next call continues. All other columns of a row
+    are kept.
 
     Args:
-        model: of the gallery's family.
-        gallery: whose rows lead to their images by "path".
-        width: the sub-model that embeds.
-        workers: threads that decode images.
+        model: a family in evaluation mode or an exported sub-model, of the gallery's family.
+        gallery: a gallery whose column "path" leads to the images.
+        width: the width of the sub-model that embeds the images.
+        workers: the number of threads that decode images.
         engine: as for `index`.
 
     Returns:
-        The images that could not be read; their rows stay as they were.
+        The images that could not be read. Their rows are unchanged.
 
     Raises:
-        SfscError: not one of the model's widths, or a gallery of another family.
+        SfscError: the model has no such width, or the gallery belongs to another family.
+
+    Example::
+
+        sfsc.upgrade(sfsc.Family.load("runs/photos"), sfsc.Gallery.open("galleries/photos"), width=1.0)
     """
     model.check_width(width)
     gallery.check_family(model.dimension, model.fingerprint)
@@ -114,15 +128,15 @@ def upgrade(
                 {**row, "attributes": {name: row[name] for name in info.attributes}}
                 for row in gallery.rows([f"width={narrow!r}", f"form={form}"])
             ]
-            with going_on("the same command goes on"):
+            with going_on("run the same command again to continue"):
                 corrupt += _write(model, gallery, rows, width, form, engine)
     return corrupt
 
 
 def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Return the ids of rows that names stand for, and the names that stand for none.
+    """Return the ids of the rows that names refer to, and the names that refer to no row.
 
-    A name is an id, or else a path: relative ones start at the working folder, as for `index`.
+    A name is an id or a path. Relative paths start at the working folder, as for `index`.
     """
     wanted = tuple({*names, *map(absolute, names)})
     there = {*gallery.column("id", [Condition("id", "=", wanted)])} if names else set()
@@ -134,7 +148,7 @@ def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[
 def _write(
     model: Model, gallery: Gallery, rows: list[dict[str, Any]], width: float, form: str, engine: Engine
 ) -> list[CorruptImage]:
-    """Embed the images of rows and add them; a row without an id has its path for one."""
+    """Embed the images of rows and add the rows; a row without an id uses its path as its id."""
     corrupt: list[CorruptImage] = []
     if not rows:
         return corrupt

@@ -236,7 +236,7 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
         reason = (
             "was written by an older sfsc: index again"
             if older
-            else "is not a gallery: its table is of another program"
+            else "is not a gallery: another program wrote its table"
         )
         raise SfscError(f"{name} {reason}")
     unused = _unused(dataset)
@@ -246,9 +246,9 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
         stored = {**json.loads(metadata[METADATA]), "attributes": attributes}
         fixed = {column: dataset.schema.field(column).type for column in FIXED}
     except (KeyError, ValueError, TypeError, RecursionError) as error:
-        raise SfscError(f"{name} is not a gallery: its table is of another program") from error
+        raise SfscError(f"{name} is not a gallery: another program wrote its table") from error
     if fixed != {column: TYPES[kind] for column, kind in COLUMNS.items()} | {EMBEDDING: pa.large_binary()}:
-        raise SfscError(f"{name} is not a gallery: its table is of another program")
+        raise SfscError(f"{name} is not a gallery: another program wrote its table")
     columns = {attribute_of(field.name): field.name for field in fields}
     return Description.from_json(stored, name), {name: name for name in COLUMNS} | columns
 

@@ -1,4 +1,4 @@
-"""Searching a gallery with an image, embedded by any sub-model of a family."""
+"""Searching a gallery with an image that any sub-model of the family embeds."""
 
 from __future__ import annotations
 
@@ -20,21 +20,30 @@ def search(
     exact: bool = True,
     dimension: int | None = None,
 ) -> list[Hit]:
-    """The gallery's images most similar to a query image that one sub-model embeds, best first.
+    """Find the images in a gallery that are most similar to a query image.
 
     Args:
-        model: a family in evaluation mode, as `Family.load` gives it, or an exported sub-model.
-        query: an image file.
-        gallery: written by its family.
-        width: the sub-model that embeds the query.
-        top: how many images.
-        where: conditions that they fulfil, and
-        exact: whether all rows are compared: both as for `Gallery.search`.
-        dimension: how many of the embedding's first components are sent; by default all.
+        model: a family in evaluation mode, as `Family.load` returns it, or an exported sub-model.
+        query: the path of the query image.
+        gallery: a gallery of the model's family.
+        width: the width of the sub-model that embeds the query.
+        top: the maximum number of hits.
+        where: conditions that every hit fulfils, as for `Gallery.search`.
+        exact: whether to compare every row, as for `Gallery.search`.
+        dimension: the number of first components of the query to use; by default all.
+
+    Returns:
+        The hits, best first.
 
     Raises:
-        SfscError: the image cannot be read, not one of the model's widths or dimensions, a gallery of another
-            family, or an unknown column in a condition.
+        SfscError: the image cannot be read, the model has no such width or dimension, the gallery belongs to
+            another family, or a condition names an unknown column.
+
+    Example::
+
+        hits = sfsc.search(family, "query.jpg", gallery, width=0.25, top=5, where=["camera=2"])
+        for hit in hits:
+            print(f"{hit.score:.3f} {hit.path}")
     """
     model.check_width(width)
     embedding = model.embed_pixels(decode(str(query), model.image_size)[None], width, dimension)

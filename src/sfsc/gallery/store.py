@@ -1,4 +1,4 @@
-"""What a gallery asks of the place where its rows are."""
+"""The `Store` protocol: the contract between a gallery and the storage of its rows."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import numpy as np
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition, Value
 
-FORMAT = 3  # in which attributes have any names; in the second one, those of their columns
-# The columns that every gallery has, and their kinds; attributes come after.
+FORMAT = 3  # attributes can have any name; in format 2 they had the names of their columns
+# The columns of every gallery, and their kinds; attributes follow them.
 COLUMNS = {
     "id": "text",
     "path": "text",
@@ -30,10 +30,17 @@ Row = dict[str, Any]
 
 
 class Hit(NamedTuple):
-    """A row of the gallery that answers a query.
+    """A row of the gallery that was found by a search.
 
-    `score` is the cosine; `width` the sub-model that wrote the row, `form` the numeric form that it is stored
-    in; `attributes` what the user said of it, None where nothing.
+    Attributes:
+        id: the id of the row.
+        path: the path or URI of the image.
+        identity: the identity that the image shows, or None if it is unknown.
+        camera: the camera of the image, or None if it is unknown.
+        width: the width of the sub-model that embedded the row.
+        form: the numeric form that the embedding is stored in.
+        score: the cosine similarity to the query.
+        attributes: the values of the user-defined columns, None where the row has no value.
     """
 
     id: str
@@ -50,19 +57,19 @@ HIT_COLUMNS = Hit._fields[:6]
 
 
 def ranked(hits: Sequence[Hit], top: int) -> list[Hit]:
-    """The first `top` by their scores; of equal scores, by their ids."""
+    """Return the `top` hits with the greatest scores; hits with equal scores are ordered by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top]
 
 
 class StoreUnavailable(SfscError):
-    """A store that cannot be read or written now, whatever was asked of it."""
+    """Raised if a store cannot be read or written at the moment, regardless of the request."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What is the same for all rows: dimension, fingerprint, the kinds of the attributes, the format.
+    """The properties that all rows share: dimension, fingerprint, kinds of the attributes, and format.
 
-    `dimensions` are all in which the family's embeddings stand alone, ascending; none where that is unknown.
+    `dimensions` are the dimensions that the family supports, ascending; empty if they are unknown.
     """
 
     dimension: int
@@ -77,12 +84,12 @@ class Description:
         return {**COLUMNS, **self.attributes}
 
     def with_attributes(self, kinds: Mapping[str, str], name: str) -> Description:
-        """Return the description once rows with attributes of these kinds are added to the gallery `name`.
+        """Return the description after rows with attributes of these kinds are added to the gallery `name`.
 
-        Numbers and integers together are numbers.
+        A column with both integers and numbers is a column of numbers.
 
         Raises:
-            SfscError: an attribute is of another kind.
+            SfscError: an attribute already has another kind.
         """
         attributes = dict(self.attributes)
         for attribute, kind in kinds.items():
@@ -91,21 +98,21 @@ class Description:
                 attributes[attribute] = "number"
             elif kind != known:
                 raise SfscError(
-                    f"gallery {name}: column {attribute} is {known}, these values are {kind}: "
-                    "give them as such, or under another name"
+                    f"gallery {name}: column {attribute} has type {known}, but the values have type "
+                    f"{kind}: convert them, or use another name"
                 )
         return replace(self, attributes=attributes)
 
     def to_json(self) -> dict[str, Any]:
-        """The description as `from_json` reads it."""
+        """Return the description as values that `from_json` reads."""
         return {**asdict(self), "attributes": dict(self.attributes)}
 
     @classmethod
     def from_json(cls, values: Any, name: str) -> Description:
-        """The description of the gallery of this name.
+        """Return the description of the gallery with this name.
 
         Raises:
-            SfscError: it was written by a newer sfsc, or by another program.
+            SfscError: the description was written by a newer sfsc or by another program.
         """
         try:
             if values["format"] > FORMAT:
@@ -119,7 +126,7 @@ class Description:
             )
             description.fingerprint.encode()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise SfscError(f"{name} is not a gallery: its table is of another program") from error
+            raise SfscError(f"{name} is not a gallery: another program wrote its table") from error
         sizes = (description.dimension, *description.dimensions)
         if not all(type(size) is int and 0 < size <= MOST_DIMENSIONS for size in sizes):
             raise SfscError(f"gallery {name} is damaged: it says that rows have {sizes[0]!r} dimensions")
@@ -127,16 +134,16 @@ class Description:
 
 
 class Store(Protocol):
-    """Where rows are: the columns of a `Description`, and the embedding.
+    """Storage of rows: the columns of a `Description`, and the embedding.
 
-    Every method raises `StoreUnavailable`, naming the store, where it cannot be read or written.
+    Every method raises `StoreUnavailable`, with the name of the store, if it cannot be read or written.
     """
 
     def describe(self) -> Description | None:
-        """The description that is stored; None before `create`."""
+        """Return the stored description, or None before `create`."""
 
     def create(self, description: Description) -> None:
-        """Make the empty store of a family."""
+        """Create the empty store of a family."""
 
     def upsert(
         self,
@@ -145,64 +152,66 @@ class Store(Protocol):
         columns: Mapping[str, Sequence[Any]],
         attributes: Mapping[str, str],
     ) -> None:
-        """Write (N, dimension) float32 rows of length 1, each in the place of that of the same id.
+        """Write N rows; a row replaces the stored row with the same id.
 
-        All of them are written, with new attributes, or nothing is changed.
+        Either all rows and new attributes are written, or nothing is changed.
 
         Args:
-            embeddings: N rows.
-            form: in which they are stored.
-            columns: the N values of each column that they have, attributes included.
-            attributes: the kinds of these attributes.
+            embeddings: (N, dimension) float32 of length 1.
+            form: the numeric form in which they are stored.
+            columns: the N values of each column, including attributes.
+            attributes: the kinds of the attributes.
 
         Raises:
-            SfscError: an attribute is of another kind in the rows that there are, or a value cannot be
-                stored.
+            SfscError: the stored rows have an attribute with another kind, or a value cannot be stored.
         """
 
     def delete(self, where: Sequence[Condition]) -> int:
-        """Take away the rows that fulfil all conditions; return how many there were."""
+        """Delete the rows that fulfil all conditions; return how many were deleted."""
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
     ) -> list[list[Hit]]:
-        """For each of (Q, dimension) float32 of length 1, the rows of greatest cosine among those wanted.
+        """Find the rows with the greatest cosine similarity to each query.
 
         Args:
-            queries: Q of them.
-            top: how many rows for each, fewer where there are fewer.
-            where: conditions, all of which a row fulfils.
-            exact: whether no better row may be missing.
+            queries: (Q, dimension) float32 of length 1.
+            top: the maximum number of rows for each query.
+            where: conditions that every returned row fulfils.
+            exact: whether the best rows must be found without exception.
 
         Returns:
-            For each query its rows, as `ranked` orders them.
+            The rows for each query, ordered as by `ranked`.
         """
 
     def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
-        """As an exact `search`, by the cosine between queries and as many first components of the rows.
+        """Search exactly with queries that are shorter than the rows, using the first components of the rows.
 
         Args:
-            queries: (Q, k) float32 of length 1, with fewer components than rows.
+            queries: (Q, k) float32 of length 1, with k smaller than the dimension of the rows.
             top: as for `search`.
             where: as for `search`.
 
         Raises:
-            SfscError: the store compares whole embeddings only.
+            SfscError: the store can only compare full embeddings.
         """
 
     def rows(
         self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
     ) -> Iterator[tuple[dict[str, list[Any]], np.ndarray | None]]:
-        """The rows that fulfil all conditions, in parts: columns and, if wanted, (N, dimension) float32."""
+        """Yield the rows that fulfil all conditions, in parts.
+
+        A part is a dictionary of columns and, if `embeddings` is true, an (N, dimension) float32 array.
+        """
 
     def count(self, where: Sequence[Condition] = ()) -> int:
-        """The number of rows that fulfil all conditions."""
+        """Return the number of rows that fulfil all conditions."""
 
     def duplicates(self) -> list[str]:
-        """Return the ids that several rows have, sorted; there are none but in galleries of old versions."""
+        """Return the ids that several rows share, sorted; only galleries of old versions contain any."""
 
     def optimize(self) -> None:
-        """Free what old rows take, remove all but the newest row of each id, and make ready for searches."""
+        """Free the space of old rows, keep only the newest row of each id, and build the search index."""
 
     def close(self) -> None:
-        """Let go of connections and memory."""
+        """Release connections and memory."""

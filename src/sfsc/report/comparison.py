@@ -1,4 +1,4 @@
-"""The comparison of recipes as Markdown tables, heat maps and one HTML page."""
+"""Writing a comparison of recipes as Markdown tables, heat maps and an HTML page."""
 
 from __future__ import annotations
 
@@ -31,11 +31,15 @@ Table = list[list[str]]
 def write_comparison(comparison: Comparison, out: str | Path) -> Path:
     """Write comparison.md, comparison.html and a heat map for each recipe into a folder.
 
+    Args:
+        comparison: the result of `compare`.
+        out: the folder of the comparison.
+
     Returns:
-        The path of the page.
+        The path of the HTML page.
 
     Raises:
-        SfscError: they cannot be written.
+        SfscError: a file cannot be written.
     """
     out = Path(out)
     figures = heat_maps(comparison)
@@ -57,7 +61,7 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
 
 
 def all_tables(comparison: Comparison) -> dict[str, Table]:
-    """By caption, tables of text; the first row of each is its heading."""
+    """Return all tables by caption; the first row of each table is its header."""
     tables = {"Recipes": summary(comparison, lambda c: c.matrices)}
     if any(contestant.calibrated for contestant in comparison.contestants):
         caption = "After calibration on the training images, without labels"
@@ -72,7 +76,7 @@ def all_tables(comparison: Comparison) -> dict[str, Table]:
 
 
 def summary(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Table:
-    """A row for each recipe: the means of its tests, and the cells that meet the criterion in each seed."""
+    """Return a row for each recipe: mean results, and the number of cells that meet the criterion by seed."""
     table = [["recipe", "self-tests", "cross-tests", "smallest to full", "full", "criterion met, by seed"]]
     for contestant in comparison.contestants:
         if matrices := of(contestant):
@@ -93,7 +97,7 @@ def _results(matrices: Matrices) -> list[str]:
 
 
 def targets(comparison: Comparison) -> Table:
-    """A row for each recipe and calibration, on those test identities that no calibration has seen."""
+    """Return a row for each recipe and calibration, on test identities that no calibration has seen."""
     table = [["recipe", "calibrated on", "self-tests", "cross-tests", "smallest to full", "criterion met"]]
     for contestant in comparison.contestants:
         for images, matrices in contestant.target.items():
@@ -103,7 +107,7 @@ def targets(comparison: Comparison) -> Table:
 
 
 def costs(comparison: Comparison) -> Table:
-    """A row for each recipe: what it takes to train, to store and to search."""
+    """Return a row for each recipe: the costs of training, storage and search."""
     table = [["recipe", "multiply-adds of training", "time of training", "parameters stored", "galleries"]]
     for contestant in comparison.contestants:
         table.append(
@@ -119,7 +123,7 @@ def costs(comparison: Comparison) -> Table:
 
 
 def blocks(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Table:
-    """The paper's layout: a block of rows for each recipe, one for each query width."""
+    """Return a block of rows for each recipe, with one row for each query width, as in the paper."""
     widths = comparison.contestants[0].matrices[0].widths
     table = [["recipe", "query", *(f"{width:g}" for width in widths)]]
     for contestant in comparison.contestants:
@@ -132,7 +136,7 @@ def blocks(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Tabl
 
 
 def heat_maps(comparison: Comparison) -> dict[str, Any]:
-    """The mean matrix of each recipe, on one scale of colours."""
+    """Draw the mean matrix of each recipe; all heat maps share one colour scale."""
     means = {
         contestant.name: np.mean([matrix.metrics["mAP"] for matrix in contestant.matrices], axis=0)
         for contestant in comparison.contestants

@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page that holds everything it shows and asks the network for nothing."""
+"""The report of a run: a single self-contained HTML page that needs no network."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ except ImportError as error:
 
 
 class _Config(TypedDict):
-    """What is shown of a run's settings by name."""
+    """The settings of a run that the page refers to by name."""
 
     dataset: str
     recipe: str
@@ -64,7 +64,7 @@ class _RankedList(TypedDict):
 
 
 class _Rankings(TypedDict):
-    """What `rankings.json` holds."""
+    """The contents of `rankings.json`."""
 
     query_width: float
     gallery_width: float
@@ -73,10 +73,12 @@ class _Rankings(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluations:
-    """The results of a run's family, as evaluation.json holds them.
+    """The results of a run's family, as stored in evaluation.json.
 
-    `own` is that on the run's own data set, `others` those on others. `outdated` are the data sets of results
-    that are of another family than the folder holds now.
+    Attributes:
+        own: the results on the run's own data set, or None.
+        others: the results on other data sets.
+        outdated: the data sets of results that belong to another family than the one in the folder.
     """
 
     own: dict[str, Any] | None
@@ -85,7 +87,7 @@ class Evaluations:
 
 
 def read_evaluations(run: Path) -> Evaluations:
-    """Read all results in a run folder; SfscError where a file cannot be read."""
+    """Read all results in a run folder; raise `SfscError` if a file cannot be read."""
     paths = [folder / "evaluation.json" for folder in (run, *other_folders(run))]
     found = {path: read_result(path) for path in paths if path.exists()}
     current = {path: content for path, content in found.items() if is_current(run, content)}
@@ -95,23 +97,37 @@ def read_evaluations(run: Path) -> Evaluations:
 
 
 def write_report(run: str | Path) -> Path:
-    """Write report.html into a run folder, from what `sfsc train` and `sfsc evaluate` left there.
+    """Write report.html into a run folder, from the files that `sfsc train` and `sfsc evaluate` wrote.
 
-    A run that is not evaluated yet gives a page without results; those on other data sets than the run's own
-    stand in a section of their own. Returns the path of the page, which
-    appears whole or not at all. Raises SfscError if the folder is not a run, if a file of it cannot be
-    read, or if the page cannot be written.
+    The page of a run that was not evaluated contains no results. Results on data sets other than the run's
+    own have a separate section. The page is written atomically.
+
+    Args:
+        run: a run folder.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        SfscError: the folder is not a run folder, one of its files cannot be read, or the page cannot be
+            written.
+
+    Example::
+
+        page = sfsc.write_report("runs/photos")
     """
     run = Path(run)
     page = run / "report.html"
     text = _render(run)
-    write_atomic(page, as_text(text).encode())  # names of images may be no text
+    write_atomic(page, as_text(text).encode())  # names of images are not always valid Unicode
     return page
 
 
 def _render(run: Path) -> str:
     if not (run / "config.json").is_file():
-        raise SfscError(f"{run} is not a run, it has no config.json: name a folder that `sfsc train` wrote")
+        raise SfscError(
+            f"{run} is not a run folder: it has no config.json; name a folder that `sfsc train` wrote"
+        )
     config = _read(run / "config.json", _Config)
     evaluations = read_evaluations(run)
     rankings = _read_if_there(run / "rankings.json", _Rankings)
@@ -138,14 +154,14 @@ def _render(run: Path) -> str:
 def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     matrix = matrix_figure(evaluation, "mAP in percent")
     figures = {"matrix": matrix, "size": accuracy_against_size(evaluation)}
-    if "cosines" in evaluation:  # earlier evaluations lack them
+    if "cosines" in evaluation:  # older evaluations have none
         figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
         figures["projection"] = embedding_map(evaluation["projection"])
     return {name: to_svg(figure) for name, figure in figures.items()}
 
 
 def _curves(log: list[dict[str, Any]], widths: list[float]) -> dict[str, str]:
-    """The figures of what was logged; a recipe without a classifier, say, logs no uncertainty."""
+    """Draw the logged values as SVG; a recipe without a classifier, for example, logs no uncertainty."""
     lines = {key: [line for line in log if _has_numbers(line.get(key))] for key in AXIS_LABELS}
     curves = {str(key): training_curves(lines[key], widths, key) for key in AXIS_LABELS if lines[key]}
     by_group = [line for line in log if line.get("conflicts_by_group")]
@@ -159,7 +175,7 @@ def _has_numbers(values: list[float | None] | None) -> bool:
 
 
 def _read(path: Path, kind: Any) -> dict[str, Any]:
-    """The object in a JSON file, of a TypedDict."""
+    """Read the object in a JSON file, with the type of a TypedDict."""
     try:
         content: dict[str, Any] = conform(read_json(path), kind)
     except ValueError as error:
@@ -172,7 +188,7 @@ def _read_if_there(path: Path, kind: Any) -> dict[str, Any] | None:
 
 
 def _read_log(run: Path, widths: int) -> list[dict[str, Any]]:
-    """The lines of a run's log, each with values for all of its widths."""
+    """Read the lines of a run's log, and check that each has values for all widths."""
     lines = read_log(run)
     groups = len(
         next((line["conflicts_by_group"] or [] for line in lines if "conflicts_by_group" in line), [])
@@ -181,7 +197,9 @@ def _read_log(run: Path, widths: int) -> list[dict[str, Any]]:
         values = [line.get(key) for key in AXIS_LABELS]
         by_group = line.get("conflicts_by_group")
         if any(len(one) != widths for one in values if one) or (by_group and len(by_group) != groups):
-            raise SfscError(f"{run / LOG_FILE}, line {number}: it is of other sub-models; repeat the run")
+            raise SfscError(
+                f"{run / LOG_FILE}, line {number}: it belongs to other sub-models; repeat the run"
+            )
     return lines
 
 
@@ -194,17 +212,17 @@ def _points(fraction: float) -> str:
 
 
 def _count(parameters: int) -> str:
-    """A number of parameters in words short enough for a tile: 312 k, 4.21 M."""
+    """Format a number of parameters briefly: 312 k, 4.21 M."""
     return f"{parameters / 1e6:.2f} M" if parameters >= 1e6 else f"{parameters / 1e3:.0f} k"
 
 
 def _plain(value: object) -> str:
-    """A configured value as it reads best: text as it is, everything else as JSON."""
+    """Format a setting: text unchanged, everything else as JSON."""
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _data_uri(path: str) -> str:
-    """The thumbnail of an image, ready for the src of an <img>."""
+    """Return the thumbnail of an image as a data URI for the src of an <img>."""
     pixels = cv2.cvtColor(thumbnail(path), cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 85])[1]
     return f"data:image/webp;base64,{base64.b64encode(encoded.tobytes()).decode()}"

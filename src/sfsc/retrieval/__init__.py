@@ -1,4 +1,4 @@
-"""How well queries embedded by one sub-model find a gallery embedded by another."""
+"""Ranking, retrieval metrics and the compatibility matrix: arrays in, arrays out."""
 
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix, raw_pixel_embeddings
 from sfsc.retrieval.ranking import (

@@ -20,12 +20,23 @@ METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 
 @dataclass(frozen=True, eq=False)
 class CompatibilityMatrix:
-    """M(q, g), the retrieval accuracy of queries at width q against a gallery at width g.
+    """M(q, g): the retrieval accuracy of queries at width q against a gallery at width g.
 
-    `metrics` maps each of `METRICS` to an (n, n) float64 array of fractions, indexed [query, gallery]:
-    self-tests on the diagonal, cross-tests elsewhere. First come the family's m sub-models, by ascending
-    `widths`; then the files of `exported`, which maps the label of each to the width that it was made from.
-    `queries` of them counted, `skipped` had no positive, `gallery` is the number of gallery items.
+    Rows and columns are the family's m sub-models by ascending width, followed by the exported files.
+    Self-tests are on the diagonal, cross-tests elsewhere.
+
+    Attributes:
+        widths: the m widths, ascending.
+        metrics: for each name in `METRICS` an (n, n) float64 array of fractions, indexed [query, gallery].
+        queries: the number of queries that were evaluated.
+        skipped: the number of queries that were left out because the gallery has no positive for them.
+        gallery: the number of gallery images.
+        exported: for the label of each exported file, the width of the sub-model that it was made from.
+
+    Example::
+
+        matrix = sfsc.evaluate(family, sfsc.open_dataset("folder:photos")).matrix
+        print(matrix.metrics["mAP"], matrix.cells_met(), "of", matrix.cells)
     """
 
     widths: tuple[float, ...]
@@ -36,16 +47,17 @@ class CompatibilityMatrix:
     exported: Mapping[str, float] = field(default_factory=dict)
 
     def family(self) -> CompatibilityMatrix:
-        """The family's sub-models alone, which the criterion is about."""
+        """Return the matrix of the family's sub-models, without exported files."""
         return replace(self, metrics={name: self._own(name) for name in self.metrics}, exported={})
 
     def _own(self, metric: str) -> np.ndarray:
         return self.metrics[metric][: len(self.widths), : len(self.widths)]
 
     def costs(self, metric: str = "mAP") -> dict[str, float]:
-        """By label, what a query by the exported file loses beside one by the sub-model it was made from.
+        """Return, for the label of each exported file, the accuracy that its queries lose.
 
-        Both search the full sub-model's gallery. In fractions; below 0, the file finds more.
+        The loss is a fraction, relative to queries of the sub-model that the file was made from. Both search
+        the gallery of the full sub-model. A negative loss means that the file is more accurate.
         """
         full = len(self.widths) - 1
         against_full = self.metrics[metric][:, full]
@@ -56,13 +68,14 @@ class CompatibilityMatrix:
 
     @property
     def cells(self) -> int:
-        """How many cross-tests there are, each of them held against the criterion."""
+        """The number of cross-tests, each of which is compared with the criterion."""
         return len(self.widths) * (len(self.widths) - 1)
 
     def criterion(self, metric: str = "mAP") -> np.ndarray:
-        """Where the compatibility criterion is met, (m, m) bool; the diagonal, which has none, is False.
+        """Return where the compatibility criterion is met, (m, m) bool; the diagonal is False.
 
-        A cross-test must reach the self-test of the smaller of its two sub-models (Shen et al., CVPR 2020).
+        A cross-test meets the criterion if it is at least as accurate as the self-test of the smaller of its
+        two sub-models (Shen et al., CVPR 2020).
         """
         values = self._own(metric)
         place = np.arange(len(self.widths))
@@ -70,20 +83,20 @@ class CompatibilityMatrix:
         return (values >= np.diag(values)[smaller]) & ~np.eye(len(place), dtype=bool)
 
     def cells_met(self, metric: str = "mAP") -> int:
-        """How many of the `cells` meet the criterion."""
+        """Return how many of the `cells` meet the criterion."""
         return int(self.criterion(metric).sum())
 
     def self_tests(self, metric: str = "mAP") -> float:
-        """The mean of the self-tests."""
+        """Return the mean of the self-tests."""
         return float(np.diag(self._own(metric)).mean())
 
     def cross_tests(self, metric: str = "mAP") -> float:
-        """The mean of the cross-tests; NaN for a single width, which has none."""
+        """Return the mean of the cross-tests, or NaN for a single width."""
         values = self._own(metric)[~np.eye(len(self.widths), dtype=bool)]
         return float(values.mean()) if self.cells else math.nan
 
     def to_json(self) -> dict[str, Any]:
-        """The matrix as plain lists and numbers."""
+        """Return the matrix as plain lists and numbers."""
         return {
             "widths": list(self.widths),
             "metrics": {name: values.tolist() for name, values in self.metrics.items()},
@@ -95,7 +108,7 @@ class CompatibilityMatrix:
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> CompatibilityMatrix:
-        """What `to_json` wrote; `SfscError` for anything else."""
+        """Return the matrix that `to_json` wrote; raise `SfscError` for anything else."""
         try:
             widths = tuple(float(width) for width in content["widths"])
             metrics = {name: np.array(content["metrics"][name], np.float64) for name in METRICS}
@@ -106,7 +119,9 @@ class CompatibilityMatrix:
         size = len(widths) + len(exported)
         for name, values in metrics.items():
             if values.shape != (size, size):
-                raise SfscError(f"not a compatibility matrix: {name} of {size} widths is {values.shape}")
+                raise SfscError(
+                    f"not a compatibility matrix: {name} has shape {values.shape}, expected {(size, size)}"
+                )
         return cls(widths, metrics, **counts, exported=exported)
 
 
@@ -117,11 +132,18 @@ def compatibility_matrix(
     gallery: Labelled,
     exported: Mapping[str, float] | None = None,
 ) -> CompatibilityMatrix:
-    """Evaluate every pair of widths, and of exported files, by `evaluate_ranking`.
+    """Evaluate every pair of widths and exported files with `evaluate_ranking`.
 
-    The mappings go from width, or the label of a file, to (Q, dim) and (G, dim) float32 L2-normalised
-    embeddings; `exported` from label to width. Raises `SfscError` where they are not of the same widths and
-    labels, or for embeddings that `evaluate_ranking` refuses.
+    Args:
+        query_embeddings: (Q, dim) float32 L2-normalised embeddings for each width or label of a file.
+        gallery_embeddings: (G, dim) float32 L2-normalised embeddings for the same widths and labels.
+        query: the identities and cameras of the Q queries.
+        gallery: the identities and cameras of the G gallery images.
+        exported: the width of each file, by label.
+
+    Raises:
+        SfscError: the two mappings have different widths and labels, or `evaluate_ranking` refuses the
+            embeddings.
     """
     exported = exported or {}
     widths = tuple(sorted(key for key in query_embeddings if not isinstance(key, str)))
@@ -151,12 +173,18 @@ def compatibility_matrix(
 
 
 def raw_pixel_embeddings(images: Iterable[np.ndarray]) -> np.ndarray:
-    """The baseline without any model, (N, 768) float32, L2-normalised: each image as 16 x 16 colour pixels.
+    """Compute the baseline without a model: each image as 16 x 16 colour pixels.
 
-    `images` are (h, w, 3) uint8. Each colour channel is taken relative to its mean over the image, so that
-    the cosine is a correlation. Of the simple choices it is the strongest: on the emoji data set it reaches
-    mAP 21.3, the mean over all channels 21.2, a grey level of 0.5 subtracted 19.1, the Euclidean distance
-    18.7, the cosine of the pixels as they are 18.3.
+    The mean of each colour channel over the image is subtracted, so the cosine is a correlation. This is the
+    strongest simple choice. On the emoji data set it reaches mAP 21.3. Subtracting the mean of all channels
+    reaches 21.2, subtracting a grey level of 0.5 reaches 19.1, the Euclidean distance 18.7 and the cosine of
+    unchanged pixels 18.3.
+
+    Args:
+        images: N images, (h, w, 3) uint8.
+
+    Returns:
+        (N, 768) float32, L2-normalised.
     """
     small = [cv2.resize(image, (16, 16), interpolation=cv2.INTER_AREA) for image in images]
     pixels = np.array(small, np.float32).reshape(-1, 256, 3)

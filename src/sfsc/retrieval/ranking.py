@@ -157,7 +157,9 @@ def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.
     if embeddings.ndim != 2 or len(embeddings) != count:
         raise SfscError(f"{name} must have shape ({count}, dim) to fit their labels, not {embeddings.shape}")
     if not np.isfinite(embeddings).all():
-        raise SfscError(f"{name} hold NaN or infinity: check the training of the sub-model that wrote them")
+        raise SfscError(
+            f"{name} contain NaN or infinity: check the training of the sub-model that wrote them"
+        )
     return np.ascontiguousarray(embeddings, dtype=np.float32)
 
 

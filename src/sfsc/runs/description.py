@@ -38,7 +38,7 @@ def of_metadata(folder: Path, metadata: Mapping[str, str] | None) -> tuple[Any, 
     path, weights = folder / DESCRIPTION_FILE, folder / FAMILY_FILE
     if metadata is None or KEY not in metadata:
         if not path.is_file():
-            raise SfscError(f"{folder} holds no trained family: it lacks {DESCRIPTION_FILE}")
+            raise SfscError(f"{folder} contains no trained family: {DESCRIPTION_FILE} is missing")
         return read_json(path), path
     try:
         stored = parse_json(metadata[KEY])

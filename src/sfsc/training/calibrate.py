@@ -1,4 +1,4 @@
-"""Calibration of a trained family: without labels, on any images."""
+"""Calibrating a trained family, without labels, on any images."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ from sfsc.family.family import Family
 from sfsc.training.config import dataset_of, read_config
 from sfsc.training.derived import check_folder, save_derived
 
-HELD_OUT = 10  # of so many images one is not fitted to
+HELD_OUT = 10  # one of this many images is held out to measure the cosines
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """The mean cosine of the embeddings of one image by a narrow sub-model and by the full one.
+    """Mean cosines between the embeddings of one image by a narrow and by the full sub-model.
 
-    For each narrow width, before and after calibration, over images that it was not fitted to.
+    They are measured on images that the calibration was not fitted to.
+
+    Attributes:
+        before: the mean cosine before calibration, by narrow width.
+        after: the mean cosine after calibration, by narrow width.
     """
 
     before: dict[float, float]
@@ -38,24 +42,30 @@ def calibrate(
     workers: int = 2,
     allow_code: str | None = None,
 ) -> CalibrationReport:
-    """Rotate and shift the embeddings of narrow sub-models onto the full one's, and write the new family.
+    """Rotate and shift the embeddings of narrow sub-models towards the full sub-model's.
 
-    The full sub-model stays as it is, bit by bit, and so do the galleries that it wrote.
+    The calibrated family is written into a new folder. The full sub-model does not change by a single bit, so
+    galleries that it wrote stay valid.
 
     Args:
         run: a run folder with a trained family; it is not changed.
-        out: the folder of the new family; made where it does not exist.
-        images: an image, a folder of images, or KIND:PATH of a data set, whose training split, or all of it
-            where it has none, is taken without its labels; by default the run's.
-        workers: threads that decode images.
+        out: the folder of the calibrated family. It is created if it does not exist.
+        images: an image, a folder of images, or KIND:PATH of a data set; by default the run's data set. Of a
+            data set, the training split is used, or all images if it has none. Labels are not used.
+        workers: the number of threads that decode images.
         allow_code: as for `Family.load`.
 
     Raises:
-        SfscError: `run` holds no family or a calibrated one, `out` holds a run already, there are too few
-            images, or one cannot be read.
+        SfscError: `run` contains no family or a calibrated one, `out` already contains a run, there are too
+            few images, or an image cannot be read.
+
+    Example::
+
+        report = sfsc.calibrate("runs/photos", "runs/photos-calibrated", images="folder:photos")
+        print(report.before, report.after)
     """
     run, out = Path(run), Path(out)
-    read_config(run)  # without it the new family could not be written
+    read_config(run)  # raises an error early if the new family could not be written later
     family = Family.load(run, allow_code)
     check_folder(run, out, family.widths)
     paths = images_of(images or dataset_of(run), "train").paths
@@ -68,14 +78,14 @@ def calibrate(
 def fit_calibration(
     family: Family, embedded: Mapping[Embedder, np.ndarray]
 ) -> tuple[Family, CalibrationReport]:
-    """A calibrated copy of a family in evaluation mode, and what became of the cosines.
+    """Return a calibrated copy of a family in evaluation mode, and the cosines before and after.
 
     Args:
-        family: not calibrated; it is not changed.
-        embedded: by width, (n, dim) float32: what its sub-models make of n images, more than dimensions.
+        family: a family that is not calibrated; it is not changed.
+        embedded: for each width, the (n, dim) float32 embeddings of the same n images, with n >= dim.
 
     Raises:
-        SfscError: it is calibrated already, or there are too few images.
+        SfscError: the family is already calibrated, or there are too few images.
     """
     vectors = {width: torch.from_numpy(embedded[width]) for width in family.widths}
     images = len(vectors[1.0])
@@ -98,7 +108,7 @@ def fit_calibration(
 def _check(family: Family, images: int) -> None:
     dim = family.spec.embedding_dim
     if family.spec.calibrated:
-        raise SfscError("the family is calibrated already: calibrate the run that it was made from")
+        raise SfscError("the family is already calibrated: calibrate the run that it was made from")
     if images < dim:
         raise SfscError(f"{images} images are too few to calibrate {dim} dimensions: use {10 * dim} or more")
 

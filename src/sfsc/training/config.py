@@ -30,8 +30,8 @@ from sfsc.runs.paths import CONFIG_FILE, find
 from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
-MOST_BYTES = 1 << 20  # of a file of settings
-NO_PATHS = {"default", "none", "imagenet"}  # settings of weights
+MOST_BYTES = 1 << 20  # of a settings file
+NO_PATHS = {"default", "none", "imagenet"}  # values of `weights` that are not paths
 
 
 def _read_widths(value: Any) -> tuple[float, ...]:
@@ -39,10 +39,15 @@ def _read_widths(value: Any) -> tuple[float, ...]:
 
 
 class Config(BaseModel):
-    """Everything that decides what a training run computes.
+    """The settings of a training run, with their defaults and ranges.
 
-    Raises:
-        SfscError: through `make`, for an unknown setting or a value that is out of range.
+    Every setting is described in docs/training.md. A setting that is unknown or out of range raises
+    `pydantic.ValidationError`, or `SfscError` with a one-line message if the settings are made by `make`.
+
+    Example::
+
+        config = sfsc.Config(dataset="folder:photos", backbone="small", epochs=3)
+        config = sfsc.Config.make({"dataset": "folder:photos", "widths": "0.5,1.0"})
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True)
@@ -55,79 +60,87 @@ class Config(BaseModel):
     )
     weights: str = Field(
         "default",
-        description="pretrained weights: default (its package's or folder's, if any), none, a file, a folder",
+        description="pretrained weights: default (the backbone's own, if any), none, a file or a folder",
     )
     widths: Annotated[tuple[float, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"
     )
-    keep: tuple[str, ...] = Field((), description="names of modules that all widths leave whole")
+    keep: tuple[str, ...] = Field((), description="names of modules that keep all channels at every width")
     round_to: int = Field(
-        8, ge=1, description="channel counts are rounded up to multiples of this; 1 for none"
+        8, ge=1, description="channel counts are rounded up to multiples of this; 1 for no rounding"
     )
     embedding_dim: int = Field(128, ge=2, description="dimension of the embeddings")
     nested_dims: tuple[int, ...] = Field(
-        (), description="how many of the first components are trained to stand alone, increasing"
+        (), description="prefix lengths that are trained to work as shorter embeddings, increasing"
     )
     image_size: tuple[PositiveInt, PositiveInt] | None = Field(
-        None, description="height and width in pixels; by default what suits the data set"
+        None, description="height and width in pixels; by default the size that suits the data set"
     )
     epochs: int = Field(20, ge=1, description="passes over the training images")
     identities_per_batch: int = Field(16, ge=2, description="P of the P x K sampler, over all ranks")
     images_per_identity: int = Field(4, ge=1, description="K of the P x K sampler")
     optimizer: Literal["adamw", "sgd"] = Field("adamw", description="adamw or sgd (Nesterov, momentum 0.9)")
     lr: float = Field(1e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(0.05, ge=0, description="not applied to normalisation layers and biases")
-    warmup: float = Field(0.1, ge=0, lt=1, description="share of the steps in which the learning rate rises")
-    clip_norm: float = Field(5.0, gt=0, description="largest norm of the aggregated gradient")
+    weight_decay: float = Field(
+        0.05, ge=0, description="weight decay of all parameters but those of normalisation layers and biases"
+    )
+    warmup: float = Field(
+        0.1, ge=0, lt=1, description="share of the steps during which the learning rate rises"
+    )
+    clip_norm: float = Field(5.0, gt=0, description="maximum norm of the aggregated gradient")
     augment: float = Field(1.0, ge=0, le=1, description="strength of the augmentation; 0 for none")
-    scale: float = Field(10.0, gt=0, description="logit of cosine 1 between embedding and class")
+    scale: float = Field(10.0, gt=0, description="logit of a cosine of 1 between embedding and class")
     loss: Literal["cross_entropy", "evidential"] | None = Field(
-        None, description="of the classifier's logits; by default the recipe's, as the next four"
+        None, description="classification loss; by default the recipe's, like the next four settings"
     )
     aggregation: Literal["sum", "projection", "upgrad", "cagrad", "mgda"] | None = Field(
-        None, description="how the sub-models' gradients become one"
+        None, description="how the gradients of the sub-models are combined into one"
     )
     influence: float | None = Field(
         None, ge=0, description="weight of the influence loss under the full sub-model's classifier"
     )
     asymmetric: float | None = Field(
-        None, ge=0, description="weight of the contrastive loss to the full sub-model's embeddings"
+        None, ge=0, description="weight of the contrastive loss against the full sub-model's embeddings"
     )
     alignment: float | None = Field(
-        None, ge=0, description="weight of the alignment to the full sub-model's embeddings"
+        None, ge=0, description="weight of the alignment with the full sub-model's embeddings"
     )
     granularity: Literal["tensor", "layer", "model"] = Field(
-        "tensor", description="what gradients are compared over: each tensor, each layer, the whole model"
+        "tensor", description="unit in which gradients are compared: tensor, layer or the whole model"
     )
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="of the forward pass")
-    channels_last: bool = Field(False, description="memory layout: faster for depthwise networks on a CPU")
-    compile: bool = Field(False, description="compile the sub-models: minutes once, then faster steps")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the forward pass")
+    channels_last: bool = Field(
+        False, description="use the channels-last memory layout: faster for depthwise networks on a CPU"
+    )
+    compile: bool = Field(
+        False, description="compile the sub-models: takes minutes once and makes each step faster"
+    )
     sync_batch_norm: bool = Field(
-        True, description="several ranks: normalise over all their images; else each over its own"
+        True, description="with several ranks, normalise over the images of all ranks instead of each rank's"
     )
     device: str = Field("auto", description="auto, cpu, cuda, ...")
-    seed: int = Field(0, ge=0, description="of everything random")
-    workers: int = Field(2, ge=0, description="processes that decode images, for each rank")
-    log_every: int = Field(10, ge=1, description="steps between lines of the log")
-    checkpoint_every: int = Field(200, ge=1, description="steps between checkpoints")
+    seed: int = Field(0, ge=0, description="seed of all random numbers")
+    workers: int = Field(2, ge=0, description="number of processes per rank that decode images")
+    log_every: int = Field(10, ge=1, description="steps between two lines of the log")
+    checkpoint_every: int = Field(200, ge=1, description="steps between two checkpoints")
     max_corrupt: float = Field(
-        0.01, ge=0, le=1, description="share of the training images that may be unreadable"
+        0.01, ge=0, le=1, description="maximum share of training images that cannot be read"
     )
 
     @field_validator("nested_dims")
     @classmethod
     def _check_nested_dims(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
-        if "embedding_dim" in info.data:  # else that is what is wrong
+        if "embedding_dim" in info.data:  # otherwise embedding_dim itself is invalid
             all_dimensions(value, info.data["embedding_dim"])
         return value
 
     @property
     def method(self) -> Recipe:
-        """The recipe with what the settings change of it; SfscError where there is none of its name."""
+        """The recipe with the changes that the settings make; raises `SfscError` for an unknown recipe."""
         return find_recipe(self.recipe, {name: getattr(self, name) for name in ADJUSTABLE})
 
     def relocated(self, place: Callable[[str], str]) -> Config:
-        """The settings with other paths: what `place` makes of each that they name."""
+        """Return the settings with `place` applied to every path in them."""
         update = {"dataset": relocated(self.dataset, place)}
         if self.weights not in NO_PATHS:
             update["weights"] = place(self.weights)
@@ -138,7 +151,7 @@ class Config(BaseModel):
 
     @classmethod
     def make(cls, settings: dict[str, Any]) -> Config:
-        """A configuration from settings; SfscError naming the first that is wrong."""
+        """Return a configuration; raise `SfscError` naming the first setting that is invalid."""
         try:
             return cls(**settings)
         except ValidationError as error:
@@ -146,30 +159,30 @@ class Config(BaseModel):
             name = ".".join(str(part) for part in first["loc"])
             if first["type"] == "extra_forbidden":
                 raise SfscError(
-                    f"unknown setting {name!r}; there are {', '.join(cls.model_fields)}"
+                    f"unknown setting {name!r}; known settings are {', '.join(cls.model_fields)}"
                 ) from None
             if first["type"] == "missing":
-                raise SfscError(f"the setting {name!r} is needed") from None
+                raise SfscError(f"the setting {name!r} is required") from None
             got = one_line(reprlib.repr(first["input"]), 100)
             raise SfscError(f"setting {name}: {first['msg']}, got {got}") from None
 
 
 def read_settings(path: Path) -> dict[str, Any]:
-    """The settings of a YAML (or JSON) file; SfscError naming the file where it is none."""
+    """Return the settings in a YAML (or JSON) file; raise `SfscError` if it is not such a file."""
     try:
         settings = yaml.safe_load(read_bytes(path, MOST_BYTES).decode())
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SfscError(f"{path} is not YAML: {_reason(error)}") from None
     if not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
-        raise SfscError(f"{path} must hold settings as 'name: value' lines")
+        raise SfscError(f"{path} must contain settings as 'name: value' lines")
     return settings
 
 
 def parse_setting(text: str) -> tuple[str, Any]:
-    """The name and value of "NAME=VALUE"; SfscError where it is not of that form."""
+    """Return the name and value of "NAME=VALUE"; raise `SfscError` for any other form."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise SfscError(f"a setting is NAME=VALUE, got {text!r}")
+        raise SfscError(f"a setting must have the form NAME=VALUE, got {text!r}")
     try:
         return name, yaml.safe_load(value)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -177,17 +190,17 @@ def parse_setting(text: str) -> tuple[str, Any]:
 
 
 def _reason(error: Exception) -> str:
-    """What is wrong with a YAML text, and where."""
+    """Describe what is wrong with a YAML text, and where."""
     if isinstance(error, yaml.MarkedYAMLError) and error.problem_mark:
         return f"line {error.problem_mark.line + 1}: {error.problem}"
     return first_line(error)
 
 
 def read_config(run: Path) -> Config:
-    """The configuration of a run folder, with the paths that it names where they are now.
+    """Read the settings of a run folder; paths that have moved with it are adjusted.
 
     Raises:
-        SfscError: the folder is none.
+        SfscError: the folder is not a run folder, or its settings are damaged.
     """
     if not (run / CONFIG_FILE).is_file():
         raise SfscError(f"{run} is not a run folder: it has no {CONFIG_FILE}; make one with sfsc train")
@@ -199,7 +212,7 @@ def read_config(run: Path) -> Config:
 
 
 def stored_settings(run: Path) -> dict[str, Any]:
-    """The settings in a run folder as they stand there; SfscError where they are damaged."""
+    """Return the settings in a run folder exactly as stored; raise `SfscError` if they are damaged."""
     try:
         settings: dict[str, Any] = conform(read_json(run / CONFIG_FILE), dict[str, Any])
     except ValueError as error:
@@ -208,12 +221,12 @@ def stored_settings(run: Path) -> dict[str, Any]:
 
 
 def dataset_of(run: Path) -> str:
-    """KIND:PATH of the data set that a run was trained on; SfscError where it is gone."""
+    """Return KIND:PATH of the data set that a run was trained on; raise `SfscError` if it is missing."""
     name = read_config(run).dataset
     parts = split_name(name)
     if parts and not os.path.exists(parts[1]):
         raise SfscError(
-            f"{run} was trained on {name}, which is neither there nor below a folder above the run: "
-            f"name another, or say where it is now with `sfsc train KIND:PATH --out {run} --resume`"
+            f"{run} was trained on {name}, which was found neither there nor relative to the run folder: "
+            f"name another data set, or its new path with `sfsc train KIND:PATH --out {run} --resume`"
         )
     return name

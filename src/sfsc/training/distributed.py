@@ -34,7 +34,7 @@ def messages() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        raise RankLost("a rank ended or stopped answering: go on with --resume") from error
+        raise RankLost("a rank ended or stopped answering: continue with --resume") from error
 
 
 @dataclass(frozen=True)

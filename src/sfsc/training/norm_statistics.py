@@ -1,4 +1,4 @@
-"""New BatchNorm statistics for any width of a trained family, also for one that was not trained."""
+"""Re-estimating the BatchNorm statistics of a trained family, and adding widths that were not trained."""
 
 from __future__ import annotations
 
@@ -32,31 +32,42 @@ def recalibrate(
     workers: int = 2,
     allow_code: str | None = None,
 ) -> Family:
-    """Estimate the BatchNorm statistics of some widths anew (Yu and Huang, ICCV 2019, section 4.1).
+    """Re-estimate the BatchNorm statistics of some widths (Yu and Huang, ICCV 2019, section 4.1).
 
-    A width that the family lacks is added to it: its sub-model has the first channels of the next wider
-    one, with that one's normalisation parameters. Nothing is trained, so how well it does is for an
-    evaluation to say.
+    A width that the family lacks is added: its sub-model consists of the first channels of the next wider
+    sub-model and has the normalisation parameters of that one. Nothing is trained, so evaluate the new family
+    to see how accurate it is.
 
     Args:
         run: a run folder with a trained family; it is not changed.
-        out: the folder of the new family, which has another fingerprint; made where it does not exist.
-        widths: those to recalibrate, in any order; by default all of the family's.
-        dataset: KIND:PATH whose training images (all, where it has none) give the statistics, without labels;
-            by default the run's.
-        workers: processes that decode images.
+        out: the folder of the new family, which has another fingerprint. It is created if it does not exist.
+        widths: the widths to recalibrate, in any order; by default all widths of the family.
+        dataset: KIND:PATH of the data set that gives the statistics; by default the run's. Its training
+            images are used, or all images if it has none. Labels are not used.
+        workers: the number of processes that decode images.
         allow_code: as for `Family.load`.
 
+    Returns:
+        The new family, in evaluation mode.
+
     Raises:
-        SfscError: `run` holds no family, `out` holds a run already, a width is no ratio, or an image cannot
-            be read.
+        SfscError: `run` contains no family, `out` already contains a run, a width is not a valid ratio, or
+            an image cannot be read.
+
+    Example::
+
+        family = sfsc.recalibrate("runs/photos", "runs/photos-more", widths=[0.6])
+        print(family.widths)
     """
     run, out = Path(run), Path(out)
     config, family = read_config(run), Family.load(run, allow_code)
     chosen = widths or family.widths
     check_folder(run, out, {*family.widths, *chosen})
     if family.spec.calibrated:
-        raise SfscError(f"{run} is calibrated, for its statistics as they are: recalibrate the run before")
+        raise SfscError(
+            f"{run} is calibrated, and its calibration depends on the BatchNorm statistics: "
+            "recalibrate the run that it was made from"
+        )
     paths = images_of(dataset or dataset_of(run), "train").paths
     for width in chosen:
         if width not in family.widths.ratios:
@@ -72,12 +83,13 @@ def recalibrate(
 
 
 def with_width(family: Family, width: float) -> Family:
-    """A copy of a family with one more sub-model, in evaluation mode.
+    """Return a copy of a family with one more sub-model, in evaluation mode.
 
-    Its normalisation layers are parts of those of the next wider sub-model.
+    The normalisation layers of the new sub-model are parts of those of the next wider sub-model.
 
     Raises:
-        SfscError: the width is no ratio, its sub-model would equal another, or sub-models share no weights.
+        SfscError: the width is not a valid ratio, the sub-model would equal another one, or the sub-models
+            share no weights.
     """
     if not family.spec.shared:
         raise SfscError(f"the family has independent networks: width {width:g} must be trained")
@@ -94,7 +106,7 @@ def with_width(family: Family, width: float) -> Family:
 
 @torch.no_grad()
 def _copy_norms(source: Family, wide: float, target: Family, narrow: float) -> None:
-    """Copy a sub-model's normalisation layers into those of a sub-model that is no wider."""
+    """Copy the normalisation layers of a sub-model into those of a sub-model that is not wider."""
     kept_wide = cut_positions(source.structure, source.counts[source.widths.index(wide)])
     kept_narrow = cut_positions(target.structure, target.counts[target.widths.index(narrow)])
     wide_state = source.norms[source.widths.index(wide)].state_dict()
@@ -108,12 +120,12 @@ def _copy_norms(source: Family, wide: float, target: Family, narrow: float) -> N
 
 
 def estimate_statistics(family: Family, width: float, batches: Iterable[Tensor]) -> None:
-    """Replace a sub-model's BatchNorm statistics by the means over batches of images, in place.
+    """Replace the BatchNorm statistics of a sub-model by the means over batches of images, in place.
 
     Args:
-        family: comes to be in evaluation mode.
+        family: the family; it is put into evaluation mode.
         width: one of its widths.
-        batches: (batch, 3, height, width) uint8 or float32 in [0, 1], two images or more in each.
+        batches: (batch, 3, height, width) uint8 or float32 in [0, 1], with at least two images per batch.
     """
     family.eval()
     network = family.at(width)
@@ -121,7 +133,7 @@ def estimate_statistics(family: Family, width: float, batches: Iterable[Tensor])
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # a mean over all batches
+        norm.momentum = None  # computes the mean over all batches
         norm.train()
     with torch.no_grad():
         for images in batches:

@@ -85,7 +85,7 @@ ADJUSTABLE = ("loss", "aggregation", "influence", "asymmetric", "alignment")
 def find_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
     """The recipe of this name, with those changes that are not None; SfscError where there is none."""
     if name not in RECIPES:
-        raise SfscError(f"unknown recipe {name!r}; there are {', '.join(RECIPES)}")
+        raise SfscError(f"unknown recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return replace(
         RECIPES[name], **{key: value for key, value in (changes or {}).items() if value is not None}
     )

@@ -25,7 +25,7 @@ def begun(run: Path) -> bool:
 def refuse_used(run: Path, how: str) -> None:
     """Raise `SfscError`, which says how to go on, where a folder holds a run or what remains of one."""
     if (run / CONFIG_FILE).exists() or begun(run):
-        raise SfscError(f"{run} already holds a run: {how}")
+        raise SfscError(f"{run} already contains a run: {how}")
 
 
 def has_record(run: Path) -> bool:

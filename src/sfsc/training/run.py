@@ -1,4 +1,4 @@
-"""Training a family from a configuration into a run folder."""
+"""Training a family and writing it into a run folder."""
 
 from __future__ import annotations
 
@@ -35,22 +35,30 @@ NOT_RESULTS = {"workers", "log_every", "checkpoint_every", "compile", "device", 
 
 
 def train(config: Config, run: str | Path, resume: bool = False) -> Family:
-    """Train a family and write it, with its configuration, log and checkpoints, into a run folder.
+    """Train a family and write it, with its settings, log and checkpoints, into a run folder.
 
-    The processes that torchrun starts train one family together; all of them must make the same call.
+    If torchrun started several processes, they train one family together. Every process must make the same
+    call.
 
     Args:
-        config: the settings; what they leave open (image size, weights, device) is resolved and kept.
-        run: the folder, made where it does not exist.
-        resume: go on from the folder's checkpoint; a finished run is only loaded.
+        config: the settings. Settings that are left open (image size, weights, device) are decided here and
+            stored in the run folder.
+        run: the run folder. It is created if it does not exist.
+        resume: whether to continue from the checkpoint in the folder. A finished run is only loaded.
 
     Returns:
         The family, on the CPU, in evaluation mode.
 
     Raises:
-        SfscError: a setting or the data set is wrong, too many images are unreadable, the folder holds
-            another run or one that was started with other images, the disk is full (the last checkpoint is
-            then kept), or training was interrupted.
+        SfscError: a setting or the data set is invalid, too many images cannot be read, the folder contains
+            another run or a run that was started with other images, the disk is full (the last checkpoint is
+            kept), or training was interrupted.
+
+    Example::
+
+        config = sfsc.Config(dataset="folder:photos", backbone="small", epochs=3)
+        family = sfsc.train(config, "runs/photos")
+        print(family.widths, family.fingerprint)
     """
     with joined() as world:
         try:
@@ -78,7 +86,7 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
             family = training.run(interruption)
             world.on_first(lambda: family.cpu().save(run))
     world.on_first(lambda: _keep_place(run, config))
-    # Only the first reads and writes the folder: another machine may not have it.
+    # Only the first rank reads and writes the folder: another machine may not have it.
     family = world.on_all(
         lambda: Family.load(run, code_of(config.backbone)) if world.first else new_family(config, "none")
     )
@@ -86,9 +94,13 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
 
 
 def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset]:
-    """The settings, resolved, and the data set; SfscError where they do not fit, or the run is another's."""
+    """Return the resolved settings and the data set.
+
+    Raises:
+        SfscError: a setting or the data set is invalid, or the folder contains another run.
+    """
     if not resume:
-        refuse_used(run, "go on with --resume or choose another folder")
+        refuse_used(run, "continue it with --resume or choose another folder")
     config = _with_method(config)
     dataset = open_dataset(config.dataset)
     check(run, Listing.of(dataset), same=lambda *_: True)
@@ -97,12 +109,12 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
 
 
 def _with_method(config: Config) -> Config:
-    """The configuration with those settings that the recipe decides; SfscError for an unknown recipe."""
+    """Return the settings with those that the recipe decides; raise `SfscError` for an unknown recipe."""
     return config.model_copy(update={name: getattr(config.method, name) for name in ADJUSTABLE})
 
 
 def _resolve(config: Config, dataset: Dataset) -> Config:
-    """The configuration with everything decided that depends on the data set, the machine and the folder."""
+    """Return the settings with everything decided that depends on the data set, the machine or the folder."""
     default_weights = find_backbone(config.backbone).default_weights
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     update = {
@@ -117,7 +129,7 @@ def _resolve(config: Config, dataset: Dataset) -> Config:
 
 
 def _claim(run: Path, config: Config) -> None:
-    """Make the folder this run's, or find that it is; SfscError where it holds another."""
+    """Write the settings into the folder; raise `SfscError` if it contains another run."""
     path = run / CONFIG_FILE
     settings = config.model_dump(mode="json")
     if path.exists():
@@ -132,14 +144,17 @@ def _claim(run: Path, config: Config) -> None:
                 "resume with the same settings or choose another folder"
             )
     elif begun(run):
-        raise SfscError(f"{run} holds a family, but lacks its {CONFIG_FILE}: choose another folder")
+        raise SfscError(f"{run} contains a family but no {CONFIG_FILE}: choose another folder")
     else:
         write_json(path, settings)
     write_json(run / ENVIRONMENT_FILE, _environment(run))
 
 
 def _may_be_of(run: Path, dataset: str) -> bool:
-    """Whether a run's settings may mean this data set: they lead there, or its images are to tell."""
+    """Return whether the run's settings may mean this data set.
+
+    They do if their path leads there, or if the run has a record of its images that decides it later.
+    """
     kind, path = split_name(dataset) or ("", dataset)
     before, stored = split_name(stored_settings(run)["dataset"]) or ("", "")
     leads = os.path.realpath(path) in map(os.path.realpath, places(stored, run))
@@ -147,7 +162,7 @@ def _may_be_of(run: Path, dataset: str) -> bool:
 
 
 def _keep_place(run: Path, config: Config) -> None:
-    """Write down where the data set is, once its images were found to be those of the run."""
+    """Store where the data set is now, after its images were found to be those of the run."""
     if read_config(run).dataset != config.dataset:
         settings = stored_settings(run)
         write_json(run / CONFIG_FILE, settings | {"dataset": config.dataset})
@@ -162,16 +177,18 @@ def _environment(run: Path) -> dict[str, str]:
             versions[package] = version(package)
         except PackageNotFoundError:
             continue
-    # Where a run of an earlier version was started is not known any more.
+    # Runs of earlier versions did not store the folder in which they were started.
     start = started_in(run) if (run / ENVIRONMENT_FILE).exists() else Path.cwd()
     return versions | ({STARTED_IN: str(start)} if start else {})
 
 
 def _readable(images: Split, config: Config, world: World) -> tuple[Split, dict[str, bytes]]:
-    """The training images that can be decoded, and their digests by path. Each rank tries a part.
+    """Return the training images that can be decoded, and their digests by path.
+
+    Each rank decodes a part of the images.
 
     Raises:
-        SfscError: too many cannot be decoded.
+        SfscError: too many images cannot be decoded.
     """
     checked = world.gather(check_images(images.paths[world.share(len(images))], config.workers))
     corrupt = [error for error in checked if isinstance(error, CorruptImage)]

@@ -160,7 +160,7 @@ class Training:
             with self.whole():
                 save_checkpoint(self.run_folder, self.state, self.last.step)
         steps = len(self.batches) * len(self.phases)
-        where, how = f"{reason} after step {self.last.step} of {steps}", "go on with --resume"
+        where, how = f"{reason} after step {self.last.step} of {steps}", "continue with --resume"
         raise Stopped(asked, where, how) if asked else SfscError(f"{where}: {how}")
 
     def whole(self) -> AbstractContextManager[object]:
