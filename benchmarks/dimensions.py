@@ -14,10 +14,11 @@ from sfsc.data import Dataset, open_dataset
 from sfsc.dimensions import shorten
 from sfsc.embedding.image_set import ImageSet, embed_all
 from sfsc.evaluation.compare import mean_and_deviation
-from sfsc.evaluation.evaluate import EVALUATION_FILE, tested_paths
+from sfsc.evaluation.evaluate import tested_paths
 from sfsc.files.writing import read_json
 from sfsc.gallery.forms import DTYPES
 from sfsc.retrieval.ranking import evaluate_ranking
+from sfsc.runs.results import EVALUATION_FILE
 from sfsc.training.config import read_config
 
 EXPLANATION = """

@@ -15,7 +15,7 @@ from tests.fuzzing import Parser, changed, parsers
 NAMES = (
     *("header", "image", "conditions", "json", "family", "config", "settings", "result", "log", "images"),
     *("profile", "environment", "table", "attributes", "metadata", "onnx", "checkpoint", "gallery"),
-    *("quantity", "model"),
+    *("quantity", "model", "structure"),
 )
 SLOW = ("built", "weights", "report")  # a tenth of a second each, and more
 

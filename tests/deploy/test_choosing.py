@@ -12,6 +12,7 @@ from sfsc import SfscError
 from sfsc.deploy.choosing import Limits, choose
 from sfsc.deploy.profiling import Measured, Profile, file_digest
 from sfsc.files.writing import write_json
+from sfsc.report.result_figures import draw_profile
 
 # By name: bytes of the file and at the peak, milliseconds, mAP.
 FIGURES = {
@@ -96,9 +97,11 @@ def change(run: Path, **changes: object) -> None:
 
 
 def test_no_figure_of_another_profile_stays(run: Path) -> None:
-    assert (run / "profile.png").exists()
+    assert draw_profile(Profile.read(run), run) == [run / "profile.png"]
     rows = tuple(replace(row, accuracy=None) for row in Profile.read(run).rows)
-    assert Profile("f", None, 1, rows).write(run) == [run / "profile.json"]
+    bare = Profile("f", None, 1, rows)
+    assert bare.write(run) == [run / "profile.json"]
+    assert draw_profile(bare, run) == []
     assert not (run / "profile.png").exists()
 
 

@@ -15,6 +15,7 @@ from sfsc.dimensions import shorten
 from sfsc.errors import SfscError
 from sfsc.evaluation.evaluate import Evaluation, evaluate
 from sfsc.family.family import Family
+from sfsc.files.writing import write_json
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
 from tests.cutting import cuts
 
@@ -203,14 +204,15 @@ def test_what_is_written_is_what_was_found(evaluation: Evaluation, family: Famil
 
 
 def test_results_that_are_cut_anywhere_do_not_contradict_each_other(
-    evaluation: Evaluation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    evaluation: Evaluation, tmp_path: Path
 ) -> None:
     """Of what is cut, some of the other files may be missing, but none is of another evaluation."""
     found = {name: replace(evaluation, fingerprint=name, rankings={"of": name}) for name in ("old", "new")}
 
     def write(name: str) -> None:
-        monkeypatch.setattr("sfsc.evaluation.evaluate.drawn", lambda *_: json.dumps({"of": name}).encode())
         found[name].write_into(tmp_path)
+        for figure in ("matrix.png", "accuracy.png"):
+            write_json(tmp_path / figure, {"of": name})
 
     seen = set()
     for _ in cuts(lambda: write("old"), lambda: write("new")):

@@ -19,14 +19,14 @@ from sfsc.data.sources import Dataset, open_dataset
 from sfsc.embedding.image_set import ImageSet, embed_all
 from sfsc.embedding.model import same_space
 from sfsc.errors import SfscError
-from sfsc.evaluation.evaluate import EVALUATION_FILE, evaluate, evaluate_images, tested_paths
+from sfsc.evaluation.evaluate import evaluate, evaluate_images, tested_paths
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
 from sfsc.interruption import Stopped, going_on
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.runs import datasets as location
 from sfsc.runs.log import read_log
-from sfsc.runs.results import read_result
+from sfsc.runs.results import EVALUATION_FILE, read_result
 from sfsc.switchable.inspection import inspect
 from sfsc.training.calibrate import fit_calibration
 from sfsc.training.config import Config, read_config

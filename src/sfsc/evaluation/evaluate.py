@@ -20,11 +20,14 @@ from sfsc.files.writing import as_json, write_with
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
 from sfsc.runs.datasets import absolute
-from sfsc.runs.results import results_folder
+from sfsc.runs.results import (
+    ACCURACY_FIGURE,
+    EVALUATION_FILE,
+    MATRIX_FIGURE,
+    RANKINGS_FILE,
+    results_folder,
+)
 
-EVALUATION_FILE = "evaluation.json"
-RANKINGS_FILE = "rankings.json"
-MATRIX_FIGURE, ACCURACY_FIGURE = "matrix.png", "accuracy.png"  # drawn by `report`
 RANKED_LISTS = 12
 RANKED_HITS = 10
 SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8

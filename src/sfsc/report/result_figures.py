@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfsc.deploy.profiling import PROFILE_FIGURE, Profile
-from sfsc.evaluation.evaluate import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE
 from sfsc.report.figures import accuracy_against_latency, accuracy_against_size, heat_map, save
-from sfsc.runs.results import read_result
+from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE, read_result
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -15,6 +15,8 @@ from sfsc.runs.description import fingerprint, read_description
 from sfsc.runs.paths import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE
 
 OTHERS = "evaluations"
+EVALUATION_FILE, RANKINGS_FILE = "evaluation.json", "rankings.json"
+MATRIX_FIGURE, ACCURACY_FIGURE = "matrix.png", "accuracy.png"
 MOST_TESTED = 256  # sub-models and files in one result
 
 
