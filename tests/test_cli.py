@@ -278,7 +278,7 @@ class TestEvaluate:
         (copy / "images.json").write_text(listing.replace('"shape00"', '"shape77"'))
         result = sfsc("evaluate", copy, "--workers", 0)
         assert result.code == 0
-        line = f"remark: the training images are not those that {copy} was started with"
+        line = f"remark: the training images differ from those that {copy} was started with"
         assert f"{line} (renamed: shape77 to shape00)\n" in result.err
         assert "remark" not in sfsc("evaluate", run, "--workers", 0).err
 
@@ -398,7 +398,7 @@ class TestDimensions:
         assert f"{TEST_IMAGES} images, 8 dimensions" in out
         succeed("index", nested, shapes, "--gallery", small, "--workers", 0)
         assert "8 dimensions" in succeed("gallery", "info", small), "whole embeddings were shortened"
-        assert "stand alone in 4, 8, 16 dimensions" in succeed("gallery", "info", small)
+        assert "supports dimensions 4, 8, 16" in succeed("gallery", "info", small)
         succeed("index", nested, shapes, "--gallery", large, "--workers", 0)
         for gallery, dim in [(small, 16), (small, 8), (small, 4), (large, 16), (large, 8), (large, 4)]:
             rows = table_rows(
@@ -534,10 +534,10 @@ def places(
         ("train magic:{bad}", "is not a data set: expected KIND:PATH with KIND one of folder, csv"),
         ("train {bad}", "is not a data set: expected KIND:PATH"),
         ("train folder:{bad}/none", "{bad}/none does not exist"),
-        ("train folder:{bad}/empty", "holds no images"),
+        ("train folder:{bad}/empty", "contains no images"),
         ("train folder:{bad}/one", "has only one training identity, cat: training needs at least two"),
         ("train csv:{bad}/test.csv", "has no train images"),
-        ("train emoji:{bad}/empty", "holds no complete emoji build: run `sfsc data emoji"),
+        ("train emoji:{bad}/empty", "contains no complete emoji build: run `sfsc data emoji"),
         ("data show magic:{bad}", "is not a data set"),
         ("data show {shapes} --out {bad}/file/sheet.png", "{bad}/file/sheet.png"),
         ("evaluate {bad}/empty", "{bad}/empty is not a run folder"),
@@ -546,9 +546,9 @@ def places(
         ("evaluate {run} --dataset magic:x", "'magic:x' is not a data set"),
         ("index {bad}/empty {shapes} --gallery {new}", "{bad}/empty contains no trained family"),
         ("index {run} {shapes} --gallery {new} --width 0.3", "width 0.3 is not one of this family's"),
-        ("index {run} {bad}/none --gallery {new}", "there is nothing at {bad}/none"),
-        ("index {run} {bad}/empty --gallery {new}", "holds no images"),
-        ("index {run} {shapes} --gallery {bad}/one", "is not a gallery, but holds cat"),
+        ("index {run} {bad}/none --gallery {new}", "{bad}/none does not exist"),
+        ("index {run} {bad}/empty --gallery {new}", "contains no images"),
+        ("index {run} {shapes} --gallery {bad}/one", "is not a gallery, but contains cat"),
         ("search {bad}/empty {image} --gallery {gallery}", "{bad}/empty contains no trained family"),
         ("search {run} {image} --gallery {gallery} --width 0.3", "widths: 0.25, 0.5, 0.75, 1"),
         ("search {run} {image} --gallery {new}", "gallery {new} does not exist"),
@@ -561,7 +561,10 @@ def places(
             "a condition must have the form COLUMN=VALUE",
         ),
         ("search {run} {image} --gallery milvus://127.0.0.1:1/rows", "milvus://127.0.0.1:1/rows cannot be"),
-        ("search {run} {image} --gallery milvus://nowhere", "names no gallery: milvus://HOST:PORT/NAME"),
+        (
+            "search {run} {image} --gallery milvus://nowhere",
+            "is not the address of a gallery: milvus://HOST:PORT/NAME",
+        ),
         ("index {run} --gallery {new}", "give IMAGES to index, or --upgrade"),
         ("index {run} {shapes} --gallery {new} --upgrade", "give IMAGES to index, or --upgrade"),
         ("index {run} --gallery {new} --upgrade", "gallery {new} does not exist"),
@@ -581,7 +584,7 @@ def places(
         ("export {run} --width 0.3", "width 0.3 is not one of this family's"),
         ("export {run} --out {new}", "--out names a single file: give one --width"),
         ("export {run} --format tflite", "must end in .onnx or .pt2"),
-        ("export {run} --int8 --images {bad}/empty", "holds no images"),
+        ("export {run} --int8 --images {bad}/empty", "contains no images"),
         ("export {run} --int8 --images {bad}/one", "1 images are too few to make and check this file"),
         ("export {bad}/away --int8 --width 1", "{bad}/gone"),
         ("evaluate {run} --with {bad}/none.onnx", "cannot read {bad}/none.onnx: No such file"),
@@ -593,11 +596,11 @@ def places(
         ("choose {run} --memory 10ms", "'10ms' is not a number with one of the units GB, MB, kB, B"),
         ("embed {bad}/corrupt.png {shapes} --out {new}", "is neither a run folder nor a file written"),
         ("gallery info {new}", "gallery {new} does not exist"),
-        ("gallery delete {gallery}", "say which rows to delete"),
+        ("gallery delete {gallery}", "give ids or conditions"),
         ("gallery export {gallery} --out {bad}/file/x.parquet", "cannot write {bad}/file/x.parquet"),
         ("calibrate {bad}/empty --out {new}", "{bad}/empty is not a run folder"),
         ("calibrate {run} --out {run}", "{run} already contains a run"),
-        ("calibrate {run} --out {new} --images {bad}/empty", "holds no images"),
+        ("calibrate {run} --out {new} --images {bad}/empty", "contains no images"),
         (
             "compare {shapes} --recipes magic --out {new}",
             "unknown recipe 'magic'; choose one of unified, bct",

@@ -158,7 +158,7 @@ def test_endless_files_are_not_read(run: Path, shapes: str, name: str, command: 
         *(
             (
                 {"configuration": {"model_type": "resnet", **sizes}, "backbone": "transformers:resnet"},
-                "more parameters than there are weights",
+                "more parameters than its weights",
             )
             for sizes in ({"hidden_sizes": [40_000] * 4}, {"depths": [10**8] * 4, "hidden_sizes": [1] * 4})
         ),

@@ -14,7 +14,7 @@ function property(bytes, wanted) {
   throw new RangeError(`no ${wanted}`);
 }
 
-// The fields of a protobuf message that hold bytes: [number, bytes]. Numbers are passed over.
+// The fields of a protobuf message that hold bytes: [number, bytes]. Numbers are skipped.
 function* fields(bytes) {
   let at = 0;
   const varint = () => {

@@ -96,5 +96,5 @@ def test_weights_that_execute_code_are_refused(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_where_no_package_has_them() -> None:
-    with pytest.raises(SfscError, match="no package brings ImageNet weights of resnet50"):
+    with pytest.raises(SfscError, match="no package contains ImageNet weights of resnet50"):
         load_weights("resnet50", BACKBONES["resnet50"].build((64, 64)), "imagenet")

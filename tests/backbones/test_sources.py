@@ -193,7 +193,7 @@ def test_nothing_is_downloaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     save_classifier("resnet", tmp_path)
     (tmp_path / "model.safetensors").unlink()
     network = find_backbone(f"transformers:{tmp_path}").build((32, 32))
-    with pytest.raises(SfscError, match="holds no weights"):
+    with pytest.raises(SfscError, match="contains no readable weights"):
         load_weights(f"transformers:{tmp_path}", network, str(tmp_path))
 
 
@@ -222,7 +222,9 @@ def test_a_folder_with_the_weights_of_another_network(
     save_classifier("resnet", tmp_path / "other")
     name = f"transformers:{tmp_path / 'own'}"
     network = find_backbone(name).build((32, 32))
-    with pytest.raises(SfscError, match=f"{tmp_path / 'other'} does not hold weights of {name}: it {reason}"):
+    with pytest.raises(
+        SfscError, match=f"{tmp_path / 'other'} does not contain weights of {name}: it {reason}"
+    ):
         load_weights(name, network, str(tmp_path / "other"))
 
 
@@ -461,10 +463,10 @@ def test_a_function_in_the_current_folder_is_a_backbone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("own_package.nets", "not of the form python:package.module:function"),
-        ("own_package.nets:", "not of the form"),
-        (":network", "not of the form"),
-        ("nowhere:network", "there is no module nowhere: looked for in"),
+        ("own_package.nets", "not have the form python:package.module:function"),
+        ("own_package.nets:", "not have the form"),
+        (":network", "not have the form"),
+        ("nowhere:network", "there is no module nowhere in"),
         ("own_package.nowhere:network", r"there is no module own_package\.nowhere"),
         ("own_package.bad:network", "importing own_package.bad failed: ZeroDivisionError: division by zero"),
         ("own_package.lacks:network", "importing own_package.lacks failed: No module named 'not_installed'"),

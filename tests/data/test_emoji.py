@@ -150,7 +150,7 @@ class TestBuild:
 
     def test_a_folder_of_something_else_is_left_alone(self, tmp_path: Path, fetched: list[str]) -> None:
         (tmp_path / "images").mkdir()
-        with pytest.raises(SfscError, match="no emoji build"):
+        with pytest.raises(SfscError, match="not an emoji build"):
             build_emoji(tmp_path)
         assert list(tmp_path.iterdir()) == [tmp_path / "images"]
 
@@ -207,7 +207,7 @@ class TestInterruption:
     ) -> None:
         with monkeypatch.context() as patch:
             patch.setitem(emoji_build.INTEGRITY, "anna", integrity(b"what was published"))
-            with pytest.raises(SfscError, match=r"something else than @iconify-json/anna@1\.0\.0"):
+            with pytest.raises(SfscError, match=r"a different file than @iconify-json/anna@1\.0\.0"):
                 build_emoji(tmp_path / "emoji")
         assert not list((tmp_path / "emoji.partial").rglob("*anna*"))
 

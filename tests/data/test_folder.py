@@ -55,7 +55,7 @@ class TestFolder:
             _ = dataset.train
 
     def test_no_images(self, tmp_path: Path) -> None:
-        with pytest.raises(SfscError, match=r"folder:.* holds no images"):
+        with pytest.raises(SfscError, match=r"folder:.* contains no images"):
             open_dataset(f"folder:{tmp_path}")
 
 
@@ -77,22 +77,22 @@ class TestLevels:
         dataset = open_dataset(f"folder:{tmp_path}")
         assert sorted(dataset.identities.tolist()) == ["cat", "cat", "dog"]
         said = self.said(capsys)
-        assert "2 of 3 images lie in folders within an identity's, such as cat/2023/may" in said
-        assert "passed over 1 hidden or system entry" in said
+        assert "2 of 3 images are in subfolders of an identity, such as cat/2023/may" in said
+        assert "skipped 1 hidden or system entry" in said
 
     def test_images_beside_the_folders_of_identities_are_counted(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
         touch(*(tmp_path / name for name in ("a/1.png", "b/1.png", "loose.png", "free.png")))
         assert len(open_dataset(f"folder:{tmp_path}").paths) == 2
-        assert "passed over 2 of 4 images, which are in no identity's folder, such as" in self.said(capsys)
+        assert "skipped 2 of 4 images that are not in the folder of an identity, such as" in self.said(capsys)
 
     @pytest.mark.parametrize("names", [["a.png", "b.png"], ["train/a.png", "test/b.png"]])
     def test_images_without_folders_of_identities_are_explained(
         self, tmp_path: Path, names: list[str]
     ) -> None:
         touch(*(tmp_path / name for name in names))
-        with pytest.raises(SfscError, match="holds 2 images, but no folders of identities: put"):
+        with pytest.raises(SfscError, match="contains 2 images, but no folders of identities: put"):
             open_dataset(f"folder:{tmp_path}")
 
     def test_an_identity_may_have_the_name_of_a_split(self, tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ class TestLevels:
     @pytest.mark.parametrize(
         ("names", "message"),
         [
-            (["cat/train/1.png", "cat/test/2.png", "dog/train/1.png"], r"test lies within cat: .*test/cat"),
-            (["animals/train/cat/1.png", "animals/test/dog/2.png"], r"give folder:.*/animals$"),
-            (["training/cat/1.png", "validation/cat/2.png"], "training holds folders: if it is a split"),
+            (["cat/train/1.png", "cat/test/2.png", "dog/train/1.png"], r"test is inside cat: .*test/cat"),
+            (["animals/train/cat/1.png", "animals/test/dog/2.png"], r"use folder:.*/animals$"),
+            (["training/cat/1.png", "validation/cat/2.png"], "training contains folders: if it is a split"),
             (["train/cat/1.png", "val/cat/2.png"], "val stands beside train, a split: move"),
             (["train/cat/1.png", "cat/2.png"], "cat stands beside train, a split: move"),
         ],

@@ -64,7 +64,7 @@ def test_what_exists_comes_before_a_data_set(tmp_path: Path, monkeypatch: pytest
 
 @pytest.mark.parametrize("name", ["absent", "a" * 5000, "a\0b", "csv", "absent.zip::a.png"])
 def test_nothing_of_this_name(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SfscError, match="there is nothing at"):
+    with pytest.raises(SfscError, match="does not exist"):
         images_of(f"{tmp_path}/{name}", "train")
     with pytest.raises(SfscError, match=r"does not exist|is not a data set|has at most"):
         images_of(f"folder:{tmp_path}/{name}", "train")
@@ -78,7 +78,7 @@ def test_names_that_no_table_can_hold_are_skipped_and_named(tmp_path: Path) -> N
     kept = found.storable()
     assert {Path(path).name for path in kept.paths} == set(ODD_NAMES[1:])
     assert [Path(error.path).name for error in kept.skipped] == ["gone", ODD_NAMES[0]]
-    assert str(kept.skipped[1]).endswith("caf\\xe9.png: the path is not UTF-8: rename it")
+    assert str(kept.skipped[1]).endswith("caf\\xe9.png: the path is not valid UTF-8: rename it")
     assert kept.storable() == kept
 
 

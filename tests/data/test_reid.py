@@ -142,7 +142,7 @@ class TestAsShipped:
         (tmp_path / "name_test.txt").write_text("0006_c004_00078121_0.jpg\n")
         assert len(open_dataset(f"veri776:{tmp_path}").gallery) == 1
         first, second = capsys.readouterr().err.splitlines()
-        assert "passed over images that name_train.txt does not list: 1, such as /" in first
+        assert "skipped images that name_train.txt does not list: 1, such as /" in first
         assert "images that name_test.txt lists are missing: 1, such as /" in second
 
     @pytest.mark.parametrize("content", [b"holiday.jpg\n", b"\xff\xfe\n"])

@@ -83,7 +83,7 @@ class TestOmniglot:
         expected = open_dataset(f"omniglot:{tmp_path / 'images_background.zip'}").identities.tolist()
         for root in (tmp_path, tmp_path / "deep", tmp_path / "deep" / "images_background"):
             assert open_dataset(f"omniglot:{root}").identities.tolist() == expected
-        assert capsys.readouterr().err == f"omniglot:{tmp_path}: passed over 1 hidden or system entry\n"
+        assert capsys.readouterr().err == f"omniglot:{tmp_path}: skipped 1 hidden or system entry\n"
 
     def test_archives_that_were_packed_with_back_slashes_are_read(self, tmp_path: Path) -> None:
         names = write_omniglot(tmp_path / "images_background", {"Greek": 4})
@@ -132,7 +132,7 @@ class TestCsv:
             ("path,identity,split\na,x\n", r"images\.csv, line 2, column split"),
             ("path,identity,split\na,x,trian\n", r"line 2, column split: 'trian'.*train, query"),
             ("path,identity,split,camera\na,x,test,\n", r"line 2, column camera"),
-            ("path,identity,split\n", "holds no images"),
+            ("path,identity,split\n", "contains no images"),
         ],
     )
     def test_mistakes_are_placed(self, tmp_path: Path, text: str, message: str) -> None:

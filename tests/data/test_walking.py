@@ -128,13 +128,13 @@ def test_what_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert found.images == [str(tmp_path / "a.png")]
     reasons = {Path(error.path).name: error.reason for error in found.unreadable}
     assert reasons == {
-        "gone": "a link that leads nowhere",
+        "gone": "a broken link",
         "self": "Too many levels of symbolic links",
         "locked": "Permission denied",
     }
     with pytest.raises(SfscError, match="locked: Permission denied"):
         subfolders(tmp_path / "locked")
-    with pytest.raises(SfscError, match=r"locked holds no images: .*Permission denied"):
+    with pytest.raises(SfscError, match=r"locked contains no images: .*Permission denied"):
         find_images(tmp_path / "locked")
 
 
@@ -147,7 +147,7 @@ def test_what_was_passed_over_is_said_in_one_line_and_once(
     out, err = capsys.readouterr()
     assert out == ""
     assert err == (
-        "a\\nb: passed over 2 hidden or system entries, 3 files that are no images (.heic, no suffix); more\n"
+        "a\\nb: skipped 2 hidden or system entries, 3 files that are not images (.heic, no suffix); more\n"
     )
     say_passed_over("photos", [Walk()])
     assert capsys.readouterr().err == ""
@@ -160,5 +160,5 @@ def test_find_images(tmp_path: Path) -> None:
     assert find_images(tmp_path / "a.webp") == expected[:1]
     (tmp_path / "empty").mkdir()
     for nothing, said in (("empty", "expected .bmp"), ("absent", "No such file")):
-        with pytest.raises(SfscError, match=f"{nothing} holds no images: .*{said}"):
+        with pytest.raises(SfscError, match=f"{nothing} contains no images: .*{said}"):
             find_images(tmp_path / nothing)

@@ -19,7 +19,7 @@ from sfsc.embedding.embedded import Embedded
 from sfsc.embedding.files import embed
 from tests.cutting import cuts
 
-NOT_UTF_8 = "the path is not UTF-8: rename it"
+NOT_UTF_8 = "the path is not valid UTF-8: rename it"
 WIDTH = 0.5
 
 
@@ -120,7 +120,7 @@ def test_a_name_that_is_not_utf_8_is_left_out(tmp_path: Path, out: str) -> None:
     if out == "out":
         assert [error.reason for error in embed(images, tmp_path / out, engine, WIDTH)] == [NOT_UTF_8]
     else:
-        with pytest.raises(SfscError, match=r"nothing to write into .*v\.npy: .*the path is not UTF-8"):
+        with pytest.raises(SfscError, match=r"nothing to write into .*v\.npy: .*the path is not valid UTF-8"):
             embed(images, tmp_path / out, engine, WIDTH)
     [error] = embed(make(images, "0.jpg"), tmp_path / out, engine, WIDTH)
     assert error.reason == NOT_UTF_8

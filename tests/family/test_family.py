@@ -233,5 +233,5 @@ def test_a_family_starts_from_the_backbone_of_another(tmp_path: Path) -> None:
     theirs, ours = (f.network.backbone(IMAGES) for f in (full, family))
     # Sorted by importance, the same channels come in another order.
     torch.testing.assert_close(ours.sort(1).values, theirs.sort(1).values)
-    with pytest.raises(SfscError, match=r"does not hold weights of resnet18: it lacks"):
+    with pytest.raises(SfscError, match=r"does not contain weights of resnet18: it lacks"):
         Family.create("resnet18", (0.5, 1.0), 16, (32, 32), weights=str(tmp_path))

@@ -138,7 +138,7 @@ def test_a_disk_without_room_for_all_leaves_all(tmp_path: Path, monkeypatch: pyt
     with monkeypatch.context() as patched:
         patched.setattr("secrets.token_hex", lambda _: next(tokens))
         (tmp_path / ".b.unfinished").mkdir()  # the second one cannot be made
-        with pytest.raises(SfscError, match=f"cannot write {main}: .*; the previous file is unharmed"):
+        with pytest.raises(SfscError, match=f"cannot write {main}: .*; the previous file is unchanged"):
             write_with(main, b"new", {other: b"new"})
     assert (main.read_bytes(), other.read_bytes()) == (b"old", b"old")
 
@@ -180,7 +180,7 @@ def test_a_failure_at_any_step_leaves_what_was_there(
     message = str(caught.value)
     assert f"cannot write {path}: {reason}" in message
     assert "\n" not in message
-    assert ("the previous file is unharmed" in message) == (old is not None)
+    assert ("the previous file is unchanged" in message) == (old is not None)
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == ({"file": old} if old else {})
 
 
@@ -201,7 +201,7 @@ def test_a_disk_that_fills_up_leaves_what_was_there(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-c", FULL_DISK, str(path)], capture_output=True, text=True, check=True
     )
-    assert f"cannot write {path}: File too large; the previous file is unharmed" in done.stdout
+    assert f"cannot write {path}: File too large; the previous file is unchanged" in done.stdout
     assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == {"file": b"old"}
 
 

@@ -134,7 +134,7 @@ def test_what_is_ambiguous_is_not_matched(tmp_path: Path) -> None:
     matched, remarks = table.match(images)
     assert matched == {images[1]: {"a": 3}, images[3]: {"a": 4}, images[4]: {"a": 5}}
     assert [remark.removeprefix(f"{table.path}: ") for remark in remarks] == [
-        "2 of 5 rows name an image with other slashes, accents or capital letters, the first in line 5",
+        "2 of 5 rows differ from their image in slashes, accents or letter case, the first in line 5",
         f"2 of 5 rows match no image, the first: line 2, {tmp_path / 'a.jpg'}",
         f"3 of 6 images have no row, the first: {images[0]}",
     ]

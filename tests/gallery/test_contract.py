@@ -195,7 +195,7 @@ def test_rows_are_deleted_by_id_and_by_condition(gallery: Gallery) -> None:
     found = {hit.id for hit in gallery.search(embeddings(1), "f", top=300)[0]}
     assert len(found) == 279
     assert not found & {"0", "3", "4", "290"}
-    with pytest.raises(SfscError, match="say which rows to delete"):
+    with pytest.raises(SfscError, match="give ids or conditions"):
         gallery.delete()
     add(gallery, embeddings(300)[3:4], ["3"])
     assert gallery.search(embeddings(300)[3:4], "f", top=1)[0][0].id == "3"

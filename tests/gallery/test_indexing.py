@@ -165,7 +165,7 @@ def test_where_no_image_can_be_stored_it_is_said(family: Family, gallery: Galler
     for source in (bad, bad.parent):
         assert [e.path for e in index(family, source, gallery, 0.5, engine=engine)] == [str(bad)]
         assert [e.path for e in embed(source, tmp_path / "out", engine, 0.5)] == [str(bad)]
-        with pytest.raises(SfscError, match=r"nothing to write into .*v\.npy: .*the path is not UTF-8"):
+        with pytest.raises(SfscError, match=r"nothing to write into .*v\.npy: .*the path is not valid UTF-8"):
             embed(source, tmp_path / "v.npy", engine, 0.5)
 
 
@@ -209,7 +209,7 @@ def test_embeddings_become_parquet_and_are_gone_on_with(family: Family, folder: 
 
 
 def test_a_gallery_is_exported(family: Family, gallery: Gallery, folder: Path, tmp_path: Path) -> None:
-    with pytest.raises(SfscError, match="holds no rows to export"):
+    with pytest.raises(SfscError, match="contains no rows to export"):
         export(gallery, tmp_path / "rows.parquet")
     index(family, folder, gallery, 0.5, 0, "float16", read_attributes(write_table(folder)))
     assert export(gallery, tmp_path / "out" / "rows.parquet") == 10

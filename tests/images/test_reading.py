@@ -94,10 +94,10 @@ def test_causes_are_told_apart(tmp_path: Path) -> None:
     assert reason(str(tmp_path / "a.png")) == "no such file"
     assert reason(f"{tmp_path / 'b.zip'}::a.png") == "no such file"
     assert reason(f"{archive}::b.png") == "no such member in the archive"
-    assert "is damaged, or no zip file" in reason(f"{tmp_path / 'no.zip'}::a.png")
+    assert "is damaged or not a zip file" in reason(f"{tmp_path / 'no.zip'}::a.png")
     assert reason(str(tmp_path)) == "cannot be read (Is a directory)"
     assert reason(f"{archive}/b.png") == "cannot be read (Not a directory)"
-    assert reason(str(tmp_path / "a\0.png")) == "no file can have this name"
+    assert reason(str(tmp_path / "a\0.png")) == "a file cannot have this name"
     assert "name too long" in reason(str(tmp_path / ("a" * 300)))
 
 

@@ -174,7 +174,7 @@ def test_a_row_is_added_found_replaced_and_deleted(writer: TestClient, tmp_path:
         "deleted": 3
     }
     assert len(Gallery.open(stored)) == writer.get("/health").json()["rows"] == 21
-    refused(writer.delete("/rows"), 422, "say which rows")
+    refused(writer.delete("/rows"), 422, "give ids or conditions")
 
 
 def test_the_id_of_a_row_is_its_path_by_default(writer: TestClient, picture: Path) -> None:
@@ -187,8 +187,8 @@ def test_the_id_of_a_row_is_its_path_by_default(writer: TestClient, picture: Pat
 @pytest.mark.parametrize(
     ("attributes", "message"),
     [
-        ("no json", "attributes are a JSON object"),
-        ("[1]", "attributes are a JSON object"),
+        ("no json", "attributes must be a JSON object"),
+        ("[1]", "attributes must be a JSON object"),
         ('{"a": [1]}', "column a holds list"),
         ('{"a": {"b": 1}}', "column a holds dict"),
         ('{"": 1}', "an attribute cannot be named ''"),

@@ -97,7 +97,9 @@ class TestWorld:
         assert ALONE.speaks()
 
     def test_several_ranks_refuse_one_accelerator(self) -> None:
-        with pytest.raises(SfscError, match="device 'cuda:0' is one for 2 ranks: set device to cuda"):
+        with pytest.raises(
+            SfscError, match="device 'cuda:0' names a single device for 2 ranks: set device to cuda"
+        ):
             World(0, 2).device("cuda:0")
 
 
@@ -240,7 +242,7 @@ def kill(command: list[str], run: Path, steps: int, rank: int) -> int:
     assert process.returncode != 0
     lines = said(error)
     assert len(lines) == 1, error
-    if lines[0] == "a rank does not answer: go on from the last checkpoint with --resume":
+    if lines[0] == "a rank does not answer: continue from the last checkpoint with --resume":
         return saved_step(run)
     found = re.fullmatch(r"a rank ended .* after step (\d+) of \d+: continue with --resume", lines[0])
     assert found, error
@@ -325,7 +327,7 @@ def test_a_rank_that_hangs_is_not_waited_for(shapes: str, tmp_path: Path) -> Non
         os.kill(stopped, signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
         _, error = process.communicate(timeout=PATIENCE)
-    assert said(error) == ["a rank does not answer: go on from the last checkpoint with --resume"]
+    assert said(error) == ["a rank does not answer: continue from the last checkpoint with --resume"]
     assert saved_step(run) >= 4
 
 

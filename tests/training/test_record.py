@@ -288,19 +288,22 @@ class TestRemarks:
     ) -> None:
         change(place / "data")
         (remark,) = remarks(place / "finished", open_dataset(f"folder:{place}/data"))
-        assert remark == f"the training images are not those that {place}/finished was started with ({words})"
+        assert (
+            remark
+            == f"the training images differ from those that {place}/finished was started with ({words})"
+        )
 
     def test_and_what_has_changed_in_the_test(self, place: Path) -> None:
         assert remarks(place / "finished", open_dataset(f"folder:{place}/data")) == []
         change_test(place / "data")
         (remark,) = remarks(place / "finished", open_dataset(f"folder:{place}/data"))
-        assert remark.startswith("the test images are not those")
+        assert remark.startswith("the test images differ from those")
         assert "(renamed: id5 to other)" in remark
 
     def test_above_all_that_it_tests_what_was_trained_on(self, place: Path) -> None:
         (place / "data" / "train" / "id0").rename(place / "data" / "test" / "id0")
         said = remarks(place / "finished", open_dataset(f"folder:{place}/data"))
-        assert said[2] == f"identities are tested that {place}/finished was trained on: id0"
+        assert said[2] == f"test identities that {place}/finished was trained on: id0"
 
     def test_of_another_data_set_nothing_is_said(self, place: Path) -> None:
         other = make_folder(place / "other") / "data"

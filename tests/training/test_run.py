@@ -281,7 +281,7 @@ def test_a_full_disk_keeps_the_last_checkpoint(finished: Path, shapes: str, tmp_
     assert result.returncode == 2
     message = result.stderr.strip().splitlines()[-1]
     assert "checkpoint.safetensors" in message
-    assert "the previous file is unharmed" in message
+    assert "the previous file is unchanged" in message
     assert (run / "checkpoint.safetensors").read_bytes() == kept
     assert not list(run.glob(".checkpoint*")), "a half-written file was left behind"
 

@@ -87,7 +87,9 @@ def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
     """
     model_class: Any = type(network)
     if not hasattr(model_class, "from_pretrained"):
-        raise SfscError(f"{folder} is a folder: give a state dict's file, folders are for transformers:NAME")
+        raise SfscError(
+            f"{folder} is a folder, which only transformers:NAME supports: give the file of a state dict"
+        )
     try:
         with _quiet():
             model, info = model_class.from_pretrained(
@@ -102,7 +104,7 @@ def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
                 **_without_pooling(model_class),
             )
     except Exception as error:  # transformers raises errors of many unrelated classes
-        raise SfscError(f"{folder} holds no weights that can be read: {first_line(error)}") from error
+        raise SfscError(f"{folder} contains no readable weights: {first_line(error)}") from error
     state: dict[str, Tensor] = model.state_dict()
     for key in info["missing_keys"]:
         state.pop(key, None)
@@ -175,7 +177,7 @@ def _check_images(transformers: Any, name: str, model_type: str) -> None:
     except (KeyError, AttributeError, ImportError):  # no plain model, several, or one that lacks a package
         takes_images = False
     if not takes_images:
-        raise SfscError(f"transformers:{name} cannot be a backbone: it is no model of images alone")
+        raise SfscError(f"transformers:{name} cannot be a backbone: it is not a model that takes only images")
 
 
 def _build(transformers: Any, configuration: dict[str, Any], image_size: tuple[int, int] | None) -> nn.Module:

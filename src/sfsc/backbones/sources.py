@@ -83,7 +83,7 @@ def _timm(name: str) -> Backbone:
     except RuntimeError:  # the network is known, the weights' tag after the dot is not
         settings = None
     if settings is None:
-        raise SfscError(f"timm has no network {name!r}; timm.list_models() lists those it has")
+        raise SfscError(f"timm has no network {name!r}; timm.list_models() lists its networks")
 
     def build(image_size: tuple[int, int]) -> nn.Module:
         size = {"img_size": image_size} if settings.fixed_input_size else {}
@@ -127,8 +127,8 @@ def _cut_classifier(network: nn.Module, name: str) -> None:
             head[-1] = nn.Identity()
             return
     raise SfscError(
-        f"torchvision's {name} has no linear classifier that could be cut off: "
-        "write a function that does, and give it as python:package.module:function"
+        f"torchvision's {name} has no linear classifier that can be removed: "
+        "write a function that returns its features, and pass it as python:package.module:function"
     )
 
 
@@ -149,7 +149,7 @@ def _python(name: str) -> Backbone:
     """What a function of the user's returns; it is called anew for every network."""
     module_name, colon, function_name = name.rpartition(":")
     if not colon or not module_name or not function_name:
-        raise SfscError(f"python:{name} is not of the form python:package.module:function")
+        raise SfscError(f"python:{name} does not have the form python:package.module:function")
 
     def build(image_size: tuple[int, int]) -> nn.Module:
         with _importable_from(Path.cwd()):
@@ -166,8 +166,8 @@ def _find_function(module_name: str, function_name: str) -> Any:
     except ModuleNotFoundError as error:
         if error.name and f"{module_name}.".startswith(f"{error.name}."):
             raise SfscError(
-                f"there is no module {error.name}: looked for in {Path.cwd()} and where Python looks; "
-                "name its folder in PYTHONPATH"
+                f"there is no module {error.name} in {Path.cwd()} or on Python's search path; "
+                "add its folder to PYTHONPATH"
             ) from None
         raise SfscError(f"importing {module_name} failed: {first_line(error)}; install it") from error
     except Exception as error:  # it is the user's code

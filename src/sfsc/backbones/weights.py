@@ -48,7 +48,7 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape]
     if missing or wrong:
         problem = f"lacks {missing[0]}" if missing else f"has another shape for {wrong[0]}"
-        raise SfscError(f"{path} does not hold weights of {name}: it {problem}")
+        raise SfscError(f"{path} does not contain weights of {name}: it {problem}")
     network.load_state_dict({key: state[key] for key in own})
 
 
@@ -78,7 +78,7 @@ def no_larger_than(size: int) -> Iterator[None]:
         if parameter is not None:
             numbers, parameters = numbers - parameter.numel(), parameters - 1
         if min(numbers, parameters) < 0:
-            raise SfscError("the network has many more parameters than there are weights for it")
+            raise SfscError("the network has many more parameters than its weights")
 
     handle = register_module_parameter_registration_hook(count)
     try:
@@ -102,7 +102,8 @@ def _packaged(name: str) -> Path:
     source = find_backbone(name).packaged_weights
     if source is None:
         raise SfscError(
-            f"no package brings ImageNet weights of {name}: give a state dict's file, or weights 'none'"
+            f"there are no packaged ImageNet weights of {name}: "
+            "give the file of a state dict, or set weights to 'none'"
         )
     return source()
 
@@ -115,7 +116,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
             return safetensors.torch.load_file(path)
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:  # its own message advises to load the file unsafely
-        raise SfscError(f"{path} is not a state dict of tensors and nothing else") from None
+        raise SfscError(f"{path} is not a state dict that contains only tensors") from None
     except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
-        raise SfscError(f"{path} is not a state dict that can be read: {first_line(error)}") from None
+        raise SfscError(f"{path} is not a readable state dict: {first_line(error)}") from None
     return state

@@ -54,4 +54,4 @@ def _check(row: Row, place: str) -> None:
         if not value:
             raise SfscError(f"{place}, column {column}: is empty")
     if row.values["split"] not in SPLITS:
-        raise SfscError(f"{place}, column split: {row.values['split']!r} is none of {', '.join(SPLITS)}")
+        raise SfscError(f"{place}, column split: {row.values['split']!r} is not one of {', '.join(SPLITS)}")

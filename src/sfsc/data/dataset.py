@@ -74,7 +74,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self.paths:
-            raise SfscError(f"{self.source} holds no images: check the path and the layout of its folders")
+            raise SfscError(f"{self.source} contains no images: check the path and the layout of its folders")
         unknown = sorted(set(self.splits.tolist()) - set(SPLITS))
         if unknown:
             raise SfscError(f"{self.source}: split {unknown[0]!r} is not one of {', '.join(SPLITS)}")

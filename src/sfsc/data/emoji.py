@@ -18,6 +18,6 @@ def read_emoji(source: str, path: Path) -> Dataset:
     """The built data set in the folder `path`; SfscError if there is no complete build."""
     marker = path / MARKER
     if not marker.is_file():
-        raise SfscError(f"{path} holds no complete emoji build: run `sfsc data emoji --out {path}` again")
+        raise SfscError(f"{path} contains no complete emoji build: run `sfsc data emoji --out {path}` again")
     size = read_json(marker)["size"]
     return read_listed(source, path / TABLE, image_size=(size, size), mirrors=False)

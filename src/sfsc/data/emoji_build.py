@@ -134,10 +134,10 @@ def _is_complete(out: Path, settings: Mapping[str, object]) -> bool:
     marker = out / MARKER
     if marker.is_file():
         if read_json(marker) != settings:
-            raise SfscError(f"{out} holds an emoji build with other settings: choose another folder")
+            raise SfscError(f"{out} contains an emoji build with other settings: choose another folder")
         return True
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise SfscError(f"{out} exists and is no emoji build: choose another folder")
+        raise SfscError(f"{out} exists and is not an emoji build: choose another folder")
     return False
 
 
@@ -158,7 +158,9 @@ def _read_package(archive: Path) -> _Package:
                 _read_json(tar, f"package/{name}.json") for name in ("icons", "info", "chars")
             )
     except (tarfile.TarError, EOFError, OSError, KeyError, ValueError) as error:
-        raise SfscError(f"{archive} is not a readable icon package: delete it and run again") from error
+        raise SfscError(
+            f"{archive} is not a readable icon package: delete it and run the command again"
+        ) from error
     return _Package(icons, info, characters)
 
 

@@ -44,7 +44,7 @@ def read_folder(source: str, path: Path) -> Dataset:
         _check_levels(path, layout.nested)
     if layout.stray and not layout.rows:
         raise SfscError(
-            f"{source} holds {len(layout.stray)} images, but no folders of identities: "
+            f"{source} contains {len(layout.stray)} images, but no folders of identities: "
             "put the images of each identity into a folder of its own, or list them in a csv table"
         )
     say_passed_over(source, walks, [*cannot_be_read(walks), *_remarks(layout)])
@@ -68,7 +68,7 @@ def _split_folders(path: Path, folders: list[Path]) -> list[Path]:
     if not any(subfolders(folder) for folder in named):
         return []
     raise SfscError(
-        f"{path}: the folder {others[0].name} stands beside {named[0].name}, a split: move it into a "
+        f"{path}: the folder {others[0].name} is next to {named[0].name}, a split: move it into a "
         f"split's folder ({', '.join(SPLITS)}) or elsewhere"
     )
 
@@ -91,13 +91,13 @@ def _check_levels(path: Path, nested: list[str]) -> None:
     for above, below in (name.split("/")[:2] for name in nested):
         if above.lower() in OTHER_SPLITS:
             raise SfscError(
-                f"{path}: the folder {above} holds folders: if it is a split, call it one of "
+                f"{path}: the folder {above} contains folders: if it is a split, name it one of "
                 f"{', '.join(SPLITS)}"
             )
         if below.lower() in (*SPLITS, *OTHER_SPLITS):
             raise SfscError(
-                f"{path}: {below} lies within {above}: folders of splits hold those of identities, as in "
-                f"{below}/{above}; if {above} is no identity, give folder:{path / above}"
+                f"{path}: {below} is inside {above}: folders of splits must contain those of identities, as "
+                f"in {below}/{above}; if {above} is not an identity, use folder:{path / above}"
             )
 
 
@@ -105,13 +105,13 @@ def _remarks(layout: _Layout) -> list[str]:
     total, remarks = len(layout.rows) + len(layout.stray), []
     if layout.stray:
         remarks.append(
-            f"passed over {len(layout.stray)} of {total} images, which are in no identity's folder, "
+            f"skipped {len(layout.stray)} of {total} images that are not in the folder of an identity, "
             f"such as {layout.stray[0]}"
         )
     if layout.nested:
         first = layout.nested[0]
         remarks.append(
-            f"{len(layout.nested)} of {total} images lie in folders within an identity's, such as {first}: "
-            f"they are taken as images of {first.partition('/')[0]}"
+            f"{len(layout.nested)} of {total} images are in subfolders of an identity, such as {first}: "
+            f"they are used as images of {first.partition('/')[0]}"
         )
     return remarks

@@ -39,7 +39,7 @@ class Images:
             tuple(path for path, keep in zip(self.paths, kept, strict=True) if keep),
             None if self.identities is None else self.identities[kept],
             None if self.cameras is None else self.cameras[kept],
-            (*self.skipped, *(CorruptImage(path, "the path is not UTF-8: rename it") for path in odd)),
+            (*self.skipped, *(CorruptImage(path, "the path is not valid UTF-8: rename it") for path in odd)),
         )
 
 
@@ -67,4 +67,4 @@ def images_of(source: str | Path, split: str) -> Images:
     if names_dataset(text):
         part = open_dataset(text).part(split)
         return Images(tuple(map(absolute, part.paths)), part.identities, part.cameras)
-    raise SfscError(f"there is nothing at {text}: give an image, a folder or KIND:PATH of a data set")
+    raise SfscError(f"{text} does not exist: give an image, a folder or KIND:PATH of a data set")

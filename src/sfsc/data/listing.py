@@ -79,7 +79,7 @@ class Listing:
         try:
             stored = conform(read_json(path, MOST_BYTES), _Stored)
         except ValueError:
-            raise SfscError(f"{path} is damaged: restore it, or remove it to go on without it") from None
+            raise SfscError(f"{path} is damaged: restore it, or remove it to continue without it") from None
         return cls({(split, identity): Entry(*rest) for split, identity, *rest in stored["rows"]})
 
     def write(self, path: Path) -> None:

@@ -35,7 +35,7 @@ def fetch(package: str, integrity: str, archive: Path) -> None:
     if found != integrity:
         shutil.rmtree(landing)
         raise SfscError(
-            f"npm fetched something else than {package} ({found}, expected is {integrity}): "
+            f"npm fetched a different file than {package} ({found}, expected {integrity}): "
             "see which registry it asks with `npm config get registry`"
         )
     (landing / archive.name).replace(archive)
@@ -49,7 +49,7 @@ def pack(package: str, folder: Path) -> None:
     """
     npm = shutil.which("npm")
     if npm is None:
-        raise SfscError("npm is not installed: install Node.js (it brings npm) and run the command again")
+        raise SfscError("npm is not installed: install Node.js (it includes npm) and run the command again")
     with tempfile.TemporaryDirectory() as empty:
         command = [npm, "pack", package, "--ignore-scripts", "--loglevel=error", f"--prefix={empty}"]
         command += [f"--pack-destination={folder.absolute()}"]

@@ -113,7 +113,7 @@ def _root(path: Path, entries: Iterable[str]) -> Path:
     for _ in range(1 + UNPACKED):
         found = [folder for folder in level if any(os.path.exists(folder / entry) for entry in entries)]
         if len(found) > 1:
-            raise SfscError(f"{path} holds the set more than once: name {found[0]} or {found[1]}")
+            raise SfscError(f"{path} contains the data set more than once: name {found[0]} or {found[1]}")
         if found:
             return found[0]
         level = [folder for above in level for folder in subfolders(above)]
@@ -163,7 +163,7 @@ def _differences(there: list[str], listed: list[str], name: str) -> list[str]:
     unlisted, missing = sorted({*there} - {*listed}), sorted({*listed} - {*there})
     said = []
     if unlisted:
-        said.append(f"passed over images that {name} does not list: {len(unlisted)}, such as {unlisted[0]}")
+        said.append(f"skipped images that {name} does not list: {len(unlisted)}, such as {unlisted[0]}")
     if missing:
         said.append(f"images that {name} lists are missing: {len(missing)}, such as {missing[0]}")
     return said
@@ -174,7 +174,7 @@ def _parse(image: str, layout: _Layout) -> tuple[str, str]:
     match = layout.name.fullmatch(Path(image).name)
     if match is None:
         raise SfscError(
-            f"{image}: the name is not like {layout.example}, which says identity and camera in "
+            f"{image}: the name is not like {layout.example}, which contains identity and camera in "
             f"{layout.title}: remove it if it does not belong there"
         )
     return match[1], match[2]

@@ -91,7 +91,7 @@ def _read_header(path: Path, text: str, needed: Sequence[str]) -> tuple[str, lis
     for name in needed:
         if name not in columns:
             raise SfscError(
-                f"{path}, line 1: there is no column {name!r}, but {', '.join(map(repr, columns))}"
+                f"{path}, line 1: there is no column {name!r}, only {', '.join(map(repr, columns))}"
             )
     return delimiter, columns
 
@@ -100,9 +100,13 @@ def _check_names(path: Path, columns: Sequence[str], used: Sequence[str]) -> Non
     read, before = set(used), set[str]()
     for place, name in enumerate(columns):
         if name in read and not name:
-            raise SfscError(f"{path}, line 1: column {place + 1} has no name: give it one, or take it out")
+            raise SfscError(
+                f"{path}, line 1: column {place + 1} has no name: add a name, or remove the column"
+            )
         if name in read and name in before:
-            raise SfscError(f"{path}, line 1: there are two columns {name!r}: rename one, or take it out")
+            raise SfscError(
+                f"{path}, line 1: there are two columns {name!r}: rename one of them, or remove it"
+            )
         before.add(name)
 
 
@@ -122,7 +126,7 @@ def _pick(place: str, columns: Sequence[str], used: Sequence[str], values: Seque
     """The values of the columns that are used."""
     counts = f"there are {len(values)} values for {len(columns)} columns"
     if any(values[len(columns) :]):
-        raise SfscError(f"{place}: {counts}: put quotes around a value that holds a delimiter")
+        raise SfscError(f"{place}: {counts}: put quotes around a value that contains a delimiter")
     found = dict(zip(columns, values, strict=False))
     for name in used:
         if name not in found:

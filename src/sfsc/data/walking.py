@@ -1,7 +1,7 @@
 """Looking for images in folders: one walk, by one rule, for every place that does so.
 
-Hidden entries and those of operating systems are passed over. Linked folders are followed, and no folder is
-taken twice. What cannot be read is named, and what is passed over is counted.
+Hidden entries and those of operating systems are skipped. Linked folders are followed, and no folder is
+taken twice. What cannot be read is named, and what is skipped is counted.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ SYSTEM_NAMES = frozenset(
     }
 )
 HIDDEN = ("hidden or system entry", "hidden or system entries")
-TAKEN = ("link to a folder that is taken already", "links to folders that are taken already")
+TAKEN = ("link to a folder that is already used", "links to folders that are already used")
 SPECIAL = ("device, pipe or socket", "devices, pipes or sockets")
-OTHER = ("file that is no image", "files that are no images")
+OTHER = ("file that is not an image", "files that are not images")
 _NAMED = 3  # of many, so many are named
 
 
@@ -41,7 +41,7 @@ class Walk:
     Attributes:
         images: the paths of files with the name of an image, folder by folder, each sorted by name.
         unreadable: folders that cannot be opened, and links that lead nowhere.
-        passed: how many entries were passed over, by what one and what several of them are.
+        passed: how many entries were skipped, by what one and what several of them are.
         others: how many files of other kinds there are, by their suffix.
     """
 
@@ -105,11 +105,11 @@ def find_images(path: Path) -> list[str]:
 def no_images(path: Path, found: Walk) -> SfscError:
     """The error for a folder without images."""
     reason = next(iter(cannot_be_read([found])), f"expected {', '.join(sorted(SUFFIXES))}")
-    return SfscError(f"{path} holds no images: {reason}")
+    return SfscError(f"{path} contains no images: {reason}")
 
 
 def say_passed_over(where: str, walks: Iterable[Walk], more: Sequence[str] = ()) -> None:
-    """Say in one line on standard error, once in a process, what walks passed over, and more if there is."""
+    """Say in one line on standard error, once in a process, what walks skipped, and more if there is."""
     walks = list(walks)
     passed = sum((walked.passed for walked in walks), Counter[tuple[str, str]]())
     others = sum((walked.others for walked in walks), Counter[str]())
@@ -117,7 +117,7 @@ def say_passed_over(where: str, walks: Iterable[Walk], more: Sequence[str] = ())
     if others:
         suffixes = ", ".join(suffix or "no suffix" for suffix, _ in others.most_common(_NAMED))
         kinds.append(f"{_counted(others.total(), OTHER)} ({suffixes})")
-    said = [f"passed over {', '.join(kinds)}"] if kinds else []
+    said = [f"skipped {', '.join(kinds)}"] if kinds else []
     if said or more:
         say(printable(f"{where}: {'; '.join([*said, *more])}"))
 
@@ -162,7 +162,7 @@ def _sort_in(entry: os.DirEntry[str], found: Walk, waiting: deque[str]) -> None:
             else:
                 found.others[suffix] += 1
         elif entry.is_symlink():
-            found.unreadable.append(CorruptImage(entry.path, "a link that leads nowhere"))
+            found.unreadable.append(CorruptImage(entry.path, "a broken link"))
         else:
             found.passed[SPECIAL] += 1
     except OSError as error:  # a link to itself

@@ -35,7 +35,7 @@ def parse_json(text: str | bytes) -> Any:
     except json.JSONDecodeError as error:
         raise ValueError(f"it is not JSON: {error.msg} in line {error.lineno}") from None
     except RecursionError:
-        raise ValueError("it has too many lists in lists") from None
+        raise ValueError("it is nested too deeply") from None
     _check(value)
     return value
 
@@ -43,7 +43,7 @@ def parse_json(text: str | bytes) -> Any:
 def _integer(text: str) -> int:
     value = int(text) if len(text) <= 20 else 2**63
     if not -(2**63) <= value < 2**63:
-        raise ValueError(f"it has an integer of more than 64 bits: {text[:20]}...")
+        raise ValueError(f"it has an integer that does not fit in 64 bits: {text[:20]}...")
     return value
 
 
@@ -70,9 +70,9 @@ def _check(value: Any) -> None:
         for part in level:
             if isinstance(part, str):
                 if _SURROGATE.search(part):
-                    raise ValueError(f"it has a text with half a character: {part[:50]!r}")
+                    raise ValueError(f"it has an invalid character in a text: {part[:50]!r}")
             elif isinstance(part, dict | list):
                 if depth == MOST_DEPTH:
-                    raise ValueError("it has too many lists in lists")
+                    raise ValueError("it is nested too deeply")
                 below += [*part, *part.values()] if isinstance(part, dict) else part
         level = below

@@ -50,9 +50,10 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             raise
         _sync_folder(path.parent)
     except OSError as error:
-        kept = "; the previous file is unharmed" if path.exists() else ""
+        kept = "; the previous file is unchanged" if path.exists() else ""
         raise SfscError(
-            f"cannot write {path}: {error.strerror or error}{kept}; make room there and run the command again"
+            f"cannot write {path}: {error.strerror or error}{kept}; free disk space there and run the "
+            "command again"
         ) from error
 
 

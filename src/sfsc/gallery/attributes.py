@@ -95,7 +95,7 @@ def read_attributes(path: Path) -> AttributeTable:
     """
     rows = read_table(path, [PATH], None)
     if not rows:
-        raise SfscError(f"{path}: there is no row below the names of the columns")
+        raise SfscError(f"{path}: there is no row below the header line")
     for row in rows:
         if not row.values[PATH]:
             raise SfscError(f"{path}, line {row.line}, column {PATH}: is empty")

@@ -28,7 +28,7 @@ def export(gallery: Gallery, out: str | Path) -> int:
     """
     info, out = gallery.info(), Path(out)
     if info.dimension is None:
-        raise SfscError(f"gallery {gallery.name} holds no rows to export")
+        raise SfscError(f"gallery {gallery.name} contains no rows to export")
     fields = {name: TYPES[kind] for name, kind in (COLUMNS | info.attributes).items()}
     schema = pa.schema([*fields.items(), (EMBEDDING, pa.list_(pa.float32(), info.dimension))])
     written = 0

@@ -212,7 +212,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         """
         wanted = _texts([*ids])
         if not wanted and not where:
-            raise SfscError(f"gallery {self.name}: say which rows to delete, by ids or conditions")
+            raise SfscError(f"gallery {self.name}: give ids or conditions to select the rows to delete")
         description = self._store.describe()
         if description is None:
             return 0

@@ -143,7 +143,7 @@ class LanceStore:
         with self._table.reported("read"):
             snapshot = self._table.snapshot()
         if snapshot is None and not self._may_be_missing:
-            raise StoreUnavailable(f"{self._path} is not a gallery: nothing was ever stored in it")
+            raise StoreUnavailable(f"{self._path} is not a gallery: it is empty")
         self._may_be_missing = snapshot is None
         return snapshot
 
@@ -179,7 +179,7 @@ class LanceStore:
             return
         others = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name]
         if others := [name for name in others if not is_system_entry(name)]:
-            raise SfscError(f"{path} is not a gallery, but holds {others[0]}: choose another directory")
+            raise SfscError(f"{path} is not a gallery, but contains {others[0]}: choose another directory")
 
 
 def _in_columns(arrays: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:

@@ -37,10 +37,10 @@ KEPT_VERSIONS = timedelta(minutes=10)  # what another process may still be readi
 SMALL, MOST_SMALL = 100_000, 64
 POLL_SECONDS = 0.005
 REMEDIES = {
-    "No space left": "make room on the disk and do it again",
-    "File too large": "make room on the disk and do it again",
-    "Permission denied": "check who may write there",
-    "Read-only file system": "copy it to where it can be written",
+    "No space left": "free disk space and run the command again",
+    "File too large": "free disk space and run the command again",
+    "Permission denied": "check the write permissions",
+    "Read-only file system": "copy it to a writable place",
 }
 
 
@@ -131,8 +131,8 @@ class LanceTable:
         integers = column_of(name)
         if dataset.count_rows(f"{integers} > {EXACT} OR {integers} < -{EXACT}"):
             raise SfscError(
-                f"gallery {self.directory}: column {name} holds integers that no number equals, and cannot "
-                "become a column of numbers: give these values as text, under another name"
+                f"gallery {self.directory}: column {name} contains integers that float64 cannot represent, "
+                "so it cannot become a column of numbers: pass these values as text, under another name"
             )
         dataset.add_columns({column_of(name, "number"): f"CAST({integers} AS DOUBLE)"})
 

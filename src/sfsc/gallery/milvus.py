@@ -74,7 +74,7 @@ class MilvusStore:
                 return None
             properties = self._client.describe_collection(self._name)["properties"]
         if PROPERTY not in properties:
-            raise SfscError(f"{self._url} is not a gallery: its collection is of another program")
+            raise SfscError(f"{self._url} is not a gallery: another program created its collection")
         try:
             stored = json.loads(properties[PROPERTY])
         except (ValueError, RecursionError):

@@ -46,9 +46,11 @@ class Address:
         if file := FILE.fullmatch(url):
             return cls(*file.groups())
         if "@" in url or "?" in url:
-            raise SfscError(f"a gallery's address must hold no credentials: set {TOKEN} in the environment")
+            raise SfscError(
+                f"a gallery's address must not contain credentials: set {TOKEN} in the environment"
+            )
         if (match := HOST.fullmatch(url)) is None:
-            raise SfscError(f"{url} names no gallery: {FORMS}")
+            raise SfscError(f"{url} is not the address of a gallery: {FORMS}")
         encrypted, host, collection = match.groups()
         token = os.environ.get(TOKEN, "")
         if not encrypted:

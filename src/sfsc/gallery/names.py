@@ -47,7 +47,8 @@ def check_name(name: str, taken: tuple[str, ...]) -> str:
     composed = unicodedata.normalize("NFC", name)
     if composed in taken:
         raise SfscError(
-            f"an attribute cannot be named {name!r}, as a column of every gallery is: choose another name"
+            f"an attribute cannot be named {name!r}, because every gallery has a column with this name: "
+            "choose another name"
         )
     if not 0 < len(composed) <= LONGEST or not is_text(composed) or not composed.strip():
         raise SfscError(

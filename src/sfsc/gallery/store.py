@@ -116,7 +116,7 @@ class Description:
         """
         try:
             if values["format"] > FORMAT:
-                raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade to read it")
+                raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade sfsc to read it")
             description = cls(
                 dimension=values["dimension"],
                 fingerprint=values["fingerprint"],
@@ -129,7 +129,7 @@ class Description:
             raise SfscError(f"{name} is not a gallery: another program wrote its table") from error
         sizes = (description.dimension, *description.dimensions)
         if not all(type(size) is int and 0 < size <= MOST_DIMENSIONS for size in sizes):
-            raise SfscError(f"gallery {name} is damaged: it says that rows have {sizes[0]!r} dimensions")
+            raise SfscError(f"gallery {name} is damaged: it states that rows have {sizes[0]!r} dimensions")
         return description
 
 

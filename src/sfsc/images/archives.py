@@ -68,7 +68,7 @@ def _reported(archive: str) -> Iterator[None]:
     except NotImplementedError as error:
         raise ArchiveError(archive, f"cannot be unpacked ({first_line(error)})") from error
     except _DAMAGED as error:
-        raise ArchiveError(archive, f"is damaged, or no zip file ({first_line(error)})") from error
+        raise ArchiveError(archive, f"is damaged or not a zip file ({first_line(error)})") from error
 
 
 def _open(archive: str) -> zipfile.ZipFile:

@@ -45,7 +45,7 @@ def check_batch(
     """
     remedy = _shape_remedy(tuple(shape), tuple(expected))
     if remedy is None and dtype not in dtypes:
-        remedy = "round colours from 0 to 255 to uint8; multiply those from 0 to 1 by 255 before"
+        remedy = "round colours from 0 to 255 to uint8; multiply colours from 0 to 1 by 255 first"
     if remedy is not None:
         sizes = ", ".join("any" if size is None else str(size) for size in expected)
         wanted = f"{' or '.join(dtypes)} of shape (batch, {sizes})"
@@ -66,7 +66,7 @@ def _shape_remedy(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> s
     if _fits(shape, expected):
         return "images[None] makes a batch of one image"
     if len(shape) != 4:
-        return "give a batch of RGB images"
+        return "pass a batch of RGB images"
     if _fits(shape[1:], expected):
         return None
     first = expected[0] == COLOURS

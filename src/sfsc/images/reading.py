@@ -71,7 +71,7 @@ def decode_bytes(
             )
         if header.memory > memory:
             raise ValueError(
-                f"{header.width} x {header.height} pixels take {header.memory / 1e6:.0f} MB to decode, which "
+                f"{header.width} x {header.height} pixels need {header.memory / 1e6:.0f} MB to decode, which "
                 f"is more than the limit of {memory / 1e6:.0f} MB: make it smaller"
             )
         image = decode_pixels(data, header)
@@ -97,7 +97,7 @@ def read_image(path: str) -> bytes:
     except OSError as error:
         raise CorruptImage(path, f"cannot be read ({error.strerror or error})") from error
     except ValueError as error:  # a zero byte, or what no file system can write
-        raise CorruptImage(path, "no file can have this name") from error
+        raise CorruptImage(path, "a file cannot have this name") from error
 
 
 def split_member(path: str) -> tuple[str, str] | None:

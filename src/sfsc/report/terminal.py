@@ -101,7 +101,7 @@ def print_inspection(inspection: Inspection) -> None:
     console.print(sizes)
     console.print(channels)
     for name, ends in inspection.whole.items():
-        _say(f"kept whole: {ends} of {name}")
+        _say(f"not cut: {ends} of {name}")
 
 
 def _shortened(names: list[str]) -> str:
@@ -123,7 +123,7 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
     """What a gallery holds."""
     _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, family {info.fingerprint}")
     if len(info.dimensions) > 1:
-        _say(f"the family's embeddings stand alone in {', '.join(map(str, info.dimensions))} dimensions")
+        _say(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
     for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
         table = Table(f"{title}", "rows")
         for value, rows in counts.items():
@@ -133,7 +133,7 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
         _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
     if info.duplicates:
         _say(
-            f"{len(info.duplicates)} ids stand in several rows, the first: {info.duplicates[0]}; "
+            f"{len(info.duplicates)} ids occur in several rows, the first: {info.duplicates[0]}; "
             f"`sfsc gallery optimize {name}` keeps the newest row of each"
         )
 
@@ -189,9 +189,9 @@ def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bo
     """Print where a service is that has begun, and what it shows to whom."""
     _say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
     folders = ", ".join(map(str, image_roots))
-    _say(f"images in {folders} can be seen" if folders else "no images can be seen: name --images-root")
+    _say(f"images in {folders} can be shown" if folders else "no images can be shown: set --images-root")
     if not has_key and host not in ("localhost", "::1") and not host.startswith("127."):
-        text = "anyone who reaches this address may search and change the gallery: set SFSC_API_KEY"
+        text = "anyone who can reach this address can search and change the gallery: set SFSC_API_KEY"
         Console(stderr=True).print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -100,7 +100,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
     if not all(fitting):
-        raise ValueError(f"the parts of {path} are not of the same sub-models")
+        raise ValueError(f"the parts of {path} belong to different sub-models")
 
 
 def own_dataset(run: Path) -> str | None:

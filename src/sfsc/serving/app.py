@@ -52,7 +52,7 @@ def create_app(
             an origin or a host is none.
     """
     if api_key is not None and not api_key.strip():
-        raise SfscError("the API key is empty: give one, or none at all")
+        raise SfscError("the API key is empty: set a key, or remove the option")
     check_origins(origins)
     check_hosts(hosts)
     service = Service(Path(run), gallery, image_roots, allow_code)
@@ -82,7 +82,9 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
     @app.exception_handler(Busy)
     async def busy(_: Request, error: Busy) -> Response:
         service.metrics.rejected.labels(str(error)).inc()
-        return error_response(429, "too much is waiting: try again later", {"Retry-After": RETRY_SECONDS})
+        return error_response(
+            429, "too many requests are waiting: try again later", {"Retry-After": RETRY_SECONDS}
+        )
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

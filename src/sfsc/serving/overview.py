@@ -106,7 +106,7 @@ def _evaluation(path: Path, family: Family) -> Evaluation | None:
     stored = read_json(path)
     try:
         if stored["fingerprint"] != family.fingerprint:
-            raise SfscError(f"{path} is of another family: run `sfsc evaluate {path.parent}` again")
+            raise SfscError(f"{path} belongs to another family: run `sfsc evaluate {path.parent}` again")
         own = len(stored["widths"])  # what was exported follows the sub-models
         matrix = [row[:own] for row in stored["metrics"]["mAP"][:own]]
         return Evaluation(**{**stored, "matrix": matrix})

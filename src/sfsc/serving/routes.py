@@ -69,9 +69,9 @@ def _attributes(text: str) -> dict[str, Value | None]:
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise SfscError('attributes are a JSON object such as {"price": 9.5}')
+        raise SfscError('attributes must be a JSON object such as {"price": 9.5}')
     if len(values) > MOST_ATTRIBUTES:
-        raise SfscError(f"a row has at most {MOST_ATTRIBUTES} attributes, and this one {len(values)}")
+        raise SfscError(f"a row has at most {MOST_ATTRIBUTES} attributes, not {len(values)}")
     return values
 
 

@@ -88,7 +88,8 @@ def check_path(path: str, image: bytes) -> None:
     """
     if not is_uri(path) and not (_is_local(path) and _holds(Path(path), image)):
         raise SfscError(
-            f"path {path}: give a URI such as https://..., or the absolute path of this image here"
+            f"path {path}: give a URI such as https://..., or the absolute path of this image on the "
+            "service's machine"
         )
 
 

@@ -95,4 +95,4 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise SfscError(f"cannot listen on {host}, port {port} ({reason}): choose another") from None
+        raise SfscError(f"cannot listen on {host}, port {port} ({reason}): choose another port") from None

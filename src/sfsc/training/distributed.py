@@ -124,7 +124,9 @@ class World:
             raise SfscError(f"there is no device {name!r}: this machine has {_devices()}") from None
         several = device.type == "cuda" and self.size > 1
         if several and device.index is not None:
-            raise SfscError(f"device {name!r} is one for {self.size} ranks: set device to cuda")
+            raise SfscError(
+                f"device {name!r} names a single device for {self.size} ranks: set device to cuda"
+            )
         if several:
             device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         try:
@@ -132,7 +134,7 @@ class World:
             if several:
                 torch.cuda.set_device(device)
         except NotImplementedError:  # and this one's, all operators of torch
-            raise SfscError(f"device {name!r} is not there: this machine has {_devices()}") from None
+            raise SfscError(f"device {name!r} does not exist: this machine has {_devices()}") from None
         except (RuntimeError, AssertionError, ImportError) as error:
             raise SfscError(
                 f"device {name!r} cannot be used ({first_line(error)}): this machine has {_devices()}"
@@ -166,7 +168,7 @@ def joined() -> Iterator[World]:
     Within another `joined`, or where the caller has set up torch.distributed, it is the world that is there.
 
     Raises:
-        SfscError: the ranks do not find each other.
+        SfscError: the ranks cannot connect to each other.
     """
     if dist.is_available() and dist.is_initialized():
         yield World(dist.get_rank(), dist.get_world_size())
@@ -191,7 +193,7 @@ def _join() -> None:
         fresh = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
-        raise SfscError(f"the ranks do not find each other: {first_line(error)}") from None
+        raise SfscError(f"the ranks cannot connect to each other: {first_line(error)}") from None
 
 
 def _devices() -> str:

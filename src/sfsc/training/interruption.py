@@ -77,7 +77,7 @@ def _watch(reading: int, interruption: Interruption, world: World) -> None:
         while received := pipe.read(1):
             if received[0] in NUMBERS and not interruption.answered(PATIENCE):
                 if world.speaks():
-                    line = "a rank does not answer: go on from the last checkpoint with --resume"
+                    line = "a rank does not answer: continue from the last checkpoint with --resume"
                     sys.stderr.write(f"sfsc: {line}\n")
                     sys.stderr.flush()
                 os._exit(2)

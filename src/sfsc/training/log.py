@@ -83,7 +83,9 @@ class TrainingLog:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as error:
-            raise SfscError(f"cannot write {self.path}: {error.strerror}; make room and --resume") from None
+            raise SfscError(
+                f"cannot write {self.path}: {error.strerror}; free disk space and continue with --resume"
+            ) from None
         losses = [line["loss"][index] for index in active]
         if not all(loss is not None and math.isfinite(loss) for loss in losses):
             raise SfscError(

@@ -64,13 +64,13 @@ def remarks(run: Path, dataset: Dataset) -> list[str]:
         return []
     before, now = _stored(run), Listing.of(dataset)
     said = [
-        f"the {name} images are not those that {run} was started with ({changes})"
+        f"the {name} images differ from those that {run} was started with ({changes})"
         for name, splits in (("training", TRAIN), ("test", TESTS))
         if (changes := before.changes(now, splits))
     ]
     seen = before.identities(TRAIN) & now.identities(TESTS) - before.identities(TESTS)
     if seen:
-        said.append(f"identities are tested that {run} was trained on: {first_names(sorted(seen))}")
+        said.append(f"test identities that {run} was trained on: {first_names(sorted(seen))}")
     return said
 
 

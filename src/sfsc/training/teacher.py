@@ -34,7 +34,7 @@ class Teacher:
         checkpoint = world.on_first(lambda: read_checkpoint(run / TEACHER_FOLDER))
         if checkpoint is None:
             raise SfscError(
-                f"{run / TEACHER_FOLDER} lacks {CHECKPOINT_FILE}, which holds the classifier: "
+                f"{run / TEACHER_FOLDER} lacks {CHECKPOINT_FILE}, which contains the classifier: "
                 "train into a new folder"
             )
         return cls(family.to(device).eval(), checkpoint.tensors["classifier.0"].to(device))

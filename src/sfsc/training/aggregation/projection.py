@@ -15,7 +15,7 @@ def projection_weights(grams: Tensor, order: Tensor) -> Tensor:
 
     Args:
         grams: (..., m, m) float32, one matrix for each group of parameters.
-        order: (m, m) int64 on the CPU, row i a permutation of 0..m-1 (i itself is passed over).
+        order: (m, m) int64 on the CPU, row i a permutation of 0..m-1 (i itself is skipped).
 
     Returns:
         (..., m) float32: all ones where nothing conflicts.
