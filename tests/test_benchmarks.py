@@ -24,13 +24,11 @@ SHORT = {
     "gpu": "--device cpu --no-compile --backbones small --size 32 --batch 2 --seconds 0",
     "gallery": "--rows 20000 --dim 16 --queries 20 --seconds 0",
     "durability": "--rounds 2 --milvus-rounds 1",
-    "hostile": "--rows 200 --clients 2 --seconds 4 --crowd 20",
 }
 # What their sections must show; those of the others, a backbone.
 SHOWN = {
     "gallery": ["| exact | 20 | ", "| approximate | 1 | ", "| 20 | 50% | "],
     "durability": ["| Lance | 2 | 2 | ", "| milvus-lite | 1 | 1 | "],
-    "hostile": ["| hostile | ", "| hostile, and a crowd | "],
 }
 MIXED = ("all in turn", "37")
 
