@@ -6,7 +6,7 @@ DATA := data/emoji
 GALLERY := $(RUN)/gallery
 QUERY := $(DATA)/images/twemoji/1f43c.png
 
-.PHONY: demo test lint format benchmarks docs lock clean
+.PHONY: demo test test-matrix test-oldest lint format benchmarks docs lock clean
 
 demo: $(RUN)/evaluation.json $(RUN)/.indexed
 	$(BIN)/sfsc search $(RUN) $(QUERY) --width 0.25 --gallery $(GALLERY) --top 10 --picture $(RUN)/search.png
@@ -15,6 +15,34 @@ demo: $(RUN)/evaluation.json $(RUN)/.indexed
 # Each file's tests run in one process, and the processes side by side.
 test: .venv/.installed
 	$(BIN)/pytest -n auto --dist loadfile
+
+# Each Python that is claimed, in an environment of its own, and the oldest packages of the base install.
+# A Python that is missing is an error that names it, after the others were tested.
+PYTHONS := 3.11 3.12
+MATRIX := build/matrix
+test-matrix:
+	@failed=; for version in $(PYTHONS); do \
+	  if python$$version -c '' 2>/dev/null; then $(MAKE) $(MATRIX)/$$version || failed="$$failed $$version"; \
+	  else failed="$$failed $$version(missing)"; echo "python$$version is not on this machine" >&2; fi; done; \
+	$(MAKE) test-oldest || failed="$$failed oldest"; \
+	if [ -n "$$failed" ]; then echo "test-matrix: failed:$$failed" >&2; exit 1; fi
+
+.PHONY: $(addprefix $(MATRIX)/,$(PYTHONS))
+$(addprefix $(MATRIX)/,$(PYTHONS)):
+	python$(@F) -m venv --clear $@
+	$(LOCKED:$(BIN)/%=$@/bin/%) requirements/cpu.txt || $(LOCKED:$(BIN)/%=$@/bin/%) requirements/torch.txt
+	$(LOCKED:$(BIN)/%=$@/bin/%) requirements/dev.txt
+	$@/bin/python -m pip install --quiet --no-deps --no-build-isolation --editable .
+	$@/bin/pytest
+
+# The oldest versions that pyproject.toml allows, of the base install alone.
+OLDEST := $(MATRIX)/oldest
+test-oldest:
+	python3.11 -m venv --clear $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv==0.13.9
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python --resolution lowest-direct .
+	$(OLDEST)/bin/uv pip install --quiet --python $(OLDEST)/bin/python pytest
+	PYTHONPATH=src $(OLDEST)/bin/python -m pytest tests/test_base.py
 
 lint: .venv/.installed
 	$(BIN)/ruff check .
