@@ -1,7 +1,7 @@
-"""Signals to end: Ctrl-C and SIGTERM, answered alike by every command.
+"""Handling Ctrl-C and SIGTERM in the same way in every command.
 
-A signal raises `Interrupted` in the main thread, or waits until what is `held` is done. One that comes
-after that ends the process at once.
+A signal raises `Interrupted` in the main thread, or is delayed until a `held` context ends. A second signal
+ends the process at once.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ NUMBERS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupted(BaseException):
-    """A signal asked the process to end. It is no `Exception`, so that nothing takes it for an error.
+    """Raised if a signal asks the process to end.
 
-    A note (`add_note`) says how to go on.
+    It is not an `Exception`, so that it is not handled as an error. A note (`add_note`) says how to continue.
     """
 
     def __init__(self, number: int) -> None:
@@ -32,14 +32,14 @@ class Interrupted(BaseException):
         self.number = number
 
 
-# What a signal raises: in a command, and in a program or notebook that calls the functions.
+# The exceptions that a signal raises in a command, and in a program or notebook.
 INTERRUPTS = (Interrupted, KeyboardInterrupt)
 
 
 class Stopped(SfscError):
-    """Work that was asked to end, ended whole, and can go on.
+    """Raised after a signal if the work ended in a consistent state and can be continued.
 
-    `number` is that of the signal, `where` says how far the work came.
+    `number` is the number of the signal, and `where` describes the progress.
     """
 
     def __init__(self, number: int, where: str, how: str) -> None:
@@ -49,7 +49,7 @@ class Stopped(SfscError):
 
 
 class Hold:
-    """What was asked for during a hold: `signal` is the one that came, or None."""
+    """The state of a hold: `signal` is the signal that arrived, or None."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
@@ -57,10 +57,11 @@ class Hold:
 
 @contextmanager
 def answered() -> Iterator[None]:
-    """Raise `Interrupted` at a signal, and end the process at once at another one. For commands.
+    """Raise `Interrupted` for the first signal, and end the process at once for the second one.
 
-    After a signal the process is about to end: the second answer then outlives the context. Outside the main
-    thread, which alone learns of signals, none is answered.
+    This is for commands. After a signal, the process is about to end, so the handler for the second signal
+    stays in place after the context. Only the main thread receives signals; in other threads, this does
+    nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -68,7 +69,7 @@ def answered() -> Iterator[None]:
     own = os.getpid()
 
     def interrupt(number: int, _: FrameType | None) -> None:
-        if os.getpid() != own:  # a worker that was forked a moment ago: its parent does the talking
+        if os.getpid() != own:  # a worker that was just forked: its parent prints the message
             os._exit(128 + number)
         _handle(end_at_once)
         raise Interrupted(number)
@@ -87,10 +88,10 @@ def answered() -> Iterator[None]:
 
 @contextmanager
 def held(hold: Hold | None = None) -> Iterator[Hold]:
-    """Note a signal instead of obeying it, until the context ends; another one is obeyed at once.
+    """Delay a signal until the context ends; a second signal is handled at once.
 
-    The signal is obeyed when the context ends, unless an exception ends it. Outside the main thread nothing
-    is held.
+    The signal takes effect when the context ends, unless an exception ends it. Outside the main thread, this
+    does nothing.
     """
     hold = hold or Hold()
     if threading.current_thread() is not threading.main_thread():
@@ -113,7 +114,7 @@ def held(hold: Hold | None = None) -> Iterator[Hold]:
 
 @contextmanager
 def going_on(how: str) -> Iterator[None]:
-    """Say how to go on, where a signal ends what is within."""
+    """Add a note that says how to continue if a signal interrupts the context."""
     try:
         yield
     except Interrupted as stop:
@@ -122,16 +123,16 @@ def going_on(how: str) -> Iterator[None]:
 
 
 def end_at_once(number: int, _: FrameType | None = None) -> NoReturn:
-    """End the process and its workers without a word."""
+    """End the process and its workers without a message."""
     if sys.stderr.isatty():
-        os.write(2, b"\x1b[?25h\n")  # a progress bar has hidden the cursor
+        os.write(2, b"\x1b[?25h\n")  # shows the cursor, which a progress bar has hidden
     for worker in multiprocessing.active_children():
         worker.kill()
     os._exit(128 + number)
 
 
 def _handle(handler: Callable[[int, FrameType | None], None]) -> Mapping[int, Any]:
-    """Answer signals by a handler from here on; returns those before it, by number."""
+    """Install a handler for the signals; return the previous handlers by number."""
     return {number: signal.signal(number, handler) for number in NUMBERS}
 
 

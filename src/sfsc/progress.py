@@ -1,4 +1,4 @@
-"""What is said while a long step runs: one progress bar, and remarks on standard error."""
+"""Progress bars and remarks on standard error."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ T = TypeVar("T")
 
 @cache
 def say(line: str) -> None:
-    """Print a line on standard error, the first time only that it is said."""
-    if os.environ.get("RANK", "0") == "0":  # of the processes that torchrun starts, one speaks
+    """Print a line on standard error, but only the first time."""
+    if os.environ.get("RANK", "0") == "0":  # only one of the processes that torchrun starts prints
         Console(stderr=True).print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def track(
     iterable: Iterable[T], description: str, total: int | None = None, completed: int = 0
 ) -> Iterator[T]:
-    """Yield the items of `iterable` under a bar on standard error that shows the time left.
+    """Yield the items of `iterable` with a progress bar on standard error that shows the remaining time.
 
-    `total` is needed where the iterable has no length; `completed` is where a resumed job starts.
+    `total` is required if the iterable has no length. `completed` is the position at which a resumed job
+    starts.
     """
     with Progress(
         TextColumn("{task.description}"),
@@ -41,5 +42,5 @@ def track(
 
 
 def is_silent_rank() -> bool:
-    """Whether torchrun started this process beside another that draws and prints for all."""
+    """Return whether torchrun started this process and another rank prints for all."""
     return os.environ.get("RANK", "0") != "0"

@@ -1,1 +1,1 @@
-"""Files that are replaced as a whole, and JSON that is held against types."""
+"""Atomic replacement of files, and JSON that is checked against types."""

@@ -1,4 +1,4 @@
-"""JSON from files that may come from anybody: parsed within bounds, or refused."""
+"""Parsing JSON from untrusted files within bounds."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import re
 from collections import Counter
 from typing import Any
 
-MOST_DEPTH = 64  # of lists and objects in each other
-# Surrogates stand for no character. Those in this range stand for bytes of names of files that are no text.
+MOST_DEPTH = 64  # of nested lists and objects
+# Surrogates are not characters. The range left out here stands for bytes in file names that are not UTF-8.
 _SURROGATE = re.compile("[\ud800-\udc7f\udd00-\udfff]")
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Return the value of a JSON text, which every part of this program can then handle.
+    """Parse a JSON text into a value that every part of this program can handle.
 
-    It has integers of 64 bits, finite numbers, texts that can be written down, objects whose names differ,
-    and lists and objects in each other to a depth of `MOST_DEPTH`.
+    Integers must fit in 64 bits, numbers must be finite, texts must be encodable, the names in an object must
+    be unique, and lists and objects can be nested to a depth of `MOST_DEPTH`.
 
     Raises:
-        ValueError: the text is no JSON, not in UTF-8, or has something else; says what.
+        ValueError: the text is not JSON in UTF-8 or violates one of these rules; the message says which.
     """
     try:
         value = json.loads(
@@ -63,7 +63,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _check(value: Any) -> None:
-    """Raise `ValueError` for what is too deep, and for texts that are none; without recursion."""
+    """Raise `ValueError` for deep nesting and for texts with invalid characters, without recursion."""
     level = [value]
     for depth in range(MOST_DEPTH + 1):
         below: list[Any] = []

@@ -1,4 +1,4 @@
-"""Values of JSON held against the types that a program expects."""
+"""Checking JSON values against the types that a program expects."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ NAMES = {str: "a text", int: "an integer", float: "a number", bool: "true or fal
 
 
 def conform(value: Any, kind: Any, name: str = "it") -> Any:
-    """Return a value of JSON as a type says, lists as tuples where it says tuple.
+    """Check a JSON value against a type and return it; lists become tuples where the type is a tuple.
 
     Args:
-        value: as `parse_json` returns it.
-        kind: str, int, float, bool, None, Any; a list, tuple, mapping or union of such types; a dataclass or
-            a TypedDict whose fields are of such types. A TypedDict may hold more than its fields.
-        name: what errors call the value.
+        value: a value that `parse_json` returned.
+        kind: str, int, float, bool, None, Any; a list, tuple, mapping or union of such types; or a dataclass
+            or TypedDict whose fields have such types. A value for a TypedDict can have additional fields.
+        name: the name of the value in error messages.
 
     Raises:
-        ValueError: the value is of another type, says which part of it and of which type it should be.
+        ValueError: the value has another type; the message names the part and the expected type.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:

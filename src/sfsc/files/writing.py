@@ -1,4 +1,4 @@
-"""Writing files so that a crash or a full disk leaves the old one whole."""
+"""Writing files so that a crash or a full disk leaves the old file intact."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from sfsc.files.json_text import parse_json
 
 try:
     import fcntl
-except ImportError:  # not on Windows: there, what a killed process leaves behind stays
+except ImportError:  # on Windows, files that a killed process leaves behind are not removed
     fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished"
-LEFT_BEHIND = f".*{'[0-9a-f]' * 8}{UNFINISHED}"  # a token of hexadecimal digits ends their names
+LEFT_BEHIND = f".*{'[0-9a-f]' * 8}{UNFINISHED}"  # names end with a token of hexadecimal digits
 MOST_BYTES = 64 << 20  # of a JSON file
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Give a new file to write; it takes the place of the one at `path` once the context ends without error.
+    """Yield a new file to write, which replaces the file at `path` when the context ends without an error.
 
-    It is written under another name in the same folder, which is made if it is missing. It is synced to the
-    disk before it takes its place, and the folder after that. It has the permissions of the file that it
-    replaces, or those of any new file. What killed writers have left in the folder is removed.
+    The file is written under another name in the same folder, which is created if it is missing. The file is
+    synced to the disk before it is renamed, and the folder afterwards. The new file has the permissions of
+    the file that it replaces, or those of a new file. Files that killed writers left in the folder are
+    removed.
 
     Raises:
-        SfscError: the disk is full or not writable; what was at `path` is still there.
+        SfscError: the disk is full or not writable; the file at `path` is unchanged.
     """
     try:
         _make_folder(path.parent)
@@ -58,20 +59,21 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def write_atomic(path: Path, data: bytes) -> None:
-    """Replace the file at `path` by `data`, durably and all at once; as `replacing`."""
+    """Replace the contents of the file at `path` durably and atomically, as `replacing` does."""
     with replacing(path) as file:
         file.write(data)
 
 
 def write_with(path: Path, data: bytes, others: Mapping[Path, bytes | None]) -> None:
-    """Replace the file at `path` together with others that belong to what it holds; as `replacing`.
+    """Replace the file at `path` together with other files that belong to it, as `replacing` does.
 
-    All are written under other names first. Then the old ones of the others are removed, `path` is replaced,
-    and last the others come; one that is None stays away. Where that is cut, `path` holds what it did or
-    `data`, and each of the others belongs to it or is missing.
+    All files are written under other names first. Then the old versions of the other files are removed,
+    `path` is replaced, and the other files are renamed last; a file whose contents are None is only removed.
+    If this is interrupted, `path` has its old or its new contents, and each of the other files belongs to
+    them or is missing.
     """
     with ExitStack() as stack:
-        for name, content in {**others, path: data}.items():  # they take their places in reverse order
+        for name, content in {**others, path: data}.items():  # they are renamed in reverse order
             if content is not None:
                 file = stack.enter_context(replacing(name))
                 file.write(content)
@@ -81,20 +83,20 @@ def write_with(path: Path, data: bytes, others: Mapping[Path, bytes | None]) -> 
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write `value` as indented JSON; as `replacing`."""
+    """Write `value` as indented JSON, as `replacing` does."""
     write_atomic(path, as_json(value))
 
 
 def as_json(value: Any) -> bytes:
-    """What `write_json` writes."""
+    """Return the bytes that `write_json` writes."""
     return (json.dumps(value, indent=2) + "\n").encode()
 
 
 def read_json(path: Path, most: int = MOST_BYTES) -> Any:
-    """Return the value of a JSON file, as `parse_json` does.
+    """Read a JSON file with `parse_json`.
 
     Raises:
-        SfscError: it cannot be read, has more than `most` bytes, or is damaged.
+        SfscError: the file cannot be read, has more than `most` bytes, or is damaged.
     """
     try:
         return parse_json(read_bytes(path, most))
@@ -103,7 +105,7 @@ def read_json(path: Path, most: int = MOST_BYTES) -> Any:
 
 
 def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
-    """Return what a file of text holds; SfscError where it cannot be read, or has more than `most` bytes."""
+    """Read a file; raise `SfscError` if it cannot be read or has more than `most` bytes."""
     try:
         with path.open("rb") as file:
             too_long = os.fstat(file.fileno()).st_size > most
@@ -116,15 +118,15 @@ def read_bytes(path: Path, most: int = MOST_BYTES) -> bytes:
 
 
 def _create_beside(path: Path) -> tuple[BinaryIO, Path]:
-    """A new file in the folder of `path`, and its name; it is locked while its writer lives."""
+    """Create a file in the folder of `path`, locked while its writer lives; return it and its name."""
     while True:
         unfinished = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
         file = unfinished.open("xb")
         if fcntl is None:
             break
-        with suppress(OSError):  # a file system without locks: there, too, what is left behind stays
+        with suppress(OSError):  # on a file system without locks, leftover files are not removed either
             fcntl.flock(file, fcntl.LOCK_EX)
-        if unfinished.exists():  # else another writer has taken it for one that was left behind
+        if unfinished.exists():  # otherwise another writer has removed it as a leftover file
             break
         file.close()
     with suppress(FileNotFoundError):
@@ -133,7 +135,7 @@ def _create_beside(path: Path) -> tuple[BinaryIO, Path]:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make a folder that is missing, durably, and those above it."""
+    """Create a missing folder and its parents durably."""
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
@@ -141,7 +143,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _remove_left_behind(folder: Path) -> None:
-    """Remove what killed writers have left in a folder: the unfinished files that nobody has locked."""
+    """Remove the files that killed writers left in a folder: unfinished files without a lock."""
     if fcntl is None:
         return
     for name in folder.glob(LEFT_BEHIND):
@@ -151,7 +153,7 @@ def _remove_left_behind(folder: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make the names in a folder durable, where the file system does that on request."""
+    """Make the names in a folder durable if the file system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

@@ -71,8 +71,8 @@ class AttributeTable:
         remarks = []
         if unlike:
             remarks.append(
-                f"{len(unlike)} of {len(self.lines)} rows name an image with other slashes, accents or "
-                f"capital letters, the first in line {unlike[0]}"
+                f"{len(unlike)} of {len(self.lines)} rows differ from their image in slashes, accents or "
+                f"letter case, the first in line {unlike[0]}"
             )
         if unused:
             first = f"line {self.lines[unused[0]]}, {unused[0]}"

@@ -1,1 +1,1 @@
-"""Image files to arrays and back."""
+"""Reading image files into arrays, and writing them."""

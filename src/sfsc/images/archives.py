@@ -1,4 +1,4 @@
-"""Members of zip files."""
+"""Reading members of zip files."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from sfsc.errors import SfscError, first_line
 from sfsc.images.names import printable
 
 ENCRYPTED = 1  # the bit of a member's flags
-# What zipfile and its decompressors raise at bytes that are no archive, or no longer a whole one.
+# Errors of zipfile and its decompressors for bytes that are not a complete archive.
 _DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, EOFError, struct.error, OverflowError, ValueError)
 
 
 class ArchiveError(SfscError):
-    """A zip file, or a member of it, that cannot be read: `reason` says why."""
+    """Raised if a zip file or one of its members cannot be read; `reason` says why."""
 
     def __init__(self, archive: str, reason: str) -> None:
         super().__init__(archive, reason)
@@ -33,7 +33,7 @@ class ArchiveError(SfscError):
 
 
 def member_names(archive: str) -> list[str]:
-    """The names of an archive's members, sorted; ArchiveError where it cannot be read."""
+    """Return the sorted names of an archive's members; raise `ArchiveError` if it cannot be read."""
     with _reported(archive):
         return sorted(_open(archive).namelist())
 
@@ -42,7 +42,7 @@ def read_member(archive: str, member: str, most: int) -> bytes:
     """Return the bytes of a member.
 
     Raises:
-        ArchiveError: there is none of this name, it has more than `most` bytes, or cannot be read.
+        ArchiveError: there is no such member, it has more than `most` bytes, or it cannot be read.
     """
     with _reported(archive):
         opened = _open(archive)
@@ -52,7 +52,7 @@ def read_member(archive: str, member: str, most: int) -> bytes:
             raise ArchiveError(archive, "no such member in the archive") from None
         if info.flag_bits & ENCRYPTED:
             raise ArchiveError(archive, "the member is encrypted: unpack the archive with its password")
-        if info.file_size > most:  # it is never inflated beyond what its header says
+        if info.file_size > most:  # it is never inflated beyond the size in its header
             raise ArchiveError(archive, f"the member is larger than the limit of {most / 1e6:.0f} MB")
         return opened.read(info)
 
@@ -77,5 +77,5 @@ def _open(archive: str) -> zipfile.ZipFile:
 
 @lru_cache(maxsize=8)
 def _opened(archive: str, modified: int, process: int) -> zipfile.ZipFile:
-    """An archive stays open, but never across a fork: the processes would share one file position."""
+    """Open an archive and keep it open, but not across a fork: processes would share one file position."""
     return zipfile.ZipFile(archive)

@@ -1,4 +1,4 @@
-"""Batches of images as models take them: one check, in the same words for every model."""
+"""Checking batches of images, with the same messages for every model."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ import numpy as np
 from sfsc.errors import SfscError, first_line
 
 COLOURS = 3
-# Resizing takes fractions a little out of [0, 1]. Farther out are bytes, or colours that were normalised.
+# Resizing can move fractions slightly outside [0, 1]. Values further outside are bytes or normalised colours.
 LEAST, MOST = -0.5, 1.5
 
 
 def as_pixels(images: Any, size: tuple[int, int]) -> np.ndarray:
-    """Check a batch of images, and make it an array that every library takes: contiguous and writable.
+    """Check a batch of images and return it as a contiguous, writable array, which every library accepts.
 
     Args:
-        images: (batch, height, width, 3) uint8 RGB, or what numpy makes such an array of.
-        size: the (height, width) that they must have.
+        images: (batch, height, width, 3) uint8 RGB, or an object that numpy converts to such an array.
+        size: the (height, width) that the images must have.
 
     Raises:
-        SfscError: images of another shape or dtype, or no array.
+        SfscError: the images have another shape or dtype, or are not an array.
     """
     try:
         pixels = np.asarray(images)
@@ -35,13 +35,13 @@ def as_pixels(images: Any, size: tuple[int, int]) -> np.ndarray:
 def check_batch(
     shape: Sequence[int], dtype: str, expected: Sequence[int | None], dtypes: Sequence[str]
 ) -> None:
-    """Raise `SfscError`, which says what to do, for a batch of images of another shape or dtype.
+    """Raise `SfscError` with a remedy if a batch of images has another shape or dtype.
 
     Args:
-        shape: of the batch.
-        dtype: its name.
-        expected: the shape of each image, with the colours first or last; None where any size will do.
-        dtypes: the names that it may be.
+        shape: the shape of the batch.
+        dtype: the name of its dtype.
+        expected: the shape of each image, with the colours first or last; None where any size is accepted.
+        dtypes: the names of the accepted dtypes.
     """
     remedy = _shape_remedy(tuple(shape), tuple(expected))
     if remedy is None and dtype not in dtypes:
@@ -53,7 +53,7 @@ def check_batch(
 
 
 def check_fractions(least: float, most: float) -> None:
-    """Raise `SfscError` where the least and the largest of floating-point colours are not of [0, 1]."""
+    """Raise `SfscError` if the smallest or largest of floating-point colours is outside [0, 1]."""
     if not (least >= LEAST and most <= MOST):
         raise SfscError(
             f"floating-point images must be in [0, 1], got {least:g} to {most:g}: divide colours from 0 to "
@@ -62,7 +62,7 @@ def check_fractions(least: float, most: float) -> None:
 
 
 def _shape_remedy(shape: tuple[int, ...], expected: tuple[int | None, ...]) -> str | None:
-    """What to do about a shape; None where it is right."""
+    """Return the remedy for a wrong shape, or None if the shape is right."""
     if _fits(shape, expected):
         return "images[None] makes a batch of one image"
     if len(shape) != 4:

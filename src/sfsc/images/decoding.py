@@ -1,4 +1,4 @@
-"""Many images to arrays, decoded by threads: what embedding needs, without torch."""
+"""Decoding many images with threads, without torch."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 
 from sfsc.images.reading import CorruptImage, decode
 
-AHEAD = 2  # batches for each thread that wait to be taken
+AHEAD = 2  # batches per thread that are decoded in advance
 
 
 class DecodedBatch(NamedTuple):
-    """Images that could be read, and the errors of those that could not.
+    """Images that could be read, and the errors of the others.
 
-    `indices`: (n,) int64 positions in the list of paths. `images`: (n, height, width, 3) uint8 RGB, in the
-    same order. `corrupt`: one error for each image left out.
+    Attributes:
+        indices: (n,) int64 positions in the list of paths.
+        images: (n, height, width, 3) uint8 RGB, in the same order.
+        corrupt: one error for each image that was left out.
     """
 
     indices: np.ndarray
@@ -29,13 +31,13 @@ class DecodedBatch(NamedTuple):
 def decode_images(
     paths: Sequence[str], size: tuple[int, int], batch_size: int, threads: int
 ) -> Iterator[DecodedBatch]:
-    """Yield all images once, in order, leaving out and naming those that cannot be read.
+    """Decode all images in order, in batches; images that cannot be read are left out and reported.
 
     Args:
-        paths: image files.
-        size: (height, width) to decode to.
-        batch_size: images in a batch; the last may have fewer.
-        threads: how many decode (OpenCV lets others run meanwhile); 0 decodes in the caller's.
+        paths: the paths of the images.
+        size: the (height, width) that images are decoded to.
+        batch_size: the number of images in a batch; the last batch may be smaller.
+        threads: the number of threads that decode (OpenCV releases the GIL); 0 decodes in the calling thread.
     """
     starts = range(0, len(paths), batch_size)
     if threads == 0:

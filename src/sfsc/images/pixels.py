@@ -1,4 +1,4 @@
-"""Image files to pixels: transparency laid on white, and turned as their EXIF data say."""
+"""Decoding image files to pixels, on a white background and with the EXIF orientation applied."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 from sfsc.images.header import ImageHeader
 from sfsc.images.jpeg import DAMAGED, decode_jpeg
 
-STRIP = 64  # rows that are composed at once
+STRIP = 64  # rows that are blended at once
 _OPAQUE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-# By the orientation of EXIF, how to turn an image (height, width, 3).
+# For each EXIF orientation, the function that turns an image (height, width, 3).
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
@@ -30,10 +30,10 @@ def decode_pixels(data: bytes, header: ImageHeader) -> np.ndarray:
 
     Args:
         data: the file.
-        header: what `read_header` says of it.
+        header: its header, from `read_header`.
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     if header.jpeg is not None:
         return decode_jpeg(data, header.jpeg)
@@ -46,7 +46,7 @@ def decode_pixels(data: bytes, header: ImageHeader) -> np.ndarray:
 
 
 def _decode_clear(data: bytes, gray: int | None) -> np.ndarray | None:
-    """The image on white, of which this level of gray is transparent; None where nothing turns out to be."""
+    """Decode an image with transparency, or a transparent level of gray, on white; None if it has none."""
     image = _decode(data, cv2.IMREAD_UNCHANGED)
     if image.shape[2:] == (4,):
         return _on_white(image)
@@ -65,9 +65,10 @@ def _decode(data: bytes, flags: int) -> np.ndarray:
 
 
 def _readable(data: bytes) -> bytes:
-    """The file as OpenCV reads it, which knows BMP of 16 bits with a header of 40 bytes and masks only.
+    """Return the file in a form that OpenCV can read.
 
-    Longer headers begin with the same fields and masks, so it is enough to write another length.
+    OpenCV reads 16-bit BMP files only with a header of 40 bytes and masks. Longer headers begin with the same
+    fields and masks, so it is sufficient to change the length.
     """
     if data.startswith(b"BM") and data[14:18] != struct.pack("<I", 12) and data[28:30] == b"\x10\0":
         return data[:14] + struct.pack("<I", 40) + data[18:]
@@ -75,10 +76,10 @@ def _readable(data: bytes) -> bytes:
 
 
 def _on_white(image: np.ndarray) -> np.ndarray:
-    """Compose (height, width, 4) BGRA of 8 or 16 bits on white: uint8 RGB."""
+    """Blend (height, width, 4) BGRA of 8 or 16 bits with white; return uint8 RGB."""
     highest = np.iinfo(image.dtype).max
     composed = np.empty((*image.shape[:2], 3), np.uint8)
-    for start in range(0, len(image), STRIP):  # in float32, a large image would take several times its room
+    for start in range(0, len(image), STRIP):  # a whole image in float32 would need several times its memory
         scaled = image[start : start + STRIP].astype(np.float32) / highest
         colour, alpha = scaled[..., 2::-1], scaled[..., 3:]
         composed[start : start + STRIP] = np.rint(255 * (colour * alpha + (1 - alpha)))

@@ -1,4 +1,4 @@
-"""Image files to arrays and back: the one decoder of training, export and serving."""
+"""Reading and writing image files: the single decoder of training, export and serving."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from sfsc.images.pixels import decode_pixels
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MEMBER = "::"
 MAX_PIXELS = 100_000_000
-MAX_MEMORY = 1_000_000_000  # bytes that decoding one image may take; a service allows less
-MAX_FILE = 500_000_000  # bytes of an image file
+MAX_MEMORY = 1_000_000_000  # maximum bytes to decode one image; a service allows less
+MAX_FILE = 500_000_000  # maximum bytes of an image file
 
 
 class CorruptImage(SfscError):
-    """An image that cannot be read: `path` names it, `reason` says why."""
+    """Raised or returned for an image that cannot be read: `path` names it, `reason` says why."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -37,10 +37,18 @@ class CorruptImage(SfscError):
 
 
 def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
-    """Read an image as (height, width, 3) uint8 RGB, stretched to `size` (height, width) if given.
+    """Read an image as (height, width, 3) uint8 RGB.
 
-    `archive.zip::member` reads a member of an archive. Raises CorruptImage if the file is missing, or as
-    `decode_bytes` does.
+    Args:
+        path: the path of an image file, or `archive.zip::member` for a member of an archive.
+        size: the (height, width) to resize the image to, or None for the image's own size.
+
+    Raises:
+        CorruptImage: the file is missing, or `decode_bytes` refuses it.
+
+    Example::
+
+        pixels = decode("query.jpg", (64, 64))
     """
     return decode_bytes(read_image(path), path, size)
 
@@ -48,20 +56,20 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
 def decode_bytes(
     data: bytes, name: str, size: tuple[int, int] | None, memory: int = MAX_MEMORY
 ) -> np.ndarray:
-    """Turn an image file into (height, width, 3) uint8 RGB, stretched to `size` (height, width) if given.
+    """Decode the bytes of an image file to (height, width, 3) uint8 RGB.
 
-    Grayscale becomes RGB, 16 bits become 8, transparency is laid on white, and the EXIF orientation is
-    applied.
+    Grayscale becomes RGB, 16 bits become 8, transparent images are blended with white, and the EXIF
+    orientation is applied.
 
     Args:
-        data: the file.
-        name: what an error names.
-        size: (height, width) of the result; None for the image's own.
-        memory: how many bytes decoding may take.
+        data: the bytes of the file.
+        name: the name of the image in error messages.
+        size: the (height, width) to resize the image to, or None for the image's own size.
+        memory: the maximum number of bytes for decoding.
 
     Raises:
-        CorruptImage: the file is empty, truncated, damaged or no image; or, before anything is decoded, it
-            has more than MAX_PIXELS or takes more memory than it may.
+        CorruptImage: the file is empty, truncated, damaged or not an image, has more than MAX_PIXELS, or
+            would need more memory than allowed. The last two are found before anything is decoded.
     """
     try:
         header = read_header(data)
@@ -82,7 +90,7 @@ def decode_bytes(
 
 
 def read_image(path: str) -> bytes:
-    """The bytes of an image file, or of `archive.zip::member`; CorruptImage where there is none."""
+    """Return the bytes of an image file or of `archive.zip::member`; raise `CorruptImage` if missing."""
     try:
         inside = split_member(path)
         if inside is not None:
@@ -101,10 +109,10 @@ def read_image(path: str) -> bytes:
 
 
 def split_member(path: str) -> tuple[str, str] | None:
-    """The archive and the member that `archive.zip::member` names; None where `path` is that of a file.
+    """Split `archive.zip::member` into archive and member; return None if `path` is the path of a file.
 
-    "::" may stand in any name: a file that has exactly this path comes first, then the shortest archive
-    that exists.
+    "::" can be part of any name: a file with exactly this path comes first, then the shortest archive that
+    exists.
     """
     if MEMBER not in path or os.path.isfile(path):
         return None
@@ -114,18 +122,18 @@ def split_member(path: str) -> tuple[str, str] | None:
 
 
 def absolute(path: str) -> str:
-    """The absolute path of an image, without ".."; the name of a member stays as it is."""
+    """Return the absolute path of an image without ".."; the name of a member is not changed."""
     archive, *member = split_member(path) or (path,)
     return MEMBER.join([os.path.abspath(archive), *member])  # Path.absolute keeps ".."
 
 
 def write_png(path: Path, image: np.ndarray) -> None:
-    """Write what `as_png` gives, as `write_atomic` does."""
+    """Write a (height, width, 3) uint8 RGB array as a PNG file, atomically."""
     write_atomic(path, as_png(image))
 
 
 def as_png(image: np.ndarray) -> bytes:
-    """Encode a (height, width, 3) uint8 RGB array; the same array gives the same bytes."""
+    """Encode a (height, width, 3) uint8 RGB array as PNG; the same array gives the same bytes."""
     encoded: bytes = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     return encoded
 
