@@ -110,8 +110,8 @@ class TestLevels:
             (["cat/train/1.png", "cat/test/2.png", "dog/train/1.png"], r"test is inside cat: .*test/cat"),
             (["animals/train/cat/1.png", "animals/test/dog/2.png"], r"use folder:.*/animals$"),
             (["training/cat/1.png", "validation/cat/2.png"], "training contains folders: if it is a split"),
-            (["train/cat/1.png", "val/cat/2.png"], "val stands beside train, a split: move"),
-            (["train/cat/1.png", "cat/2.png"], "cat stands beside train, a split: move"),
+            (["train/cat/1.png", "val/cat/2.png"], "val is next to train, a split: move"),
+            (["train/cat/1.png", "cat/2.png"], "cat is next to train, a split: move"),
         ],
     )
     def test_splits_at_another_level_are_explained(

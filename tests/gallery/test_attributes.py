@@ -123,7 +123,7 @@ def test_a_row_finds_its_image_in_spite_of_its_spelling(tmp_path: Path, written:
     assert matched == {image: {"a": 7}}
     [remark] = remarks
     assert remark.startswith(
-        f"{table.path}: 1 of 1 rows name an image with other slashes, accents or capital"
+        f"{table.path}: 1 of 1 rows differ from their image in slashes, accents or letter case"
     )
     assert remark.endswith("the first in line 2")
 
