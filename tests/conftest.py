@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 # Before anything reads them: threads of small networks wait for each other, in subprocesses, too.
@@ -17,6 +18,9 @@ from sfsc.images.reading import write_png
 
 # milvus-lite leaves servers behind, whose remarks would stand below the summary.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
+# A shell that runs the tests in the background has made SIGINT one to ignore, for subprocesses, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SIDE = 32
 

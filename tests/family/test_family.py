@@ -199,7 +199,7 @@ def test_wrong_width_and_wrong_size_are_named() -> None:
 
 
 def test_a_folder_without_a_family_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SfscError, match=r"contains no trained family: family\.json is missing"):
+    with pytest.raises(SfscError, match=r"contains no trained family: .*family\.safetensors is missing"):
         Family.load(tmp_path)
 
 

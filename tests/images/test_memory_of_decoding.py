@@ -72,7 +72,7 @@ def test_what_would_take_more_is_refused_before_it_is_decoded(kind: str) -> None
     memory = read_header(data).memory
     decode_bytes(data, "image", None, memory)
     with pytest.raises(
-        CorruptImage, match="100 x 100 pixels take 0 MB to decode, which is more than the limit"
+        CorruptImage, match="100 x 100 pixels need 0 MB to decode, which is more than the limit"
     ):
         decode_bytes(data, "image", None, memory - 1)
 

@@ -189,8 +189,8 @@ def test_the_id_of_a_row_is_its_path_by_default(writer: TestClient, picture: Pat
     [
         ("no json", "attributes must be a JSON object"),
         ("[1]", "attributes must be a JSON object"),
-        ('{"a": [1]}', "column a holds list"),
-        ('{"a": {"b": 1}}', "column a holds dict"),
+        ('{"a": [1]}', "column a contains list"),
+        ('{"a": {"b": 1}}', "column a contains dict"),
         ('{"": 1}', "an attribute cannot be named ''"),
         ('{"embedding": 1}', "an attribute cannot be named 'embedding'"),
         ('{"\\ud800": 1}', "an attribute cannot be named"),

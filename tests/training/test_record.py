@@ -277,7 +277,7 @@ def test_the_module_of_a_backbone_is_found_where_python_looks(place: Path) -> No
         )
         assert done.returncode == 0, done.stderr
     (place / "nets_of_this_test.py").rename(place / "gone.py")
-    with pytest.raises(SfscError, match=r"no module nets_of_this_test: .*PYTHONPATH"):
+    with pytest.raises(SfscError, match=r"no module nets_of_this_test in .*PYTHONPATH"):
         Family.load(place / "run", allow_code="nets_of_this_test:network")
 
 

@@ -242,7 +242,7 @@ def test_resuming_a_finished_run_changes_nothing(finished: Path, shapes: str) ->
 
 
 def test_a_run_folder_in_use_is_not_overwritten(finished: Path, shapes: str) -> None:
-    with pytest.raises(SfscError, match="already contains a run: continue with --resume"):
+    with pytest.raises(SfscError, match="already contains a run: continue it with --resume"):
         train(Config.make(settings(shapes)), finished)
 
 
