@@ -39,7 +39,7 @@ in which all take turns; Chromium tells times in steps of 0.1 ms. The ratio is t
 rounds."""
 AGREEMENT = """
 **The same embeddings?** The least cosine between the browser's embedding and Python's of the same file,
-over {images} test images of `{dataset}`, as they are and written anew in other sizes and kinds of files.
+over {images} test images of `{dataset}`, as they are and saved again in other sizes and formats.
 *canvas*: a canvas stretches the image (`drawImage`, smoothing as it is by default). *example*: `image.js`
 does, with the weights that `sfsc` uses."""
 # In the page: what the other calls use.

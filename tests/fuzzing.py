@@ -15,7 +15,7 @@ import torch
 
 from sfsc.data.csv_table import read_csv
 from sfsc.data.listing import Listing
-from sfsc.deploy.profiling import Profile
+from sfsc.deploy.profile import Profile
 from sfsc.deploy.quantities import SIZES, read_quantity
 from sfsc.embedding.exported import Exported, ExportedModel
 from sfsc.embedding.onnx_file import has_external_data

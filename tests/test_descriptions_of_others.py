@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 
 from sfsc.data.listing import Listing
-from sfsc.deploy.profiling import Profile
+from sfsc.deploy.profile import Profile
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.runs.paths import started_in

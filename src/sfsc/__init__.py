@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from sfsc.data.sources import open_dataset
     from sfsc.deploy.choosing import Limits, choose
     from sfsc.deploy.exporting import export
-    from sfsc.deploy.profiling import Profile, profile
+    from sfsc.deploy.profile import Profile
+    from sfsc.deploy.profiling import profile
     from sfsc.embedding.engines import make_engine
     from sfsc.embedding.exported import ExportedModel
     from sfsc.embedding.files import embed
@@ -95,7 +96,7 @@ _HOMES = {
     "Inspection": "sfsc.switchable.inspection",
     "Limits": "sfsc.deploy.choosing",
     "Model": "sfsc.embedding.model",
-    "Profile": "sfsc.deploy.profiling",
+    "Profile": "sfsc.deploy.profile",
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.network",
     "Widths": "sfsc.widths",

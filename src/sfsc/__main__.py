@@ -3,7 +3,7 @@
 import os
 import sys
 
-# Python puts the working folder first; what lies there must not be imported in the place of a package.
+# Python searches the working folder first. A file there must not be imported instead of a package.
 if not sys.flags.safe_path and os.path.realpath(sys.path[0]) == os.path.realpath(os.curdir):
     del sys.path[0]
 

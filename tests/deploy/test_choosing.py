@@ -10,7 +10,7 @@ import pytest
 
 from sfsc import SfscError
 from sfsc.deploy.choosing import Limits, choose
-from sfsc.deploy.profiling import Measured, Profile, file_digest
+from sfsc.deploy.profile import Measured, Profile, file_digest
 from sfsc.files.writing import write_json
 from sfsc.report.result_figures import draw_profile
 
@@ -51,7 +51,7 @@ def test_accuracies_on_another_data_set_are_chosen_by_their_name(run: Path) -> N
     rows = tuple(replace(row, accuracy=1 - (row.accuracy or 0)) for row in own.rows)
     with pytest.raises(SfscError, match=r"sfsc profile .* --dataset csv:y`"):
         choose(run, Limits(), "csv:y")
-    (file,) = {path.parent for path in Profile("f", "csv:y", 1, rows).write(run)}
+    file = Profile("f", "csv:y", 1, rows).write(run).parent
     assert file.parent == run / "evaluations"
     assert Profile.read(run) == own
     assert choose(run, Limits()).name == "1 int8"
@@ -100,7 +100,7 @@ def test_no_figure_of_another_profile_stays(run: Path) -> None:
     assert draw_profile(Profile.read(run), run) == [run / "profile.png"]
     rows = tuple(replace(row, accuracy=None) for row in Profile.read(run).rows)
     bare = Profile("f", None, 1, rows)
-    assert bare.write(run) == [run / "profile.json"]
+    assert bare.write(run) == run / "profile.json"
     assert draw_profile(bare, run) == []
     assert not (run / "profile.png").exists()
 

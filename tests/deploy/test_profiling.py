@@ -16,7 +16,8 @@ import torch
 
 from sfsc import Family, SfscError, evaluate, open_dataset
 from sfsc.deploy.measuring import Measurement, measure
-from sfsc.deploy.profiling import Profile, profile
+from sfsc.deploy.profile import Profile
+from sfsc.deploy.profiling import profile
 from sfsc.files.writing import write_json
 from sfsc.report.result_figures import draw_profile
 from sfsc.switchable.inspection import inspect
@@ -44,7 +45,7 @@ def run(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def found(run: Path) -> Profile:
     """Its profile, which is in the folder from here on."""
     found = profile(run, seconds=0)
-    assert found.write(run) == [run / "profile.json"]
+    assert found.write(run) == run / "profile.json"
     return found
 
 

@@ -1,3 +1,5 @@
 """The family, its exported files and its images, as the tests of `deploy` make them."""
 
-from tests.deploy.conftest import family, files, images  # noqa: F401
+from tests.deploy.conftest import family, files, images
+
+__all__ = ["family", "files", "images"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -128,12 +129,12 @@ def test_all_fields_that_lead_to_tensors_are_followed() -> None:
     assert expected == FIELDS
 
 
-def leads(message: object, above: tuple[str, ...] = ()) -> bool:
+def leads(message: Any, above: tuple[str, ...] = ()) -> bool:
     """Whether a message is, or can hold, a tensor."""
-    if message.name == TENSOR or message.name in above:  # type: ignore[attr-defined]
-        return message.name == TENSOR  # type: ignore[attr-defined]
-    inner = [field.message_type for field in message.fields if field.message_type]  # type: ignore[attr-defined]
-    return any(leads(one, (*above, message.name)) for one in inner)  # type: ignore[attr-defined]
+    if message.name == TENSOR or message.name in above:
+        return message.name == TENSOR
+    inner = [field.message_type for field in message.fields if field.message_type]
+    return any(leads(one, (*above, message.name)) for one in inner)
 
 
 def test_graphs_in_graphs_are_followed_to_any_depth() -> None:
@@ -175,9 +176,9 @@ def test_any_bytes_are_read_or_refused(data: st.DataObject, seed: bytes) -> None
         *({"dimension": 0}, {"width": float("nan")}, {"width": -1.0}, {"dimensions": ("1",)}),
     ],
 )
-def test_a_file_that_does_not_do_what_it_says_is_refused(said: dict[str, object]) -> None:
+def test_a_file_that_does_not_do_what_it_says_is_refused(said: dict[str, Any]) -> None:
     made = model(tensor("row"))
-    helper.set_model_props(made, {PROPERTY: replace(EXPORTED, **said).to_text()})  # type: ignore[arg-type]
+    helper.set_model_props(made, {PROPERTY: replace(EXPORTED, **said).to_text()})
     with pytest.raises(SfscError, match=r"model\.onnx"):
         ExportedModel.of(made.SerializeToString(), Path("model.onnx"))
 

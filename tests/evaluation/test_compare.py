@@ -101,6 +101,8 @@ def test_page_tables_and_figures_show_every_recipe(done: tuple[Comparison, Path]
     assert tables.count("| target images |") == 2
     for contestant in comparison.contestants:
         assert (folder_of(out, contestant.name, 0).parent / "matrix.png").stat().st_size > 1000
+        run = folder_of(out, contestant.name, 0)
+        assert {file.name for file in run.glob("*.png")} >= {"matrix.png", "accuracy.png"}
     assert page.count("<svg") == 3
     assert "http://" not in page.replace("http://www.w3.org", "")
 

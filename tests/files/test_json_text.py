@@ -6,21 +6,12 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sfsc.files.json_text import MOST_DEPTH, parse_json
-
-PLAIN = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-)
+from tests.files.json_values import JSON
 
 
-@given(PLAIN)
+@given(JSON)
 @settings(deadline=None)
 def test_what_was_written_is_read(value: Any) -> None:
     assert parse_json(json.dumps(value)) == value

@@ -15,11 +15,11 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from sfsc.errors import SfscError
 from sfsc.files.writing import read_json, replacing, write_atomic, write_json, write_with
 from tests.cutting import cuts
+from tests.files.json_values import JSON
 
 KILLED = """
 import os, signal, sys
@@ -42,15 +42,6 @@ try:
 except SfscError as error:
     print(error)
 """
-JSON = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
-    | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
-    max_leaves=8,
-)
 
 
 def fail(number: int) -> Callable[..., None]:

@@ -28,7 +28,10 @@ CERTIFICATE, KEY = (Path(__file__).with_name(f"localhost.{suffix}") for suffix i
 
 
 class Server(milvus_pb2_grpc.MilvusServiceServicer):
-    """A Milvus without collections; it keeps what it was sent as authorization, and may quote it."""
+    """A Milvus without collections; it keeps what it was sent as authorization, and may quote it.
+
+    The methods have the names of the protocol, which are not those of Python's style (N802).
+    """
 
     def __init__(self) -> None:
         self.seen: set[Any] = set()

@@ -146,7 +146,7 @@ def _import_package(name: str) -> Any:
 
 
 def _python(name: str) -> Backbone:
-    """What a function of the user's returns; it is called anew for every network."""
+    """The result of a user's function, which is called again for every network."""
     module_name, colon, function_name = name.rpartition(":")
     if not colon or not module_name or not function_name:
         raise SfscError(f"python:{name} does not have the form python:package.module:function")

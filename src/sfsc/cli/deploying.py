@@ -70,7 +70,7 @@ def profile(
     from sfsc.deploy.profiling import profile as run_profile
 
     found = run_profile(run, dataset, threads, allow_code=allow_code)
-    files = found.write(run)
+    files = [found.write(run)]
     with suppress(SfscError):  # without matplotlib
         from sfsc.report.result_figures import draw_profile
 

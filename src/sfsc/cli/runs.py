@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -27,21 +28,7 @@ def evaluate(
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
-    from sfsc.data import open_dataset
-    from sfsc.evaluation.evaluate import evaluate as run_evaluation
-    from sfsc.family.family import Family
-    from sfsc.report.result_figures import draw_evaluation
-    from sfsc.training.config import dataset_of
-    from sfsc.training.record import remarks
-
-    opened = open_dataset(dataset or dataset_of(run))
-    for remark in remarks(run, opened):
-        print(f"remark: {one_line(remark)}", file=sys.stderr)
-    evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, with_ or ())
-    files = evaluation.write(run)
-    files += draw_evaluation(files[0].parent)
-    terminal.print_evaluation(evaluation.to_json())
-    print(f"written: {', '.join(map(str, files))}")
+    _evaluate(run, dataset, workers, with_ or [], allow_code)
 
 
 @app.command()
@@ -63,7 +50,7 @@ def recalibrate(
     from sfsc.training.norm_statistics import recalibrate as run_recalibration
 
     run_recalibration(run, out, width, dataset, workers, allow_code)
-    evaluate(out, dataset, workers, allow_code=allow_code)
+    _evaluate(out, dataset, workers, [], allow_code)
 
 
 @app.command()
@@ -97,3 +84,24 @@ def report(run: RunArgument) -> None:
     if own:
         terminal.print_evaluation(own)
     print(f"report: {page}")
+
+
+def _evaluate(
+    run: Path, dataset: str | None, workers: int, exported: Sequence[Path], allow_code: str | None
+) -> None:
+    """Evaluate a run folder, write and print the result."""
+    from sfsc.data import open_dataset
+    from sfsc.evaluation.evaluate import evaluate as run_evaluation
+    from sfsc.family.family import Family
+    from sfsc.report.result_figures import draw_evaluation
+    from sfsc.training.config import dataset_of
+    from sfsc.training.record import remarks
+
+    opened = open_dataset(dataset or dataset_of(run))
+    for remark in remarks(run, opened):
+        print(f"remark: {one_line(remark)}", file=sys.stderr)
+    evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, exported)
+    written = evaluation.write(run)
+    files = [written, *draw_evaluation(written.parent)]
+    terminal.print_evaluation(evaluation.to_json())
+    print(f"written: {', '.join(map(str, files))}")

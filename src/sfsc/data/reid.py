@@ -107,7 +107,7 @@ def read_msmt17(source: str, path: Path) -> Dataset:
 def _root(path: Path, entries: Iterable[str]) -> Path:
     """The folder with one of these entries: `path`, or one that an archive was unpacked into, below it.
 
-    `path` where there is none; SfscError if there are several.
+    `path` itself if no folder has them. Raises SfscError if several do.
     """
     level = [path]
     for _ in range(1 + UNPACKED):

@@ -10,7 +10,7 @@ from sfsc.data.dataset import Dataset, held_out
 
 
 def validation(dataset: Dataset, source: str) -> Dataset:
-    """A quarter of the training identities in the place of the test identities, which are left out.
+    """Test on a quarter of the training identities instead of the test identities, which are left out.
 
     Settings are chosen here: what is then tested on the data set itself was never looked at.
     """
@@ -21,9 +21,9 @@ def validation(dataset: Dataset, source: str) -> Dataset:
 
 
 def target(dataset: Dataset, source: str) -> Dataset:
-    """A fifth of the test identities, two at least, in the place of the training ones, which are left out.
+    """Train on a fifth of the test identities, at least two, and leave out the training identities.
 
-    The former are images of the domain that is searched, without labels, as a calibration can have them; the
+    The fifth are images of the domain that is searched, without labels, as a calibration can have them; the
     others are the test.
     """
     testing = dataset.splits != "train"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from sfsc.deploy.profiling import Measured, Profile, file_digest
+from sfsc.deploy.profile import Measured, Profile, file_digest
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 from sfsc.errors import SfscError
 

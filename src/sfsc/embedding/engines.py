@@ -72,7 +72,7 @@ def ray_engine(
     dimension: int | None = None,
     allow_code: str | None = None,
 ) -> Engine:
-    """Make an engine that embeds with a number of actors, each of which loads the sub-model once.
+    """Make an engine that embeds with a number of actors. Each actor loads the sub-model once.
 
     The actors run on the cluster named by the environment variable RAY_ADDRESS, or in processes on this
     machine if it is not set. The paths of the images must be valid on every machine.

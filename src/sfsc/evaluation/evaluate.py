@@ -82,16 +82,16 @@ class Evaluation:
             "dimensions": self.dimensions,
         }
 
-    def write(self, run: str | Path) -> list[Path]:
+    def write(self, run: str | Path) -> Path:
         """Write the results into a run folder, or into a subfolder if they are for another data set.
 
         Returns:
-            A list with the path of `evaluation.json`. `sfsc.report.result_figures.draw_evaluation` draws the
-            figures next to it.
+            The path of `evaluation.json`. `sfsc.report.result_figures.draw_evaluation` draws the figures next
+            to it.
         """
         return self.write_into(results_folder(Path(run), self.dataset))
 
-    def write_into(self, folder: Path) -> list[Path]:
+    def write_into(self, folder: Path) -> Path:
         """Write `evaluation.json` and `rankings.json` into a folder, and remove figures of older results."""
         others = {
             folder / RANKINGS_FILE: as_json(self.rankings),
@@ -99,7 +99,7 @@ class Evaluation:
             folder / ACCURACY_FIGURE: None,
         }
         write_with(folder / EVALUATION_FILE, as_json(self.to_json()), others)
-        return [folder / EVALUATION_FILE]
+        return folder / EVALUATION_FILE
 
 
 def evaluate(

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import stat
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -14,10 +15,8 @@ from typing import Any, BinaryIO
 from sfsc.errors import SfscError
 from sfsc.files.json_text import parse_json
 
-try:
+if sys.platform != "win32":  # on Windows, files that a killed process leaves behind are not removed
     import fcntl
-except ImportError:  # on Windows, files that a killed process leaves behind are not removed
-    fcntl = None  # type: ignore[assignment]
 
 UNFINISHED = ".unfinished"
 LEFT_BEHIND = f".*{'[0-9a-f]' * 8}{UNFINISHED}"  # names end with a token of hexadecimal digits
@@ -122,7 +121,7 @@ def _create_beside(path: Path) -> tuple[BinaryIO, Path]:
     while True:
         unfinished = path.with_name(f".{secrets.token_hex(8)}{UNFINISHED}")
         file = unfinished.open("xb")
-        if fcntl is None:
+        if sys.platform == "win32":
             break
         with suppress(OSError):  # on a file system without locks, leftover files are not removed either
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -144,7 +143,7 @@ def _make_folder(folder: Path) -> None:
 
 def _remove_left_behind(folder: Path) -> None:
     """Remove the files that killed writers left in a folder: unfinished files without a lock."""
-    if fcntl is None:
+    if sys.platform == "win32":
         return
     for name in folder.glob(LEFT_BEHIND):
         with suppress(OSError), name.open("rb") as file:

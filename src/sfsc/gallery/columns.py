@@ -50,7 +50,7 @@ class Columns:
         return Columns(columns, self._rows + len(table))
 
     def take(self, name: str, rows: np.ndarray) -> list[Any]:
-        """The values of some rows, by their (k,) numbers; None where there is none."""
+        """Return the values of some rows by their (k,) numbers, with None for missing values."""
         return self._columns[name].take(rows)
 
     def fulfilling(self, where: Sequence[Condition]) -> np.ndarray:

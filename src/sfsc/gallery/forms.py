@@ -12,7 +12,7 @@ DTYPES: dict[str, Any] = {"float32": np.float32, "float16": np.float16, "int8": 
 
 
 def check_form(form: str) -> str:
-    """The form itself; SfscError where there is none of its name."""
+    """Return the form; raise `SfscError` if its name is unknown."""
     if form not in DTYPES:
         raise SfscError(f"unknown numeric form {form!r}; choose one of {', '.join(DTYPES)}")
     return form

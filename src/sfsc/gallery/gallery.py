@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -15,13 +14,12 @@ import numpy as np
 from sfsc.dimensions import check_dimension, shorten
 from sfsc.embedding.model import same_space
 from sfsc.errors import SfscError, missing_extra
-from sfsc.gallery.conditions import EXACT, Condition, Value, kind_of, parse_conditions
+from sfsc.gallery.conditions import Condition, Value, parse_conditions
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.milvus_address import is_milvus
-from sfsc.gallery.names import check_name
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Row, Store
+from sfsc.gallery.store import EMBEDDING, Description, Hit, Row, Store
+from sfsc.gallery.values import attribute_columns, check_columns, exact_number, texts, unit_rows
 
-MOST_ATTRIBUTES = 500  # per gallery, because every hit contains all of them
 IDS_PER_CALL = 1000
 
 Where = Sequence[str | Condition]
@@ -139,24 +137,24 @@ class Gallery(AbstractContextManager["Gallery"]):
                 gallery, an id is given twice, columns differ in length or have another kind than before, a
                 name or a value cannot be stored, or the disk is full. The gallery is then unchanged.
         """
-        rows = self._checked(embeddings)
+        rows = unit_rows(embeddings, self.name)
         check_form(form)
         columns: dict[str, list[Any]] = {
-            "id": _texts(ids),
-            "path": _texts(paths),
-            "identity": [None] * len(rows) if identities is None else _texts(identities),
-            "camera": [None] * len(rows) if cameras is None else _texts(cameras),
+            "id": texts(ids),
+            "path": texts(paths),
+            "identity": [None] * len(rows) if identities is None else texts(identities),
+            "camera": [None] * len(rows) if cameras is None else texts(cameras),
             "width": [float(width)] * len(rows),
             "fingerprint": [fingerprint] * len(rows),
         }
-        own, kinds = self._attributes(attributes or {})
-        self._check_columns(columns | own, len(rows))
+        own, kinds = attribute_columns(attributes or {}, self.name)
+        check_columns(columns | own, len(rows), self.name)
         if not len(rows):
             return 0
         description = self._described(rows.shape[1], fingerprint, kinds, dimensions)
         kinds = {name: description.attributes[name] for name in kinds}
         for name, kind in kinds.items():
-            columns[name] = [_number(v, name) for v in own[name]] if kind == "number" else own[name]
+            columns[name] = [exact_number(v, name) for v in own[name]] if kind == "number" else own[name]
         self._store.upsert(self._fitting(rows, description), form, columns, kinds)
         return len(rows)
 
@@ -188,7 +186,7 @@ class Gallery(AbstractContextManager["Gallery"]):
             SfscError: the queries belong to another family or have a dimension that does not fit the gallery,
                 a condition names an unknown column, or the gallery is damaged.
         """
-        queries = self._checked(embeddings)
+        queries = unit_rows(embeddings, self.name)
         if top < 1:
             raise SfscError(f"top must be at least 1, not {top}")
         description = self._store.describe()
@@ -210,7 +208,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         Raises:
             SfscError: neither ids nor conditions are given, or a condition names an unknown column.
         """
-        wanted = _texts([*ids])
+        wanted = texts([*ids])
         if not wanted and not where:
             raise SfscError(f"gallery {self.name}: give ids or conditions to select the rows to delete")
         description = self._store.describe()
@@ -316,7 +314,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         """Return the embeddings, shortened to the dimension of the rows if they are longer."""
         if embeddings.shape[1] <= description.dimension:
             return embeddings
-        return self._checked(shorten(embeddings, description.dimension))
+        return unit_rows(shorten(embeddings, description.dimension), self.name)
 
     def _described(
         self, dimension: int, fingerprint: str, kinds: Mapping[str, str], dimensions: Sequence[int]
@@ -328,59 +326,10 @@ class Gallery(AbstractContextManager["Gallery"]):
         self.check_family(dimension, fingerprint)
         description = self._store.describe()
         assert description is not None
-        return self._checked_attributes(description.with_attributes(kinds, self.name))
-
-    def _checked_attributes(self, description: Description) -> Description:
-        if len(description.attributes) > MOST_ATTRIBUTES:
-            raise SfscError(
-                f"gallery {self.name}: a gallery has at most {MOST_ATTRIBUTES} attributes, but with these it "
-                f"would have {len(description.attributes)}: leave some out"
-            )
-        return description
-
-    def _attributes(
-        self, attributes: Mapping[str, Sequence[Any] | np.ndarray]
-    ) -> tuple[dict[str, list[Any]], dict[str, str]]:
-        """Return the attributes that have values, under their stored names, and their kinds."""
-        columns: dict[str, list[Any]] = {}
-        for given, values in attributes.items():
-            name = check_name(given, (*COLUMNS, EMBEDDING))
-            if name in columns:
-                raise SfscError(f"gallery {self.name}: attribute {name!r} is given twice")
-            columns[name] = _plain(values)
-        kinds = {name: kind for name, values in columns.items() if (kind := kind_of(values, name))}
-        return columns, kinds
+        return description.with_attributes(kinds, self.name)
 
     def _conditions(self, where: Where, description: Description) -> list[Condition]:
         return [condition.typed(description.columns) for condition in parse_conditions(where)]
-
-    def _checked(self, embeddings: np.ndarray) -> np.ndarray:
-        """Return the embeddings as (N, dim) float32 of length 1."""
-        if embeddings.ndim != 2:
-            raise SfscError(
-                f"gallery {self.name}: embeddings must have shape (N, dim), not {embeddings.shape}"
-            )
-        rows = np.ascontiguousarray(embeddings, dtype=np.float32)
-        lengths = np.linalg.norm(rows, axis=1, keepdims=True)
-        if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise SfscError(
-                f"gallery {self.name}: embeddings contain NaN, infinity or a row of zeros: "
-                "check the sub-model and the images"
-            )
-        return rows / lengths
-
-    def _check_columns(self, columns: Mapping[str, list[Any]], rows: int) -> None:
-        for name, values in columns.items():
-            if len(values) != rows:
-                raise SfscError(f"gallery {self.name}: {rows} embeddings, but {len(values)} values of {name}")
-            if name in ("id", "path") and None in values:
-                raise SfscError(
-                    f"gallery {self.name}: every row needs a text as its {name}, but one has None"
-                )
-            _check_storable(values, f"gallery {self.name}: column {name}")
-        twice = [name for name, times in Counter(columns["id"]).items() if times > 1]
-        if twice:
-            raise SfscError(f"gallery {self.name}: id {twice[0]!r} is given twice: ids must be unique")
 
 
 def open_store(path: str, create: bool) -> Store:
@@ -394,33 +343,3 @@ def open_store(path: str, create: bool) -> Store:
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "gallery") from error
     return LanceStore(Path(path), create=create)
-
-
-def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    """Return the values as Python objects, with None for numbers that are not finite."""
-    plain = [value.item() if isinstance(value, np.generic) else value for value in values]
-    return [None if isinstance(v, float) and not math.isfinite(v) else v for v in plain]
-
-
-def _check_storable(values: Sequence[Any], column: str) -> None:
-    """Raise `SfscError` for a text that UTF-8 cannot encode, or an integer that does not fit in 64 bits."""
-    try:
-        "".join(value for value in values if isinstance(value, str)).encode()
-    except UnicodeEncodeError as error:
-        shown = error.object[max(0, error.start - 20) : error.end + 20]
-        raise SfscError(f"{column} has a value that is not Unicode text, near {shown!r}: change it") from None
-    large = next((v for v in values if isinstance(v, int) and not -(2**63) <= v < 2**63), None)
-    if large is not None:
-        raise SfscError(f"{column} has an integer that does not fit in 64 bits, {large}: pass it as text")
-
-
-def _number(value: Any, name: str) -> float | None:
-    if isinstance(value, int) and abs(value) > EXACT:
-        raise SfscError(
-            f"column {name} contains float64 numbers, and {value} is not one exactly: pass it as text"
-        )
-    return None if value is None else float(value)
-
-
-def _texts(values: Sequence[Any] | np.ndarray) -> list[Any]:
-    return [None if value is None else str(value) for value in values]

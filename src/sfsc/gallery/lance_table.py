@@ -67,7 +67,7 @@ class Snapshot:
 
 
 class LanceTable:
-    """The table in the directory of a gallery, whichever version or table is there at the time."""
+    """The table in a gallery's directory. Every call reads the table that is there at that moment."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

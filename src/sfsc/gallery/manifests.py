@@ -32,7 +32,7 @@ class ManifestWatch:
         self._last: Path | None = None
 
     def newest(self) -> Manifest | None:
-        """Return the newest manifest; None where there is none.
+        """Return the newest manifest, or None if the table has no manifest.
 
         Raises:
             OSError: it cannot be read.

@@ -28,7 +28,7 @@ SAMPLE = 200
 CODES = faiss.ScalarQuantizer.QT_6bit  # finds what 8 bits find; with 4, the goal may be out of reach
 CANDIDATES = 4  # times as many as are wanted are compared exactly
 BLOCK = 1 << 16  # rows compared at once: 32 MB at 128 dimensions
-STALE = 0.1  # share of rows that were replaced, from which on all are loaded anew
+STALE = 0.1  # share of replaced rows from which on all rows are loaded again
 
 # For each of Q queries the numbers of its rows and their scores, (Q, k) both; the score is -inf where a query
 # has fewer than k.
@@ -75,7 +75,7 @@ class MemoryIndex:
 
     @property
     def stale(self) -> bool:
-        """Whether so many rows were replaced that all should be loaded anew."""
+        """Return whether so many rows were replaced that all should be loaded again."""
         return len(self) < (1 - STALE) * len(self.alive)
 
     def extend(self, vectors: np.ndarray, table: pa.Table) -> None:

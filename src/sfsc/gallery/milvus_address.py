@@ -68,7 +68,7 @@ class Address:
         return {"token": self.token, **certificates} if self.token else certificates
 
     def without_secrets(self, text: str) -> str:
-        """The text with stars in the place of the token, also as gRPC sends it, and of its password."""
+        """Replace the token in a text with stars, also as gRPC encodes it, and its password."""
         encoded = b64encode(self.token.encode(errors="surrogateescape")).decode()
         secrets = {self.token, encoded, self.token.partition(":")[2]}
         for secret in sorted(filter(None, secrets), key=len, reverse=True):

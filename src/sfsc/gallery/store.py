@@ -23,6 +23,7 @@ COLUMNS = {
     "fingerprint": "text",
     "time": "number",
 }
+MOST_ATTRIBUTES = 500  # per gallery, because every hit contains all of them
 EMBEDDING = "embedding"
 MOST_DIMENSIONS = 65_536
 
@@ -89,7 +90,7 @@ class Description:
         A column with both integers and numbers is a column of numbers.
 
         Raises:
-            SfscError: an attribute already has another kind.
+            SfscError: an attribute already has another kind, or there are too many attributes.
         """
         attributes = dict(self.attributes)
         for attribute, kind in kinds.items():
@@ -101,6 +102,11 @@ class Description:
                     f"gallery {name}: column {attribute} has type {known}, but the values have type "
                     f"{kind}: convert them, or use another name"
                 )
+        if len(attributes) > MOST_ATTRIBUTES:
+            raise SfscError(
+                f"gallery {name}: a gallery has at most {MOST_ATTRIBUTES} attributes, but with these it "
+                f"would have {len(attributes)}: leave some out"
+            )
         return replace(self, attributes=attributes)
 
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,9 @@ from sfsc.evaluation.compare import Comparison, Contestant, folder_of, mean_and_
 from sfsc.files.writing import write_atomic
 from sfsc.images.names import as_text
 from sfsc.report.figures import heat_map, save, to_svg
+from sfsc.report.result_figures import draw_evaluation
 from sfsc.retrieval.matrix import CompatibilityMatrix
+from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE
 
 try:
     from jinja2 import Environment, StrictUndefined
@@ -42,6 +44,9 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
         SfscError: a file cannot be written.
     """
     out = Path(out)
+    for contestant in comparison.contestants:
+        for seed in range(comparison.seeds):
+            _draw_evaluations(folder_of(out, contestant.name, seed))
     figures = heat_maps(comparison)
     for contestant in comparison.contestants:
         save(figures[contestant.name], folder_of(out, contestant.name, 0).parent / "matrix.png")
@@ -58,6 +63,13 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
     )
     write_atomic(out / PAGE_FILE, as_text(page).encode())
     return out / PAGE_FILE
+
+
+def _draw_evaluations(run: Path) -> None:
+    """Draw the figures of all evaluations in and below a run folder that do not have them."""
+    for path in sorted(run.rglob(EVALUATION_FILE)):
+        if not path.with_name(ACCURACY_FIGURE).exists():  # it is drawn last
+            draw_evaluation(path.parent)
 
 
 def all_tables(comparison: Comparison) -> dict[str, Table]:

@@ -235,14 +235,10 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write what `drawn` gives; SfscError for another suffix, or where it cannot be written."""
-    write_atomic(Path(path), drawn(figure, path))
+    """Write a figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
 
-
-def drawn(figure: Figure, path: str | Path) -> bytes:
-    """A figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
-
-    Raises SfscError for another suffix.
+    Raises:
+        SfscError: the path has another suffix, or the file cannot be written.
     """
     metadata: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None}}
     suffix = Path(path).suffix
@@ -251,7 +247,7 @@ def drawn(figure: Figure, path: str | Path) -> bytes:
     data = io.BytesIO()
     with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
         figure.savefig(data, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
-    return data.getvalue()
+    write_atomic(Path(path), data.getvalue())
 
 
 def to_svg(figure: Figure) -> str:

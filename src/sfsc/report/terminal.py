@@ -14,7 +14,7 @@ from rich.table import Table
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 
 if TYPE_CHECKING:
-    from sfsc.deploy.profiling import Measured, Profile
+    from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
     from sfsc.switchable.inspection import Inspection
     from sfsc.training.calibrate import CalibrationReport

@@ -53,7 +53,7 @@ def of_metadata(folder: Path, metadata: Mapping[str, str] | None) -> tuple[Any, 
 
 
 def fingerprint(description: Any, path: Path) -> str:
-    """The fingerprint that a description names; SfscError, which names its file, where there is none."""
+    """Return the fingerprint in a description; raise `SfscError`, which names the file, if it is missing."""
     try:
         return str(description["fingerprint"])
     except (KeyError, TypeError) as error:

@@ -10,7 +10,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 MOST_CONNECTIONS = 500
 HEADER_SECONDS = 10.0  # from the opening of a connection, or the last answer on it, to the end of a header
 
-Base: Any = AutoHTTPProtocol
+Base: Any = AutoHTTPProtocol  # one of two classes, by what is installed: mypy cannot know it ("misc" below)
 
 
 def limited_connections(most: int = MOST_CONNECTIONS, seconds: float = HEADER_SECONDS) -> type[Any]:

@@ -47,7 +47,7 @@ class SearchById(Search):
     width: Annotated[
         float | None,
         Field(
-            description="The sub-model that embeds the row's image anew; without it, the stored embedding."
+            description="The sub-model that embeds the row's image again; without it, the stored embedding."
         ),
     ] = None
 

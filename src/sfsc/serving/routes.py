@@ -102,7 +102,7 @@ async def search_image(
 
 @router.post("/search/id")
 async def search_id(service: ServiceHere, search: SearchById) -> SearchAnswer:
-    """Search with a row of the gallery: its stored embedding or, with a width, its image embedded anew."""
+    """Search with a row of the gallery: its stored embedding or, with a width, its image embedded again."""
     return await service.search_id(search.id, search.width, search)
 
 

@@ -29,7 +29,7 @@ IMAGES_WAITING = 64
 IMAGE_MEMORY = 300_000_000  # bytes that decoding one image may take: a baseline JPEG of 50 million pixels
 GALLERY_WAITING = 256  # a page asks for some dozens of images at once
 GALLERY_THREADS = 4
-SUMMARY_SECONDS = 60.0  # after which a summary is made anew, for other processes may write, too
+SUMMARY_SECONDS = 60.0  # after which a summary is made again, because other processes may write, too
 
 Result = TypeVar("Result")
 Source = Callable[[], tuple[str, bytes]]
@@ -86,7 +86,7 @@ class Service:
         return (await self._compare(lambda: (name, data), [width], search))[0]
 
     async def search_id(self, id_: str, width: float | None, search: Search) -> SearchAnswer:
-        """What a row finds: its stored embedding, or its image embedded anew by the sub-model `width`."""
+        """What a row finds: its stored embedding, or its image embedded again by the sub-model `width`."""
         if width is not None:
             return (await self._compare(await self._source(id_), [width], search))[0]
         row = await self._in_gallery(lambda: self._row(id_, embeddings=True))

@@ -77,7 +77,7 @@ class Gathered:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Copy the positions anew if the whole has changed."""
+        """Copy the positions again if the whole has changed."""
         if self.whole._version != self.version:
             self.part.copy_(select(self.whole, self.positions))
             self.version = self.whole._version

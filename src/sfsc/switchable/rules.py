@@ -22,7 +22,7 @@ Rule = Callable[[Ledger, fx.Node], ValueLabels]
 
 
 def find_rule(node: fx.Node) -> Rule | None:
-    """The rule of a node's operation, or None where there is none."""
+    """Return the rule of a node's operation, or None if it has no rule."""
     target: Any = node.target
     if target in _RULES:
         return _RULES[target]

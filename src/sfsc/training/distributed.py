@@ -133,7 +133,7 @@ class World:
             torch.ones(1, device=device).item()
             if several:
                 torch.cuda.set_device(device)
-        except NotImplementedError:  # and this one's, all operators of torch
+        except NotImplementedError:  # torch's word for a device that this build has no operators for
             raise SfscError(f"device {name!r} does not exist: this machine has {_devices()}") from None
         except (RuntimeError, AssertionError, ImportError) as error:
             raise SfscError(

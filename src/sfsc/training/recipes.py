@@ -83,7 +83,7 @@ ADJUSTABLE = ("loss", "aggregation", "influence", "asymmetric", "alignment")
 
 
 def find_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
-    """The recipe of this name, with those changes that are not None; SfscError where there is none."""
+    """Return the recipe of this name with the changes that are not None, or raise `SfscError`."""
     if name not in RECIPES:
         raise SfscError(f"unknown recipe {name!r}; choose one of {', '.join(RECIPES)}")
     return replace(

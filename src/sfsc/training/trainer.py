@@ -150,7 +150,7 @@ class Training:
     def leave(self, asked: signal.Signals | None) -> NoReturn:
         """Save the last completed step, by one of the ranks that are left, and raise why training ends.
 
-        That is the signal, or where there is none, that a rank is gone.
+        The reason is the signal or, without a signal, a lost rank.
         """
         reason = f"stopped by {asked.name}" if asked else "a rank ended or stopped answering"
         if not self.world.speaks():
