@@ -205,7 +205,7 @@ def test_results_on_other_data_are_not_taken_for_its_own(evaluated: Path) -> Non
     """Earlier versions wrote them over its own."""
     (evaluated / "evaluation.json").write_text(json.dumps(evaluation() | {"dataset": "folder:other"}))
     page = Page(write_report(evaluated))
-    assert "not evaluated on its own data set yet" in page.text
+    assert "has not been evaluated on its own data set yet" in page.text
     assert "Compatibility matrix" not in page.text
     assert "Ranked lists" not in page.text
     assert "folder:other: 1843 queries" in page.text[page.text.index("Other data sets") :]
@@ -218,7 +218,7 @@ def test_results_of_a_family_before_are_left_out(evaluated: Path, place: str) ->
     old = evaluation() | {"fingerprint": "before", "dataset": "emoji:data/emoji"}
     (evaluated / place / "evaluation.json").write_text(json.dumps(old))
     page = Page(write_report(evaluated))
-    assert "results on emoji:data/emoji are left out: they are of another family" in page.text
+    assert "results on emoji:data/emoji are left out: they belong to another family" in page.text
     assert ("Compatibility matrix" in page.text) == (place != ".")
     assert "Other data sets" not in page.text
 

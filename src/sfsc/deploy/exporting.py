@@ -1,4 +1,4 @@
-"""Exporting sub-models: one file for each, whose graph contains everything from pixels to embeddings."""
+"""Exporting sub-models, each to one file with a graph that contains everything from pixels to embeddings."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from sfsc.switchable.inspection import count_multiply_adds
 
 SUFFIXES = (".onnx", ".pt2")
 OUTPUT = "embeddings"
-LEAST_COSINE = 0.9999  # between the embeddings of a file and of the sub-model that it was made from
+LEAST_COSINE = 0.9999  # between the embeddings of a file and those of its sub-model
 BATCHES = (1, 7)  # batch sizes in which they are compared
-CALIBRATING, FEWEST_CALIBRATING = 512, 32  # images that are used, and needed, for int8
+CALIBRATING, FEWEST_CALIBRATING = 512, 32  # images that int8 uses, and the minimum that it needs
 
 Made = tuple[bytes, Exported]  # the content of a file, and its metadata
 
@@ -158,7 +158,7 @@ def _to_int8_onnx(graph: Graph, exported: Exported, pixels: np.ndarray, out: Pat
         data, kept = quantise(data, pixels, out)
     exported = replace(exported, float_layers=kept)
     data = slim(_described(data, exported))
-    ExportedModel.of(data, out)  # raises where onnxruntime cannot run it
+    ExportedModel.of(data, out)  # raises an error if onnxruntime cannot run the file
     return data, exported
 
 

@@ -13,7 +13,7 @@ from sfsc.progress import track
 ENOUGH = (
     0.998  # agreement at which no more layers are kept; docs/benchmarks.md shows the accuracy of int8 then
 )
-MOST_KEPT = 1 / 4  # share of the layers: with more of them in float32, the model is hardly int8 any more
+MOST_KEPT = 1 / 4  # maximum share of layers in float32; beyond it, the model is hardly int8 any more
 MOST_PAIRS, MOST_TRIES = 32, 16  # bounds the time of the search
 
 

@@ -1,4 +1,4 @@
-"""Removing what is not needed to run an ONNX model: half of the bytes of a small int8 file."""
+"""Removing the parts of an ONNX model that are not needed to run it: half of a small int8 file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables of what is said of images: read by the kinds of their columns, and matched with images."""
+"""Tables with attributes of images: reading them from CSV files, and matching their rows with images."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from sfsc.data.table import check_distinct, read_table
 from sfsc.errors import SfscError
 from sfsc.images.names import printable
 
-# By the absolute path of an image, what is said of it.
+# The attributes of each image, by its absolute path.
 Attributes = Mapping[str, Mapping[str, Any]]
 
 PATH = "path"
 BOOLEANS = {"true": True, "false": False}
 NOT_FINITE = frozenset({"nan", "inf", "-inf", "+inf", "infinity", "-infinity", "+infinity"})
-MOST_DIGITS = 17  # numbers of 64 bits lose digits of longer ones
+MOST_DIGITS = 17  # float64 cannot represent all digits of longer numbers
 _INTEGER = re.compile(r"0|-?[1-9][0-9]*")
 _DECIMAL = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?")
 _SCIENTIFIC = re.compile(r"-?[1-9](?:\.[0-9]+)?e[-+][0-9]{2,3}")
@@ -29,12 +29,12 @@ _SCIENTIFIC = re.compile(r"-?[1-9](?:\.[0-9]+)?e[-+][0-9]{2,3}")
 
 @dataclass(frozen=True)
 class AttributeTable:
-    """What a table says of images; made by `read_attributes`.
+    """A table with attributes of images, made by `read_attributes`.
 
     Attributes:
-        path: of the table.
-        lines: by the absolute path of each image, the number of its line.
-        attributes: by the same paths, what is said of the image.
+        path: the path of the table.
+        lines: the line number of each row, by the absolute path of its image.
+        attributes: the attributes of each image, by the same paths.
     """
 
     path: Path
@@ -42,17 +42,17 @@ class AttributeTable:
     attributes: Attributes
 
     def match(self, images: Sequence[str]) -> tuple[Attributes, list[str]]:
-        """Find what the table says of images.
+        """Match the rows of the table with images.
 
-        A row belongs to the image at its path. Where there is none, it belongs to the only image whose path
-        differs in nothing but back slashes, the encoding of accents, or capital letters, unless that has a
-        row of its own or another row does so, too.
+        A row belongs to the image at its path. If there is no such image, the row belongs to the only image
+        whose path differs only in backslashes, the encoding of accents, or letter case. It then matches no
+        image if that image has its own row, or if several rows match it in this way.
 
         Args:
-            images: their absolute paths.
+            images: the absolute paths of the images.
 
         Returns:
-            What is said of the images that have a row, and what is worth a remark: each a line of text.
+            The attributes of all images that have a row, and remarks for the user, each a line of text.
         """
         rows = {image: image for image in images if image in self.attributes}
         for loosen in (_with_slashes, _with_plain_accents, _without_capitals):
@@ -83,15 +83,16 @@ class AttributeTable:
 
 
 def read_attributes(path: Path) -> AttributeTable:
-    """Read what a csv file says of images.
+    """Read the attributes of images from a CSV file.
 
-    Paths of images, in the column "path", start at the file's folder. A column becomes one of integers,
-    numbers or booleans if all of its values are written so that nothing is lost, else one of texts. Empty
-    values are None, and so are NaN and infinity where all others are integers, numbers or booleans.
+    The column "path" contains the paths of the images; relative paths start at the folder of the file. The
+    values of any other column become integers, numbers or booleans if all of them can be converted without
+    loss, and stay text otherwise. Empty values are None. NaN and infinity are None if all other values are
+    integers, numbers or booleans.
 
     Raises:
-        SfscError: there is no such file, no column "path" or no row; a line or the name of a column is wrong;
-            or two rows are of one image.
+        SfscError: the file does not exist, has no column "path" or has no rows, a line or the name of a
+            column is invalid, or two rows belong to one image.
     """
     rows = read_table(path, [PATH], None)
     if not rows:
@@ -131,7 +132,7 @@ def _without_capitals(path: str) -> str:
 
 
 def _typed(texts: Sequence[str]) -> list[Any]:
-    """The values of a column as integers, numbers, booleans or texts; None for empty ones."""
+    """Return the values of a column as integers, numbers, booleans or texts, with None for empty values."""
     said = {text for text in texts if text and text.lower() not in NOT_FINITE}
     for read in (_integers, _numbers, _booleans):
         values = read(said)
@@ -141,7 +142,7 @@ def _typed(texts: Sequence[str]) -> list[Any]:
 
 
 def _integers(texts: set[str]) -> dict[str, int] | None:
-    """What texts are as integers; None where one is none of 64 bits, or would be written otherwise."""
+    """Parse texts as integers; return None if one has another notation or does not fit in 64 bits."""
     if not all(_INTEGER.fullmatch(text) and len(text) <= 20 for text in texts):
         return None
     values = {text: int(text) for text in texts}
@@ -149,7 +150,7 @@ def _integers(texts: set[str]) -> dict[str, int] | None:
 
 
 def _numbers(texts: set[str]) -> dict[str, float] | None:
-    """What texts are as numbers of 64 bits; None where one is none, loses digits, or two become one."""
+    """Parse texts as float64; return None if one is not a number or loses digits, or if two become equal."""
     if not all(_is_number(text) for text in texts):
         return None
     values = {text: float(text) for text in texts}
@@ -158,7 +159,7 @@ def _numbers(texts: set[str]) -> dict[str, float] | None:
 
 def _is_number(text: str) -> bool:
     if _SCIENTIFIC.fullmatch(text):
-        return text == repr(float(text))  # as programs write them; an article may have the number 1e5
+        return text == repr(float(text))  # as programs write numbers; 1e5 may be an article number
     if not _DECIMAL.fullmatch(text):
         return False
     whole, point, _ = text.partition(".")

@@ -1,4 +1,4 @@
-"""Columns of rows in memory: read for some rows, or compared with a condition for all."""
+"""Columns of rows in memory: reading the values of some rows, and evaluating conditions on all rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
 
 
 class Columns:
-    """The columns of n rows; what a dictionary of pyarrow tells to repeat is small, and read faster."""
+    """The columns of n rows. Dictionary-encoded columns take less memory and are read faster."""
 
     def __init__(self, columns: Mapping[str, _Column], rows: int) -> None:
         self._columns = dict(columns)
@@ -30,16 +30,16 @@ class Columns:
 
     @classmethod
     def of(cls, table: pa.Table) -> Columns:
-        """Return the columns of a table of n rows."""
+        """Return the columns of a table."""
         return cls({name: _column(_whole(table[name])) for name in table.column_names}, len(table))
 
     @property
     def names(self) -> list[str]:
-        """Of the columns, in order."""
+        """The names of the columns, in order."""
         return list(self._columns)
 
     def extended(self, table: pa.Table) -> Columns:
-        """Return these rows and, after them, those of another table; what one of them lacks has no values."""
+        """Return these rows followed by those of a table; a column that one of them lacks is null there."""
         columns = dict(self._columns)
         for name in table.column_names:
             values = _whole(table[name])
@@ -50,11 +50,11 @@ class Columns:
         return Columns(columns, self._rows + len(table))
 
     def take(self, name: str, rows: np.ndarray) -> list[Any]:
-        """Return the values of some rows by their (k,) numbers, with None for missing values."""
+        """Return the values of the rows at (k,) positions, with None for missing values."""
         return self._columns[name].take(rows)
 
     def fulfilling(self, where: Sequence[Condition]) -> np.ndarray:
-        """(n,) bool: whether a row fulfils all conditions, of which there is at least one."""
+        """Return (n,) bool: whether each row fulfils all conditions. At least one condition is required."""
         masks = (self._columns[condition.column].mask(condition) for condition in where)
         return reduce(operator.and_, masks)
 
@@ -70,7 +70,7 @@ class _Column(Protocol):
 
 
 class _Plain:
-    """A value for each row."""
+    """A column that stores one value for each row."""
 
     def __init__(self, values: pa.Array) -> None:
         self._values = values
@@ -89,7 +89,7 @@ class _Plain:
 
 
 class _Repeated:
-    """For each row the place of its value among the different ones, of which the first is None."""
+    """A column that stores, for each row, the position of its value among the distinct values, None first."""
 
     def __init__(self, places: np.ndarray, values: list[Any], type_: pa.DataType) -> None:
         self._places = places.astype(np.min_scalar_type(len(values)))
@@ -122,12 +122,12 @@ def _column(values: pa.Array) -> _Column:
 
 
 def _whole(column: pa.ChunkedArray) -> pa.Array:
-    """The array of a column, of which rows are taken a hundred times faster than of pieces."""
+    """Return a column as one array: taking rows from it is a hundred times faster than from chunks."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def _mask(values: pa.Array, condition: Condition) -> np.ndarray:
-    """(n,) bool: whether a value fulfils a condition."""
+    """Return (n,) bool: whether each value fulfils a condition."""
     if condition.operator not in EQUALITIES:
         mask = COMPARISONS[condition.operator](values, pa.scalar(condition.values[0], values.type))
         return pc.fill_null(mask, False).to_numpy(zero_copy_only=False)

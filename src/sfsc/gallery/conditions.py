@@ -13,7 +13,7 @@ from sfsc.errors import SfscError
 Value = str | int | float | bool
 # The types that a column can have, by their names in messages and in stored descriptions.
 KINDS: dict[str, type] = {"text": str, "boolean": bool, "integer": int, "number": float}
-EXACT = 2**53  # up to here float64, the type of numbers, represents every integer exactly
+EXACT = 2**53  # float64, the type of numbers, represents every integer up to this one exactly
 EQUALITIES = ("=", "!=")
 _OPERATOR = re.compile("<=|>=|!=|=|<|>")
 _QUOTE = '"'

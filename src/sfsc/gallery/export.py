@@ -1,4 +1,4 @@
-"""A gallery as one Parquet file."""
+"""Exporting a gallery to a Parquet file."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ ROWS_PER_GROUP = 10_000
 
 
 def export(gallery: Gallery, out: str | Path) -> int:
-    """Write all rows with all columns, and embeddings as float32 of length 1.
+    """Write all rows of a gallery to a Parquet file, with all columns, and embeddings as float32 of length 1.
 
     Returns:
-        How many rows.
+        The number of rows.
 
     Raises:
-        SfscError: the gallery is empty, or the file cannot be written; one that there was is unharmed.
+        SfscError: the gallery is empty, or the file cannot be written. An existing file is then unchanged.
     """
     info, out = gallery.info(), Path(out)
     if info.dimension is None:

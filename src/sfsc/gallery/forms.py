@@ -1,4 +1,4 @@
-"""Numeric forms: how embeddings are stored, and what is computed with them after."""
+"""The numeric forms in which embeddings are stored: float32, float16 and int8."""
 
 from __future__ import annotations
 
@@ -19,16 +19,17 @@ def check_form(form: str) -> str:
 
 
 def encode(embeddings: np.ndarray, form: str) -> np.ndarray:
-    """Store embeddings in a form; `decode` turns them back, but for what is rounded.
+    """Convert embeddings to a numeric form. `decode` reverses this, except for rounding.
 
-    Only directions matter to a cosine, so an int8 row needs no scale: its largest component becomes 127.
+    The cosine similarity depends only on directions, so an int8 row needs no scale: its component with the
+    largest magnitude becomes 127 or -127.
 
     Args:
         embeddings: (N, dim) float32, of length 1.
         form: float32, float16 or int8.
 
     Returns:
-        (N, dim) of that dtype.
+        (N, dim) of the dtype of this form.
     """
     if form == "int8":
         return np.rint(embeddings * (127 / np.abs(embeddings).max(axis=1, keepdims=True))).astype(np.int8)
@@ -36,10 +37,10 @@ def encode(embeddings: np.ndarray, form: str) -> np.ndarray:
 
 
 def decode(rows: np.ndarray) -> np.ndarray:
-    """(N, dim) float32 of length 1, from what `encode` returned."""
+    """Convert rows that `encode` returned to (N, dim) float32 of length 1."""
     return rows if rows.dtype == np.float32 else normalised(rows.astype(np.float32))
 
 
 def normalised(vectors: np.ndarray) -> np.ndarray:
-    """(N, dim) float32 vectors of any length, none of them zero, brought to length 1."""
+    """Scale (N, dim) float32 vectors, none of them zero, to length 1."""
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32, copy=False)

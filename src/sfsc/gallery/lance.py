@@ -21,16 +21,17 @@ from sfsc.gallery.mirror import Mirror
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, StoreUnavailable
 
-TRIES = 5  # of a read: what another process cleans up may be gone before it is read
+TRIES = 5  # for one read, because another process may remove old files before they are read
 
 Result = TypeVar("Result")
 
 
 class LanceStore:
-    """A `Store` in the directory `path`.
+    """A `Store` in a directory.
 
-    With `create` the directory may be missing or empty; without, it must hold a gallery, and goes on to do
-    so. The first search reads all rows into memory; later ones read what has changed since, by any process.
+    With `create`, the directory may be missing or empty until the first write. Otherwise it must contain a
+    gallery at every call. The first search reads all rows into memory; later searches only read the changes,
+    including those of other processes.
     """
 
     def __init__(self, path: Path, *, create: bool) -> None:
@@ -66,7 +67,7 @@ class LanceStore:
         kinds = {**COLUMNS, **attributes}
         arrays = {name: pa.array(values, TYPES[kinds[name]]) for name, values in rows.items()}
         with self._table.reported("written"), self._table.writing() as snapshot:
-            assert snapshot is not None, "the gallery adds rows only to a table that was created"
+            assert snapshot is not None, "the gallery adds rows only if the table exists"
             dataset = self._table.fit(snapshot, attributes)
             table = _in_columns(arrays | {EMBEDDING: packed(encode(embeddings, form))}, dataset.schema)
             merge = dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
@@ -139,7 +140,7 @@ class LanceStore:
             self._shortened.clear()
 
     def _snapshot(self) -> Snapshot | None:
-        """The table as it is now; None before its creation."""
+        """Return the current version of the table, or None before its creation."""
         with self._table.reported("read"):
             snapshot = self._table.snapshot()
         if snapshot is None and not self._may_be_missing:
@@ -148,11 +149,11 @@ class LanceStore:
         return snapshot
 
     def _reading(self, read: Callable[[Snapshot], Result]) -> Result:
-        """What a function makes of the newest version; once more where that was cleaned up meanwhile."""
+        """Call a function with the newest version, again if another process has removed that meanwhile."""
         with self._lock:
             for left in reversed(range(TRIES)):
                 snapshot = self._snapshot()
-                assert snapshot is not None, "the gallery asks for rows only where there is a table"
+                assert snapshot is not None, "the gallery reads rows only if the table exists"
                 try:
                     with self._table.reported("read"):
                         return read(snapshot)
@@ -163,7 +164,7 @@ class LanceStore:
         raise AssertionError("the last try returns or raises")
 
     def _shorter(self, snapshot: Snapshot, dimension: int) -> MemoryIndex:
-        """The rows' first components in memory, taken again where rows have changed since."""
+        """Return an index of the first components of all rows, rebuilt if rows have changed."""
         index = self._mirror.follow(snapshot)
         seen, shortened = self._shortened.get(dimension, (None, index))
         if seen is not snapshot:
@@ -183,7 +184,7 @@ class LanceStore:
 
 
 def _in_columns(arrays: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:
-    """A table of this schema, from arrays of one length by the names of columns and attributes."""
+    """Return a table with a schema, from arrays of equal length by the names of columns and attributes."""
     count = len(arrays[EMBEDDING])
     columns = [
         arrays[name].cast(field.type)

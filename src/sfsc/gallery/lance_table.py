@@ -1,4 +1,4 @@
-"""The Lance table of a gallery: opened, described, changed by one process at a time."""
+"""The Lance table of a gallery: opening it, describing it, and changing it in one process at a time."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ FIXED = (*COLUMNS, EMBEDDING)
 TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
 KINDS = {type_: kind for kind, type_ in TYPES.items()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
-KEPT_VERSIONS = timedelta(minutes=10)  # what another process may still be reading
-# Every add leaves a fragment behind. Compacted at this many small ones, 2,000 adds take a tenth of the time.
+KEPT_VERSIONS = timedelta(minutes=10)  # because other processes may still read older versions
+# Every add creates a fragment. Compacting whenever this many are small makes 2,000 adds ten times faster.
 SMALL, MOST_SMALL = 100_000, 64
 POLL_SECONDS = 0.005
 REMEDIES = {
@@ -46,28 +46,28 @@ REMEDIES = {
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One version of the table, which stays as it is whatever is written after."""
+    """One version of the table. Later writes do not change it."""
 
     manifest: Manifest
     dataset: Any
     description: Description
-    columns: Mapping[str, str]  # the column that holds each attribute, and the others under their own names
+    columns: Mapping[str, str]  # the stored name of each column and attribute
 
     def sql(self, where: Sequence[Condition]) -> str | None:
-        """Return conditions as Lance's filters read them; None for no condition."""
+        """Return conditions as a Lance filter, or None if there are no conditions."""
         return " AND ".join(_sql_of(condition, self.columns[condition.column]) for condition in where) or None
 
     def batches(
         self, names: Sequence[str], where: Sequence[Condition], embeddings: bool = False
     ) -> Iterator[pa.RecordBatch]:
-        """Yield rows that fulfil all conditions: these columns, and what `unpacked` makes embeddings of."""
+        """Yield columns of the rows that fulfil all conditions; `embeddings` adds those for `unpacked`."""
         columns = {name: f"`{self.columns[name]}`" for name in names}
         columns |= {name: name for name in ("form", EMBEDDING) if embeddings}
         yield from self.dataset.scanner(columns=columns, filter=self.sql(where)).to_batches()
 
 
 class LanceTable:
-    """The table in a gallery's directory. Every call reads the table that is there at that moment."""
+    """The table in a gallery's directory. Every call reads the current version."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -77,10 +77,10 @@ class LanceTable:
         self._processes = FileLock(directory / LOCK, poll_interval=POLL_SECONDS)
 
     def snapshot(self) -> Snapshot | None:
-        """Return the table as it is on disk now; None before its creation.
+        """Return the current version on disk, or None before the table is created.
 
         Raises:
-            SfscError: it is no table of a gallery, or was written by another version of sfsc.
+            SfscError: the table does not belong to a gallery, or was written by another version of sfsc.
         """
         with self._threads:
             manifest = self._watch.newest()
@@ -94,16 +94,16 @@ class LanceTable:
 
     @contextmanager
     def writing(self) -> Iterator[Snapshot | None]:
-        """Keep all other writers out, of this process and of others, and give the table as it is."""
+        """Lock out all other writers, in this process and in others, and yield the current version."""
         with self._threads:
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._processes:
                 snapshot = self.snapshot()
-                # What changes a dataset moves it to the new version, and a snapshot stays as it is.
+                # A change moves its dataset to the new version, but a snapshot must stay the same.
                 yield snapshot and replace(snapshot, dataset=lance.dataset(self.directory / TABLE))
 
     def create(self, description: Description) -> None:
-        """Make the empty table, unless there is one."""
+        """Create the empty table if it does not exist."""
         fields = [pa.field(name, TYPES[kind], name not in NEEDED) for name, kind in COLUMNS.items()]
         fields.append(pa.field(EMBEDDING, pa.large_binary(), nullable=False))
         schema = pa.schema(fields, metadata={METADATA: _stored(description)})
@@ -112,9 +112,10 @@ class LanceTable:
                 lance.write_dataset(schema.empty_table(), self.directory / TABLE, mode="create")
 
     def fit(self, snapshot: Snapshot, attributes: Mapping[str, str]) -> Any:
-        """Return the dataset with a column for each of the attributes; only while `writing`.
+        """Return the dataset with a column for each of the attributes. Call it only inside `writing`.
 
-        Columns that an add has left behind which was cut short go; integers become numbers where these are.
+        Columns that an interrupted add has left are removed. An attribute of integers is converted if the
+        new values are numbers.
         """
         dataset, stored = self._renamed(snapshot), snapshot.description.attributes
         wanted = snapshot.description.with_attributes(attributes, str(self.directory)).attributes
@@ -127,7 +128,7 @@ class LanceTable:
         return dataset
 
     def _make_numbers(self, dataset: Any, name: str) -> None:
-        """Turn an attribute of integers into one of numbers, in one commit."""
+        """Convert an attribute from integers to numbers in one commit."""
         integers = column_of(name)
         if dataset.count_rows(f"{integers} > {EXACT} OR {integers} < -{EXACT}"):
             raise SfscError(
@@ -137,25 +138,25 @@ class LanceTable:
         dataset.add_columns({column_of(name, "number"): f"CAST({integers} AS DOUBLE)"})
 
     def tidy(self, dataset: Any) -> None:
-        """Compact the table where adds have left many small fragments; only while `writing`."""
+        """Compact the table if it has many small fragments. Call it only inside `writing`."""
         small = sum(fragment.metadata.physical_rows < SMALL for fragment in dataset.get_fragments())
         if small >= MOST_SMALL:
             self.compact(dataset)
 
     def compact(self, dataset: Any) -> None:
-        """Free what replaced and deleted rows take, and what old versions do; only while `writing`."""
+        """Free the space of replaced rows, deleted rows and old versions. Call it only inside `writing`."""
         self._drop_unused(dataset)
         dataset.optimize.compact_files()
         dataset.cleanup_old_versions(KEPT_VERSIONS)
 
     def duplicates(self, dataset: Any) -> list[str]:
-        """Return the ids that several rows have, sorted."""
+        """Return the ids that several rows share, sorted."""
         counted = dataset.to_table(columns=["id"]).group_by("id").aggregate([([], "count_all")])
         twice = counted.filter(pc.greater(counted["count_all"], 1))
         return sorted(twice["id"].to_pylist())
 
     def remove_duplicates(self, dataset: Any) -> None:
-        """Delete all rows of one id but the newest, in one commit; only while `writing`."""
+        """Keep only the newest row of each id, in one commit. Call it only inside `writing`."""
         twice = pa.array(self.duplicates(dataset), pa.string())
         if not len(twice):
             return
@@ -169,7 +170,7 @@ class LanceTable:
 
     @contextmanager
     def reported(self, action: str) -> Iterator[None]:
-        """Turn what Lance and the file system raise into one line that names the directory."""
+        """Convert errors of Lance and of the file system into one line that names the directory."""
         try:
             yield
         except SfscError:
@@ -184,7 +185,7 @@ class LanceTable:
 
     def _open(self, manifest: Manifest) -> Snapshot:
         dataset = lance.dataset(self.directory / TABLE)
-        if any(name.startswith("_") for name in _unused(dataset)):  # Lance cannot read a table with _rowid
+        if any(name.startswith("_") for name in _unused(dataset)):  # Lance cannot read a column named _rowid
             with self._processes:
                 dataset = lance.dataset(self.directory / TABLE)
                 self._drop_unused(dataset)
@@ -193,7 +194,7 @@ class LanceTable:
         return Snapshot(manifest, dataset, description, columns)
 
     def _renamed(self, snapshot: Snapshot) -> Any:
-        """The dataset with the columns of attributes named as in the newest format."""
+        """Return the dataset with its attribute columns renamed as in the newest format."""
         dataset, description = snapshot.dataset, snapshot.description
         renamed = {
             snapshot.columns[name]: column_of(name, kind) for name, kind in description.attributes.items()
@@ -210,10 +211,10 @@ class LanceTable:
 
 
 def _unused(dataset: Any) -> list[str]:
-    """The columns of attributes that count for nothing.
+    """Return the attribute columns that are not in use.
 
-    No row has brought them, because the add that was to do so was cut short; or their integers have become
-    numbers.
+    A column is not in use if no rows were written with it, because the add was interrupted, or if its
+    integers were converted to numbers.
     """
     fields = {field.name(): field.id() for field in dataset.lance_schema.fields()}
     used = {
@@ -229,7 +230,7 @@ def _unused(dataset: Any) -> list[str]:
 
 
 def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
-    """The description of a gallery, and the columns that hold its attributes."""
+    """Return the description of a gallery, and the stored name of each column and attribute."""
     metadata = dataset.schema.metadata or {}
     if METADATA not in metadata:
         older = b"fingerprint" in metadata
@@ -254,12 +255,12 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
 
 
 def _stored(description: Description) -> str:
-    """The description as it is kept with the table; attributes are its columns."""
+    """Return the description as stored in the metadata of the table; its columns describe the attributes."""
     return json.dumps({name: value for name, value in description.to_json().items() if name != "attributes"})
 
 
 def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
-    """Return (N, dimension) float32 of length 1, of a batch with the columns form and embedding."""
+    """Decode a batch with the columns form and embedding to (N, dimension) float32 of length 1."""
     vectors = np.empty((len(batch), dimension), np.float32)
     forms = batch["form"].to_numpy(zero_copy_only=False)
     for form in np.unique(forms):
@@ -276,7 +277,7 @@ def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
 
 
 def packed(rows: np.ndarray) -> pa.Array:
-    """Return each of (N, dim) rows as its bytes."""
+    """Return the bytes of each row of an (N, dim) array."""
     size = rows.shape[1] * rows.itemsize
     offsets = np.arange(len(rows) + 1, dtype=np.int64) * size
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]

@@ -1,19 +1,19 @@
-"""Whether a Lance table on disk is still the one that was read."""
+"""Detecting whether a Lance table on disk has changed since it was read."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
 
-_NAMED_FROM_ABOVE = 2**63  # names beyond it count down, so that listings begin with the newest version
+_NAMED_FROM_ABOVE = 2**63  # larger names count down, so that listings begin with the newest version
 _TRIES = 10
 
 
 class Manifest(NamedTuple):
-    """The newest manifest of a table: its file and all its bytes.
+    """The newest manifest of a table: its path and content.
 
-    It names every file of the table, and these names are random. So two manifests are equal exactly if the
-    tables are, whatever became of the directory meanwhile and whatever clocks say.
+    A manifest names every file of the table, and these names are random. Two manifests are therefore equal
+    if and only if the tables are equal, even if the directory was replaced or a clock was changed.
     """
 
     path: Path
@@ -21,10 +21,10 @@ class Manifest(NamedTuple):
 
 
 class ManifestWatch:
-    """Finds the newest manifest of the table in a directory; cheap while nothing has changed.
+    """Finds the newest manifest of the table in a directory, in little time if nothing has changed.
 
-    Lance writes a manifest for every version into `_versions`, named by its number, or by how far that is
-    below 2^64.
+    Lance writes a manifest into `_versions` for every version. Its name is the number of the version, or
+    2^64 - 1 minus this number.
     """
 
     def __init__(self, table: Path) -> None:
@@ -35,9 +35,9 @@ class ManifestWatch:
         """Return the newest manifest, or None if the table has no manifest.
 
         Raises:
-            OSError: it cannot be read.
+            OSError: the manifest cannot be read.
         """
-        for _ in range(_TRIES):  # it may be replaced and removed between two calls
+        for _ in range(_TRIES):  # a manifest may be replaced and removed between two calls
             if self._last is None or _following(self._last).exists():
                 self._last = self._find()
             if self._last is None:
@@ -59,7 +59,7 @@ def _number(manifest: Path) -> int:
 
 
 def _following(manifest: Path) -> Path:
-    """The path of the next version's manifest."""
+    """Return the path of the next version's manifest."""
     name = int(manifest.stem)
     if name < _NAMED_FROM_ABOVE:
         return manifest.with_name(f"{name + 1}.manifest")

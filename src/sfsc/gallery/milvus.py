@@ -34,24 +34,24 @@ except ImportError as error:
     raise missing_extra("pymilvus", "milvus") from error
 
 PROPERTY = "sfsc.gallery"
-LISTS, PROBES = 1024, 32  # of the index; probing all lists is an exact search
-TEXT_BYTES = 4096  # that the text of a column of every gallery may take
-ROWS_PER_CALL = 10_000  # some 6 MB at 128 dimensions
-MOST_HITS = 16_384  # Milvus returns no more for one query
+LISTS, PROBES = 1024, 32  # lists of the index, and lists to probe; probing all lists is an exact search
+TEXT_BYTES = 4096  # maximum size of a text in a column that every gallery has
+ROWS_PER_CALL = 10_000  # about 6 MB at 128 dimensions
+MOST_HITS = 16_384  # the maximum that Milvus returns for one query
 SECONDS = 10.0
 NULLABLE = ("identity", "camera")
 RPC_ERRORS: tuple[type[Exception], ...] = (MilvusException, OSError, ValueError)
 
 
 class MilvusStore:
-    """A `Store` in a collection; the description is among the collection's properties.
+    """A `Store` in a collection. The description is a property of the collection.
 
-    Embeddings are stored as float32 in any numeric form, rounded to it: rows of smaller forms are compatible
-    with other stores, but take no less room. Attributes are dynamic fields.
+    Embeddings are rounded to their numeric form but stored as float32: rows in smaller forms are compatible
+    with other stores, but do not take less space. Attributes are dynamic fields.
     """
 
     def __init__(self, url: str, *, create: bool) -> None:
-        """Connect to an address, as `Address.parse` takes it."""
+        """Connect to an address that `Address.parse` accepts."""
         self._address = Address.parse(url)
         self._url, self._name = url, self._address.collection
         with self._reported("opened"):
@@ -64,7 +64,7 @@ class MilvusStore:
 
     def _existing(self) -> Description:
         description = self.describe()
-        assert description is not None, "the gallery asks for rows only where there is a collection"
+        assert description is not None, "the gallery reads rows only if the collection exists"
         return description
 
     def describe(self) -> Description | None:
@@ -101,7 +101,7 @@ class MilvusStore:
             self._make_searchable()
 
     def _make_searchable(self) -> None:
-        """Index and load the collection, unless that was done; its creation may have been cut short."""
+        """Index and load the collection if needed, because its creation may have been interrupted."""
         if not self._client.list_indexes(self._name):
             index = MilvusClient.prepare_index_params()
             index.add_index(EMBEDDING, index_type="IVF_FLAT", metric_type="COSINE", params={"nlist": LISTS})
@@ -115,7 +115,7 @@ class MilvusStore:
         columns: Mapping[str, Sequence[Any]],
         attributes: Mapping[str, str],
     ) -> None:
-        """See `Store`; all at once up to 10,000 rows, else in parts."""
+        """See `Store`; more than 10,000 rows are written in several parts instead of all at once."""
         description = self._existing()
         extended = description.with_attributes(attributes, self._url)
         rounded = decode(encode(embeddings, form))
@@ -160,16 +160,16 @@ class MilvusStore:
         return [ranked([_hit(entity, description) for entity in entities], top) for entities in found]
 
     def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
-        """See `Store`; always refused."""
+        """See `Store`. Milvus cannot do this, so it always raises `SfscError`."""
         raise SfscError(
             f"gallery {self._url}: Milvus compares whole embeddings, and these queries have only "
-            f"{queries.shape[1]} dimensions: send as many as the gallery has, or make one of fewer"
+            f"{queries.shape[1]} dimensions: send as many as the gallery has, or create a smaller gallery"
         )
 
     def _search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool, limit: int
     ) -> list[list[dict[str, Any]]]:
-        """At least `top` entities and, if exact, all whose distance is not below the `top`-th."""
+        """Return at least `top` entities and, if `exact`, all that tie with the `top`-th."""
         with self._reported("read"):
             found = self._client.search(
                 self._name,
@@ -218,7 +218,7 @@ class MilvusStore:
             )
 
     def duplicates(self) -> list[str]:
-        """See `Store`; the id is the collection's primary key."""
+        """See `Store`. There are none, because the id is the primary key of the collection."""
         return []
 
     def optimize(self) -> None:
@@ -234,7 +234,7 @@ class MilvusStore:
 
     @contextmanager
     def _reported(self, action: str) -> Iterator[None]:
-        """Turn what Milvus raises into one line that names the gallery, and no secret."""
+        """Convert errors of Milvus into one line that names the gallery and contains no secrets."""
         try:
             yield
         except RPC_ERRORS as error:
@@ -252,7 +252,7 @@ def _hit(found: Mapping[str, Any], description: Description) -> Hit:
 
 
 def _field(name: str, description: Description) -> str:
-    """The field that holds a column; in the second format, fields are called as attributes are."""
+    """Return the field of a column; in format 2, attributes that are identifiers have fields of that name."""
     plain = name in COLUMNS or name == EMBEDDING
     plain = plain or (description.format < FORMAT and re.fullmatch(r"[A-Za-z_]\w*", name) is not None)
     return name if plain else column_of(name)

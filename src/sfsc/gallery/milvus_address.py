@@ -1,4 +1,4 @@
-"""Where a gallery on Milvus is, and what opens it: an address, and secrets from the environment."""
+"""The address of a gallery on Milvus, and the credentials for it from the environment."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ FILE = re.compile(r"milvus://(/.+\.db)/(\w+)")
 
 
 def is_milvus(path: str) -> bool:
-    """Whether a gallery's path is an address of Milvus, and not a folder."""
+    """Return whether the path of a gallery is a Milvus address instead of a directory."""
     return SCHEME.match(path) is not None
 
 
 @dataclass(frozen=True)
 class Address:
-    """What the client is told: the address of Milvus or a file, a collection, and how to get in.
+    """The address of a collection, and the credentials for it.
 
-    `certificates` is a file of the authorities that the server's certificate is checked with; empty for
-    those that gRPC trusts. `token` is empty where none is needed.
+    Attributes:
+        uri: the URI of a Milvus server, or the path of a milvus-lite file.
+        collection: the name of the collection.
+        token: the token for the server; empty if it needs none.
+        certificates: the path of the CA certificates that verify the server; empty for those that gRPC
+            trusts.
     """
 
     uri: str
@@ -37,11 +41,11 @@ class Address:
 
     @classmethod
     def parse(cls, url: str) -> Address:
-        """Read an address, and the token and the certificates that the environment names for a server.
+        """Parse an address, and read the token and the certificates of a server from the environment.
 
         Raises:
-            SfscError: it is no address of a gallery, or holds credentials; the token would be sent to
-                another machine without encryption; or the certificates cannot be read.
+            SfscError: the text is not the address of a gallery or contains credentials, the token would be
+                sent to another machine without encryption, or the certificates cannot be read.
         """
         if file := FILE.fullmatch(url):
             return cls(*file.groups())
@@ -63,12 +67,12 @@ class Address:
         return cls(f"https://{host}", collection, token, certificates)
 
     def connection(self) -> dict[str, str]:
-        """What the client takes beside the URI."""
+        """Return the arguments of the client other than the URI."""
         certificates = {"server_pem_path": self.certificates} if self.certificates else {}
         return {"token": self.token, **certificates} if self.token else certificates
 
     def without_secrets(self, text: str) -> str:
-        """Replace the token in a text with stars, also as gRPC encodes it, and its password."""
+        """Replace the token, its encoding by gRPC and its password with asterisks in a text."""
         encoded = b64encode(self.token.encode(errors="surrogateescape")).decode()
         secrets = {self.token, encoded, self.token.partition(":")[2]}
         for secret in sorted(filter(None, secrets), key=len, reverse=True):
@@ -77,7 +81,7 @@ class Address:
 
 
 def _is_here(host: str) -> bool:
-    """Whether a host, with or without port, is this machine by its loopback address."""
+    """Return whether a host, with or without a port, is a loopback address of this machine."""
     name = re.sub(r":\d*$", "", host).strip("[]")
     try:
         return name == "localhost" or ipaddress.ip_address(name).is_loopback

@@ -7,9 +7,9 @@ import unicodedata
 
 from sfsc.errors import SfscError
 
-# Of the columns of attributes: no column that a store makes for itself begins with them.
+# The prefixes of attribute columns. No column that a store creates for itself begins with them.
 PREFIX, NUMBER_PREFIX = "sfsc_", "sfscn_"
-LONGEST = 200  # characters of an attribute's name
+LONGEST = 200  # maximum number of characters of an attribute's name
 _KEPT = re.compile(r"[a-z0-9]")
 _ESCAPED = re.compile(r"_([0-9a-f]+)_")
 
@@ -17,20 +17,17 @@ _ESCAPED = re.compile(r"_([0-9a-f]+)_")
 def column_of(attribute: str, kind: str = "") -> str:
     """Return the name of the column that holds an attribute of a kind.
 
-    It consists of lower-case letters, digits and underscores alone, whatever the attribute is called: any
-    other character becomes its code point between underscores. So no attribute meets a name that a store
-    keeps for itself, and two that differ in upper and lower case stay two. Numbers have columns of their own:
-    where integers become numbers, both are there for a moment.
+    The name consists of lower-case letters, digits and underscores: every other character of the attribute
+    becomes its code point between underscores. Attributes therefore never use a name that a store reserves,
+    and names that differ only in case remain distinct. Numbers have another prefix, because both columns
+    exist for a moment when integers are converted to numbers.
     """
     prefix = NUMBER_PREFIX if kind == "number" else PREFIX
     return prefix + "".join(c if _KEPT.fullmatch(c) else f"_{ord(c):x}_" for c in attribute)
 
 
 def attribute_of(column: str) -> str:
-    """Return the name of the attribute that a column holds.
-
-    Galleries of the second format have columns that are called as their attributes.
-    """
+    """Return the name of the attribute that a column holds; in format 2, both have the same name."""
     for prefix in (PREFIX, NUMBER_PREFIX):
         if column.startswith(prefix):
             return _ESCAPED.sub(lambda code: chr(int(code[1], 16)), column.removeprefix(prefix))
@@ -41,8 +38,8 @@ def check_name(name: str, taken: tuple[str, ...]) -> str:
     """Return the name of an attribute as it is stored: in Unicode's composed form (NFC).
 
     Raises:
-        SfscError: it is empty, too long, taken by a column of every gallery, or holds characters that cannot
-            be written.
+        SfscError: the name is empty or too long, every gallery has a column with this name, or it contains
+            characters that cannot be written.
     """
     composed = unicodedata.normalize("NFC", name)
     if composed in taken:
@@ -59,5 +56,5 @@ def check_name(name: str, taken: tuple[str, ...]) -> str:
 
 
 def is_text(value: str) -> bool:
-    """Return whether a name is Unicode text without control characters and halves of surrogate pairs."""
+    """Return whether a name is Unicode text without control characters and surrogates."""
     return not any(unicodedata.category(c) in ("Cc", "Cs") for c in value)

@@ -1,1 +1,1 @@
-"""What a run has to show: figures, ranked lists, and one page that holds them all."""
+"""Reports of a run: figures, ranked lists, tables in the terminal, and HTML pages."""

@@ -68,7 +68,7 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
 def _draw_evaluations(run: Path) -> None:
     """Draw the figures of all evaluations in and below a run folder that do not have them."""
     for path in sorted(run.rglob(EVALUATION_FILE)):
-        if not path.with_name(ACCURACY_FIGURE).exists():  # it is drawn last
+        if not path.with_name(ACCURACY_FIGURE).exists():  # this figure is drawn last
             draw_evaluation(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""Figures of a run. One ink on a transparent ground, so that an inlined figure follows its page."""
+"""Figures of a run, with one ink on a transparent background, so that an inlined figure matches its page."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ Curve = Literal["loss", "uncertainty", "conflicts"]
 
 INK = "#1b2430"
 MISSED = "#f08a24"
-POINTS = 400  # of a curve: more than that, a figure cannot show
+POINTS = 400  # maximum number of points of a curve; a figure cannot show more
 # Lightness falls steadily, so the order survives colour blindness; both ends stand out on white and black.
 WIDTH_SCALE = LinearSegmentedColormap.from_list("widths", ["#f0943a", "#dd5f6b", "#b04aa8", "#6a55d8"])
 CELL_SCALE = LinearSegmentedColormap.from_list("cells", ["#dceaf7", "#7fb2dc", "#2f78b7", "#123f70"])
-# Of runtime and numeric form.
+# The colour and marker of each runtime and numeric form.
 FORM_MARKS = {
     ("onnx", "int8"): ("#d9742b", "s"),
     ("onnx", "float32"): ("#2f78b7", "o"),
@@ -56,12 +56,17 @@ def heat_map(
     limits: tuple[float, float] | None = None,
     exported: Sequence[str] = (),
 ) -> Figure:
-    """The compatibility matrix, in percent: rows are query widths, columns are gallery widths.
+    """Draw the compatibility matrix in percent: rows are query widths, columns are gallery widths.
 
-    values: (n, n) floats, fractions in 0..1, for m widths and then for n - m exported files. criterion:
-    (m, m) bools, whether a cross-test meets the criterion (the diagonal is not looked at), or None where the
-    question does not arise. limits: the fractions at the ends of the colour scale, to compare several
-    matrices; the extremes of `values` if None. exported: the files' labels.
+    Args:
+        values: (n, n) floats, fractions in 0..1, for m widths followed by n - m exported files.
+        widths: the m widths.
+        criterion: (m, m) bools, whether each cross-test meets the criterion; the diagonal is ignored. If
+            None, cross-tests are not marked.
+        title: the title of the figure.
+        limits: the fractions at the ends of the colour scale, to compare several matrices; by default the
+            extremes of `values`.
+        exported: the labels of the exported files.
     """
     matrix = np.asarray(values, dtype=float)
     met = None if criterion is None else np.asarray(criterion, dtype=bool)
@@ -86,10 +91,15 @@ def heat_map(
 
 
 def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key: Curve) -> Figure:
-    """One curve per width against the epoch: a moving mean, with the logged values faint behind it.
+    """Draw one curve per width against the epoch: a moving mean, with the logged values faint behind it.
 
-    log: the lines of log.jsonl, each with "epoch" and, under `key`, m floats in the order of `widths`, or
-    None where there is nothing to show. A long log is drawn as `POINTS` means of neighbouring lines.
+    A long log is drawn as `POINTS` means of neighbouring lines.
+
+    Args:
+        log: the lines of log.jsonl, each with "epoch" and, under `key`, m floats in the order of `widths`,
+            or None for missing values.
+        widths: the m widths.
+        key: the values to draw.
     """
     epochs = _thin(np.array([line["epoch"] for line in log], dtype=float))
     values = _thin(np.array([line[key] for line in log], dtype=float))
@@ -111,13 +121,15 @@ def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key:
 
 
 def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
-    """What a sub-model's parameters buy: its self-test, and its cross-test against the full gallery.
+    """Draw the mAP of self-tests, and of queries in the full gallery, against the number of parameters.
 
-    evaluation: the content of evaluation.json; read are "widths" and "parameters" (m each, ascending),
-    "metrics" with "mAP" (m, m) or more in fractions, and "baseline" with its "name" and "mAP".
+    Args:
+        evaluation: the content of evaluation.json. The figure uses "widths" and "parameters" (m each,
+            ascending), "metrics" with "mAP", fractions of shape (m, m) or larger, and "baseline" with "name"
+            and "mAP".
     """
     millions = np.array(evaluation["parameters"], dtype=float) / 1e6
-    own = len(millions)  # what was exported follows the sub-models
+    own = len(millions)  # exported files follow the sub-models
     matrix = np.array(evaluation["metrics"]["mAP"], dtype=float)[:own, :own]
     colours = _colours(own)
     figure, axes = _figure((5.0, 3.4))
@@ -145,10 +157,11 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
 
 
 def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
-    """What milliseconds buy: the mAP of every sub-model in every form against its latency.
+    """Draw the mAP of every sub-model in every numeric form against its latency.
 
-    profile: the content of profile.json; read are its "rows" with "width", "runtime", "form", "p50" in
-    seconds, and "accuracy" in fractions; rows without one are left out.
+    Args:
+        profile: the content of profile.json. The figure uses "width", "runtime", "form", "p50" in seconds
+            and "accuracy", a fraction, of its "rows". Rows without an accuracy are left out.
     """
     rows = [row for row in profile["rows"] if row["accuracy"] is not None]
     figure, axes = _figure((5.6, 3.6))
@@ -159,7 +172,7 @@ def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
             line: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 7}
             axes.plot(*place, **line, label=f"{runtime} {form}")
     for row in rows:
-        # Forms of a width differ little in accuracy: the label of the fastest stands on the left.
+        # The forms of a width have similar accuracies, so the label of the fastest is on the left.
         fastest = min(other["p50"] for other in rows if other["width"] == row["width"])
         offset = (-15, 7) if row["p50"] == fastest else (15, -7)
         text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9}
@@ -180,9 +193,10 @@ def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
 
 
 def conflict_map(log: Sequence[dict[str, Any]]) -> Figure:
-    """The share of conflicting pairs in each group of parameters, first layers at the top, over the epochs.
+    """Draw the share of conflicting pairs in each group of parameters over the epochs, first layers on top.
 
-    log: the lines of log.jsonl, each with "epoch" and "conflicts_by_group", (groups,) fractions.
+    Args:
+        log: the lines of log.jsonl, each with "epoch" and "conflicts_by_group", (groups,) fractions.
     """
     shares = _thin(np.array([line["conflicts_by_group"] for line in log], dtype=float))
     epochs, groups = log[-1]["epoch"], shares.shape[1]
@@ -200,7 +214,7 @@ def conflict_map(log: Sequence[dict[str, Any]]) -> Figure:
 
 
 def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
-    """How near the sub-models' embeddings of one image are: (m, m) mean cosines, in percent."""
+    """Draw (m, m) mean cosines between the embeddings of one image by two sub-models, in percent."""
     matrix = np.asarray(cosines, dtype=float)
     colours = CELL_SCALE(Normalize(matrix.min(), 1.0)(matrix))
     figure, axes = _figure((4.8, 4.6))
@@ -211,10 +225,12 @@ def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
 
 
 def embedding_map(projection: dict[str, Any]) -> Figure:
-    """Images of a few identities as every sub-model embeds them, in two dimensions.
+    """Draw the embeddings of images of a few identities by every sub-model, in two dimensions.
 
-    projection: as in evaluation.json: "widths" (m,), "identities" (n,) and "points" (m, n, 2). A colour is an
-    identity, a mark a width, and a line joins what the sub-models make of one image.
+    Colours are identities, markers are widths, and a line connects the embeddings of one image.
+
+    Args:
+        projection: "widths" (m,), "identities" (n,) and "points" (m, n, 2), as in evaluation.json.
     """
     points = np.array(projection["points"], dtype=float)
     names = list(dict.fromkeys(projection["identities"]))
@@ -235,7 +251,7 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
 
 
 def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure on white as PNG or SVG, by the suffix of `path`; equal figures give equal bytes.
+    """Write a figure on white as PNG or SVG, by the suffix of `path`. Equal figures give equal bytes.
 
     Raises:
         SfscError: the path has another suffix, or the file cannot be written.
@@ -251,9 +267,10 @@ def save(figure: Figure, path: str | Path) -> None:
 
 
 def to_svg(figure: Figure) -> str:
-    """A figure as one <svg> element to stand in an HTML page: its ink is the colour of the page's text.
+    """Return a figure as one <svg> element for an HTML page, with the colour of the page's text as its ink.
 
-    It has no size of its own, and its ids begin with a digest of it: several figures fit in one page.
+    The element has no fixed size. Its ids begin with a digest of its content, so that a page can contain
+    several figures.
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
@@ -283,7 +300,7 @@ def _names(widths: Sequence[float]) -> list[str]:
 
 
 def _square(axes: Axes, labels: Sequence[str], along: str, down: str) -> None:
-    """Axes of a heat map: a cell for each pair of labels, the first at the top left."""
+    """Set up the axes of a heat map with a cell for each pair of labels, the first at the top left."""
     axes.set_xticks(range(len(labels)), labels, parse_math=False)
     axes.set_yticks(range(len(labels)), labels, parse_math=False)
     axes.set_xlabel(along)
@@ -294,7 +311,7 @@ def _square(axes: Axes, labels: Sequence[str], along: str, down: str) -> None:
 
 
 def _cell(axes: Axes, at: tuple[int, int], value: float, colour: NDArray[np.float64], mark: str) -> None:
-    """One cell of a heat map, outlined where it is a self-test or falls short of the criterion."""
+    """Draw one cell of a heat map, outlined if it is a self-test or does not meet the criterion."""
     x, y = at
     edge, style = {"self-test": (INK, "solid"), "✗": (MISSED, "dashed")}.get(mark, ("none", "solid"))
     outline: dict[str, Any] = {"edgecolor": edge, "linestyle": style, "linewidth": 2}
@@ -321,7 +338,7 @@ def _baseline(axes: Axes, baseline: dict[str, Any]) -> None:
 
 
 def _colours(count: int) -> list[tuple[float, float, float, float]]:
-    """One colour per width, the same in every figure of a family."""
+    """Return one colour per width, the same in every figure of a family."""
     return [WIDTH_SCALE(position) for position in np.linspace(0, 1, count)]
 
 
@@ -330,7 +347,7 @@ def _thin(values: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The centred moving mean over a twentieth of the values; shorter at both ends."""
+    """Return the centred moving mean over a twentieth of the values, with a shorter window at both ends."""
     kernel = np.ones(max(1, len(values) // 20))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
 
@@ -343,6 +360,6 @@ def _grid(axes: Axes) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """Entries in rows of four above the axes, where no curve can run through them."""
+    """Draw the legend in rows of four above the axes, where it cannot cover a curve."""
     place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4, "columnspacing": 1.4}
     axes.legend(frameon=False, fontsize=9, labelcolor=INK, **place)

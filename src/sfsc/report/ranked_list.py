@@ -1,4 +1,4 @@
-"""A query and its ranked hits as one picture: frames tell right from wrong, ticks and crosses repeat it."""
+"""A query and its ranked hits as one picture. Colours and symbols mark correct and wrong hits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from sfsc.gallery import Hit
 
-SIDE = 128  # pixels: the box that a thumbnail fits into
+SIDE = 128  # pixels: the longer side of a thumbnail
 FRAME = 4
 GAP = 12
 LINE = 18  # pixels: the height of a line of text
@@ -34,7 +34,7 @@ MISSING = (216, 219, 224)
 
 @dataclass(frozen=True)
 class RankedImage:
-    """One hit: where its image lies, its similarity, a caption, and whether it is right (None: unknown)."""
+    """A hit: the path of its image, its similarity, a caption, and whether it is correct (None: unknown)."""
 
     path: str
     score: float
@@ -43,10 +43,14 @@ class RankedImage:
 
 
 def ranked_list_picture(query: str, hits: Sequence[RankedImage]) -> NDArray[np.uint8]:
-    """The query at the left, its hits in rank order beside it: an (h, w, 3) uint8 RGB picture.
+    """Draw the query on the left and its hits next to it: (h, w, 3) uint8 RGB.
 
-    query: the path of the query's image. Right hits are framed green with a tick, wrong ones red with a
-    cross, the others grey; score and caption stand below. An image that cannot be read is a grey tile.
+    Correct hits have a green frame with a tick, wrong hits a red frame with a cross, and all others a grey
+    frame. The score and the caption are below each hit. An image that cannot be read is a grey tile.
+
+    Args:
+        query: the path of the query image.
+        hits: the hits in rank order.
     """
     images = [thumbnail(path) for path in (query, *(hit.path for hit in hits))]
     box = np.max([image.shape[:2] for image in images], axis=0)
@@ -68,9 +72,9 @@ def ranked_list_picture(query: str, hits: Sequence[RankedImage]) -> NDArray[np.u
 
 
 def thumbnail(path: str) -> NDArray[np.uint8]:
-    """The image in its own aspect ratio, its longer side `SIDE`: (h, w, 3) uint8 RGB.
+    """Return an image with its aspect ratio, scaled to a longer side of `SIDE`: (h, w, 3) uint8 RGB.
 
-    A grey tile that says "missing" where there is no readable image.
+    An image that cannot be read becomes a grey tile with the text "missing".
     """
     try:
         image = decode(path, None)
@@ -84,14 +88,14 @@ def thumbnail(path: str) -> NDArray[np.uint8]:
 
 
 def _centre(image: NDArray[np.uint8], height: int, width: int) -> NDArray[np.uint8]:
-    """The image in the middle of a box, so that all frames of a picture are of one size."""
+    """Centre the image in a box, so that all frames of a picture have the same size."""
     box = np.full((height, width, 3), PAPER, np.uint8)
     _paste(box, image, (height - image.shape[0]) // 2, (width - image.shape[1]) // 2)
     return box
 
 
 def _tile(image: NDArray[np.uint8], correct: bool | None, lines: Sequence[str]) -> NDArray[np.uint8]:
-    """A framed thumbnail with lines of text below it."""
+    """Return a framed thumbnail with lines of text below it."""
     colour = {True: RIGHT, False: WRONG, None: UNKNOWN}[correct]
     border = (FRAME,) * 4
     framed = np.asarray(cv2.copyMakeBorder(image, *border, cv2.BORDER_CONSTANT, value=colour), np.uint8)
@@ -106,7 +110,7 @@ def _tile(image: NDArray[np.uint8], correct: bool | None, lines: Sequence[str]) 
 
 
 def _badge(framed: NDArray[np.uint8], correct: bool, colour: tuple[int, int, int]) -> None:
-    """A white tick or cross in the upper right corner."""
+    """Draw a white tick or cross in the upper right corner."""
     left = framed.shape[1] - 20
     cv2.rectangle(framed, (left, 0), (left + 20, 20), colour, cv2.FILLED)
     tick = [[(4, 10), (8, 14), (15, 5)]]
@@ -116,7 +120,7 @@ def _badge(framed: NDArray[np.uint8], correct: bool, colour: tuple[int, int, int
 
 
 def _write(tile: NDArray[np.uint8], text: str, top: int) -> NDArray[np.uint8]:
-    """One centred line of text at `top`, cut where the tile ends; OpenCV's letters are ASCII only."""
+    """Write a centred line of text at `top`, cut to fit the tile. OpenCV can only draw ASCII."""
     font, size = cv2.FONT_HERSHEY_SIMPLEX, 0.42
     text = text.encode("ascii", "replace").decode()
     while text and cv2.getTextSize(text, font, size, 1)[0][0] > tile.shape[1]:
@@ -131,6 +135,6 @@ def _paste(picture: NDArray[np.uint8], tile: NDArray[np.uint8], top: int, left: 
 
 
 def draw_hits(query: str | Path, hits: Sequence[Hit], out: Path) -> None:
-    """Write a PNG of a query and its hits, with scores and what is known of their identities."""
+    """Write a PNG of a query and its hits, with their scores and their identities or file names."""
     ranked = [RankedImage(hit.path, hit.score, hit.identity or Path(hit.path).name, None) for hit in hits]
     write_png(out, ranked_list_picture(str(query), ranked))

@@ -1,4 +1,4 @@
-"""The figures that lie beside results in a run folder, drawn from these results."""
+"""Drawing the figures of results next to these results in a run folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def draw_evaluation(folder: Path) -> list[Path]:
-    """Draw `matrix.png` and `accuracy.png` beside the `evaluation.json` in a folder; returns both paths.
+    """Draw `matrix.png` and `accuracy.png` next to the `evaluation.json` in a folder; return both paths.
 
     Raises:
         SfscError: there is no evaluation, it is damaged, or the figures cannot be written.
@@ -38,7 +38,7 @@ def matrix_figure(result: dict[str, Any], label: str) -> Figure:
 
 
 def draw_profile(profile: Profile, folder: Path) -> list[Path]:
-    """Draw `profile.png` into a folder, if the profile has accuracies; returns its path, or nothing.
+    """Draw `profile.png` into a folder and return its path; draw nothing if there are no accuracies.
 
     Raises:
         SfscError: matplotlib is not installed, or the figure cannot be written.

@@ -1,4 +1,4 @@
-"""What commands print: tables on the terminal."""
+"""Printing the tables and lines of commands to the terminal."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-# As narrow as its columns: all of it fits on 80 characters.
+# Line breaks in the heading keep the table within 80 characters.
 PROFILE_HEADING = (
     *("width", "form", "file\nMB", "memory\nMB", "p50\nms", "p95\nms", "images\n/s", "times\nfaster"),
     "mAP\n%",
@@ -29,7 +29,7 @@ PROFILE_HEADING = (
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
-    """The counts of a data set, as `summarise` gives them."""
+    """Print the counts of a data set, as `summarise` returns them."""
     table = Table(*rows[0])
     for row in rows:
         total = "bold" if row["camera"] == "all" else None
@@ -38,9 +38,9 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
-    """The matrix and the tests at its corners, from the content of evaluation.json."""
+    """Print the matrix and the tests at its corners, from the content of evaluation.json."""
     accuracy, criterion = evaluation["metrics"]["mAP"], evaluation["criterion"]
-    full = len(criterion) - 1  # what was exported follows the sub-models
+    full = len(criterion) - 1  # exported files follow the sub-models
     exported = evaluation.get("exported", {})  # earlier evaluations lack it
     widths = [f"{width:g}" for width in evaluation["widths"]]
     names = [*widths, *map(escape, exported)]
@@ -87,7 +87,7 @@ def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Ta
 
 
 def print_inspection(inspection: Inspection) -> None:
-    """Sizes and channels at every width, and what is kept whole."""
+    """Print sizes and channels at every width, and the layers that are not cut."""
     names = [f"{width:g}" for width in inspection.widths]
     sizes = Table("width", "parameters", "of the full", "multiply-adds", "of the full")
     for row in zip(names, inspection.parameters, inspection.multiply_adds, strict=True):
@@ -109,7 +109,7 @@ def _shortened(names: list[str]) -> str:
 
 
 def print_hits(hits: list[Hit]) -> None:
-    """What a search found, best first."""
+    """Print the hits of a search, best first."""
     table = Table("rank", "score", "identity", "camera", "written at width", "path")
     for rank, hit in enumerate(hits, 1):
         table.add_row(
@@ -120,7 +120,7 @@ def print_hits(hits: list[Hit]) -> None:
 
 
 def print_gallery(name: str, info: GalleryInfo) -> None:
-    """What a gallery holds."""
+    """Print a summary of a gallery."""
     _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, family {info.fingerprint}")
     if len(info.dimensions) > 1:
         _say(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
@@ -139,7 +139,7 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
 
 
 def print_profile(profile: Profile) -> None:
-    """The sub-models, then each of them in every form, and how much faster it is than the reference."""
+    """Print the sub-models, and the measurements of each in every form compared with the reference."""
     sizes = Table("width", "parameters", "multiply-adds")
     for width, row in {row.width: row for row in profile.rows}.items():
         adds = _known(row.multiply_adds, lambda count: f"{count / 1e6:,.1f} M")
@@ -165,7 +165,7 @@ def _times_faster(row: Measured, reference: Measured) -> str:
 
 
 def print_choice(run: Path, chosen: Measured) -> None:
-    """The file of the sub-model that was chosen, and its figures."""
+    """Print the file and the measurements of the chosen sub-model."""
     size, memory = (show_quantity(count, SIZES) for count in (chosen.size or 0, chosen.memory))
     p50, p95 = (show_quantity(seconds, TIMES) for seconds in (chosen.p50, chosen.p95))
     figures = f"file {size}, memory {memory}, p50 {p50}, p95 {p95}, mAP {100 * (chosen.accuracy or 0):.1f} %"
@@ -178,7 +178,7 @@ def _known(value: T | None, show: Callable[[T], str]) -> str:
 
 
 def print_calibration(report: CalibrationReport) -> None:
-    """The cosines before and after, by width."""
+    """Print the cosines before and after calibration, by width."""
     table = Table("width", "before", "after", title="cosine to the full sub-model, same image")
     for width, before in report.before.items():
         table.add_row(f"{width:g}", f"{before:.3f}", f"{report.after[width]:.3f}")
@@ -186,7 +186,7 @@ def print_calibration(report: CalibrationReport) -> None:
 
 
 def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bool) -> None:
-    """Print where a service is that has begun, and what it shows to whom."""
+    """Print the address of a service and the folders whose images it shows; warn if anyone can use it."""
     _say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
     folders = ", ".join(map(str, image_roots))
     _say(f"images in {folders} can be shown" if folders else "no images can be shown: set --images-root")
@@ -196,7 +196,7 @@ def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bo
 
 
 def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:
-    """Tables by caption; the first row of each is its heading."""
+    """Print tables with their captions; the first row of each table is its header."""
     for caption, (heading, *rows) in tables.items():
         table = Table(*heading, title=caption)
         for row in rows:

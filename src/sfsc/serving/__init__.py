@@ -1,4 +1,4 @@
-"""A family and a gallery over HTTP, with a page for people."""
+"""Serving a family and a gallery over HTTP, with a page for the browser."""
 
 from sfsc.serving.app import create_app
 

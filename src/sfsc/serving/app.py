@@ -1,4 +1,4 @@
-"""The app: endpoints over a service, and every error as one line of JSON."""
+"""The ASGI app: it connects the endpoints to a service and returns every error as one line of JSON."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ def create_app(
     image_roots: Sequence[str | Path] | None = None,
     allow_code: str | None = None,
 ) -> FastAPI:
-    """An ASGI app that serves one trained family with one gallery.
+    """Create an ASGI app that serves one trained family with one gallery.
 
     Args:
-        run: the run folder of the family, with its evaluation.json if there is one.
+        run: the run folder of the family. Its evaluation.json is shown if it exists.
         gallery: the directory or URL of a gallery of this family.
-        api_key: what requests must bring in the header X-API-Key; without it, none is asked for.
-        origins: of other pages that may use the service, such as http://127.0.0.1:8080.
-        hosts: names under which the service is reached, such as search.example; addresses and localhost need
-            not be among them, and "*" stands for any name.
-        image_roots: the folders whose images the service may show and embed, as far as rows name them; by
-            default the folder that all of them have in common.
+        api_key: the key that requests must send in the header X-API-Key; by default no key is needed.
+        origins: the origins of other pages that may use the service, such as http://127.0.0.1:8080.
+        hosts: the names under which the service can be reached, such as search.example, or "*" for any name.
+            Addresses and localhost are always allowed.
+        image_roots: the folders whose images the service may show and embed if rows refer to them; by
+            default the deepest folder that contains all images of the gallery.
         allow_code: as for `Family.load`.
 
+    Returns:
+        The app.
+
     Raises:
-        SfscError: there is no family or no gallery, the gallery is of another family, the key is empty, or
-            an origin or a host is none.
+        SfscError: the family or the gallery does not exist, the gallery belongs to another family, the key
+            is empty, or an origin or a host is invalid.
     """
     if api_key is not None and not api_key.strip():
         raise SfscError("the API key is empty: set a key, or remove the option")
@@ -62,7 +65,7 @@ def create_app(
         yield
         service.close()
 
-    # FastAPI's own pages of documentation would load scripts from another host.
+    # The documentation pages of FastAPI would load scripts from another host.
     app = FastAPI(title="sfsc", docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.service = service
     key = [Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))] if api_key else []
@@ -100,7 +103,7 @@ def _answer_errors(app: FastAPI, service: Service) -> None:
 
 
 def _one_line(error: RequestValidationError) -> str:
-    """What is wrong with a request, and where: "top: Input should be less than or equal to 100"."""
+    """Say where a request is wrong and why, as in "top: Input should be less than or equal to 100"."""
     places = [".".join(map(str, found["loc"][1:])) for found in error.errors()]
     told = [str(found["msg"]) for found in error.errors()]
     return "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, told, strict=True))

@@ -1,4 +1,4 @@
-"""How often a client may try keys."""
+"""Limiting how often a client may try API keys."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import math
 import time
 from collections import OrderedDict
 
-MOST_WRONG = 10  # keys in a row, after which a client waits
+MOST_WRONG = 10  # wrong keys in a row after which a client must wait
 SECONDS = 60.0
-MOST_CLIENTS = 10_000  # that are remembered; the longest silent are forgotten first
+MOST_CLIENTS = 10_000  # clients that are remembered; those with the oldest attempts are forgotten first
 
 
 class Attempts:
@@ -18,7 +18,7 @@ class Attempts:
         self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
 
     def note(self, client: str) -> None:
-        """Take note of a wrong key."""
+        """Record a wrong key."""
         count, last = self._wrong.pop(client, (0, 0.0))
         now = time.monotonic()
         self._wrong[client] = (count + 1 if now - last < SECONDS else 1), now
@@ -26,6 +26,6 @@ class Attempts:
             self._wrong.popitem(last=False)
 
     def wait(self, client: str) -> int:
-        """Return for how many seconds a client must wait before it may try again; 0 if it need not."""
+        """Return how many seconds a client must wait before it may try again; 0 if it need not wait."""
         count, last = self._wrong.get(client, (0, 0.0))
         return math.ceil(max(0.0, last + SECONDS - time.monotonic())) if count >= MOST_WRONG else 0

@@ -1,4 +1,4 @@
-"""Connections to the service: how many there may be, and how long a client may take over a request."""
+"""Limits on the number of connections to the service and on the time to send the header of a request."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
 
 MOST_CONNECTIONS = 500
-HEADER_SECONDS = 10.0  # from the opening of a connection, or the last answer on it, to the end of a header
+HEADER_SECONDS = 10.0  # from the start of a connection, or the last response on it, to the end of a header
 
-Base: Any = AutoHTTPProtocol  # one of two classes, by what is installed: mypy cannot know it ("misc" below)
+Base: Any = AutoHTTPProtocol  # mypy cannot know this class, which depends on what is installed ("misc" below)
 
 
 def limited_connections(most: int = MOST_CONNECTIONS, seconds: float = HEADER_SECONDS) -> type[Any]:
     """Return uvicorn's HTTP protocol with limits, for one server.
 
-    A connection that waits for a request is closed after some seconds. Where there are as many connections
-    as may be, a new one takes the place of the one that has waited longest; if none waits, the new one is
-    closed. So a crowd of clients that send nothing, or half of a header, keeps nobody out.
+    A connection is closed if it waits too long for a request. If there are too many connections, a new one
+    replaces the one that has waited longest, or is closed if none is waiting. Clients that send nothing, or
+    only half a header, therefore cannot lock out others.
 
     Args:
-        most: how many connections there may be at once.
-        seconds: in which a client must complete the header of a request.
+        most: the maximum number of connections.
+        seconds: the time in which a client must complete the header of a request.
     """
     waiting: dict[Any, asyncio.TimerHandle] = {}  # in the order in which they began to wait
 

@@ -1,4 +1,4 @@
-"""What every request passes on its way in, and every answer on its way out."""
+"""Middleware that checks every request and adds headers to every response."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from sfsc.errors import SfscError
 from sfsc.serving.attempts import Attempts
 from sfsc.serving.metrics import Metrics
 
-MAX_BODY = 10 * 1024 * 1024  # of a form, which may hold an image
-MAX_JSON = 1024 * 1024  # of anything else: it is parsed while nobody else is answered
-BODY_SECONDS = 30.0  # in which a body must arrive
+MAX_BODY = 10 * 1024 * 1024  # bytes of a form, which may contain an image
+MAX_JSON = 1024 * 1024  # bytes of any other body, because parsing it delays all other requests
+BODY_SECONDS = 30.0  # the time in which a body must arrive
 ANY_HOST = "*"
 KEY_HEADER = "X-API-Key"
-# What tells nothing of the gallery's images: the empty page, and what monitors ask for.
+# Paths that need no key, because they reveal nothing about the gallery's images: the empty page, monitoring.
 OPEN = frozenset(
     {"/", "/page.css", "/page.js", "/style.css", "/icon.svg", "/health", "/metrics", "/openapi.json"}
 )
@@ -35,45 +35,46 @@ SECURITY = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
-    "Vary": "Origin",  # what the browser keeps of an answer to our own page does for no other
+    "Vary": "Origin",  # a response that a browser caches for our own page must not be used for another
 }
-# As browsers write them: with a path, capitals or the port that goes without saying, it would match none.
+# Origins as browsers send them: an origin with a path, capitals or the default port would never match.
 ORIGIN = re.compile(r"(?!http:.*:80$|https:.*:443$)https?://(?:[a-z0-9._-]+|\[[0-9a-f:]+\])(?::\d+)?")
 HOST = re.compile(r"[a-z0-9_-]{1,63}(?:\.[a-z0-9_-]{1,63}){0,10}")
 
 
 def error_response(status: int, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
-    """An error as every one of them is answered: one line in a JSON object."""
-    readable = message.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent
+    """Return the response to an error: a JSON object with a message of one line."""
+    readable = message.encode("utf-8", "replace").decode()  # UTF-8 cannot encode half a surrogate pair
     return JSONResponse({"error": readable}, status, headers)
 
 
 def check_origins(origins: Collection[str]) -> None:
-    """Raise `SfscError` for what is no origin of pages, such as http://127.0.0.1:8080."""
+    """Raise `SfscError` unless all texts are origins, such as http://127.0.0.1:8080."""
     for origin in origins:
         if not ORIGIN.fullmatch(origin):
             raise SfscError(f"origin {origin}: give scheme, host and port alone, as in http://127.0.0.1:8080")
 
 
 def check_hosts(hosts: Collection[str]) -> None:
-    """Raise `SfscError` for what is no name of a host, such as search.example."""
+    """Raise `SfscError` unless all texts are host names, such as search.example, or "*"."""
     for host in hosts:
         if host != ANY_HOST and not HOST.fullmatch(host):
             raise SfscError(f"host {host}: give the name alone, in lower case, as in search.example")
 
 
 class Guard:
-    """Refuses requests without the key, to other hosts, from pages of other sites, or with too large a body.
+    """ASGI middleware that counts all requests and refuses those that are not allowed.
 
-    A browser says to which host it sends a request. If that is a name, it must be one of `hosts`: else a page
-    from elsewhere, whose own name was made to lead here, could read every answer (DNS rebinding). An address
-    and `localhost` cannot be made so, and are always right.
+    It refuses requests without the key, to other hosts, from pages of other sites, or with too large a body.
 
-    Pages of `origins` may do whatever the service's own page may; browsers learn of it by CORS.
+    A browser sends the name of the host that it requests, which must be one of `hosts`. Otherwise a page of
+    another site could point its own name to this service and read every response (DNS rebinding). Addresses
+    and `localhost` cannot be used for this attack and are always allowed.
 
-    It stands before the app as ASGI middleware, and counts all requests. The size is checked while the body
-    arrives: whatever the client announced, no more than MAX_BODY or MAX_JSON is read, and no longer than
-    BODY_SECONDS.
+    Pages of `origins` may do everything that the service's own page may. CORS headers tell the browser so.
+
+    The size is checked while the body arrives: at most `MAX_BODY` or `MAX_JSON` bytes are read within
+    `BODY_SECONDS`, whatever size the client announced.
     """
 
     def __init__(
@@ -96,8 +97,8 @@ class Guard:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        status = 500  # of an exception that nobody answered
-        # Where GET is answered, so is HEAD: with the same headers, and the server leaves out the body.
+        status = 500  # in case an exception leaves the app without a response
+        # HEAD is handled like GET and gets the same headers; the server leaves out the body.
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         shared = self._shared(scope)
 
@@ -116,7 +117,7 @@ class Guard:
             self._metrics.requests.labels(route, str(status)).inc()
 
     def _shared(self, scope: Scope) -> dict[str, str]:
-        """The headers by which the browser hands an answer to a page of an allowed origin; {} for others."""
+        """Return the headers that let a page of an allowed origin read the response; {} for other origins."""
         origin = Headers(scope=scope).get("Origin")
         if origin not in self._origins:
             return {}
@@ -128,7 +129,7 @@ class Guard:
         }
 
     def _answer(self, scope: Scope, shared: bool) -> Response | None:
-        """What the guard answers by itself: a browser's question whether a page may ask, or a refusal."""
+        """Return a refusal or the response to a CORS preflight request; None if the app shall respond."""
         headers = Headers(scope=scope)
         if not self._is_host(headers.get("Host", "")):
             return error_response(
@@ -176,9 +177,9 @@ class Guard:
 
 
 def _foreign(headers: Headers) -> bool:
-    """Whether a browser sends this for a page that is not the service's own.
+    """Return whether a browser sends this request for a page other than the service's own.
 
-    Over plain HTTP, but on this machine, browsers say only the origin of the page.
+    Over plain HTTP, except to this machine, browsers send only the origin of the page.
     """
     site = headers.get("Sec-Fetch-Site")
     if site is not None:
@@ -188,7 +189,7 @@ def _foreign(headers: Headers) -> bool:
 
 
 def _most(headers: Headers) -> int:
-    """How many bytes the body of a request may have."""
+    """Return the maximum number of bytes in the body of a request."""
     return MAX_BODY if headers.get("Content-Type", "").startswith("multipart/form-data") else MAX_JSON
 
 
@@ -200,7 +201,7 @@ def _limited(receive: Receive, most: int) -> Receive:
     async def receiving() -> Message:
         nonlocal read, complete
         try:
-            # After the body, the only message is that the client has gone: for that one waits at leisure.
+            # After the body, the only message is that the client disconnected, which may take any time.
             async with asyncio.timeout_at(None if complete else end):
                 message = await receive()
         except TimeoutError:

@@ -1,4 +1,4 @@
-"""What goes over the wire as JSON: requests and answers, checked by pydantic."""
+"""The JSON requests and responses of the service, validated by pydantic."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from sfsc.gallery.conditions import Value
 
-TEXT = 4096  # characters of an id or a path
+TEXT = 4096  # maximum number of characters of an id or a path
 
-Top = Annotated[int, Field(ge=1, le=100, description="How many hits.")]
+Top = Annotated[int, Field(ge=1, le=100, description="The maximum number of hits.")]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT)]
 Where = Annotated[
     list[str],
     Field(
-        description='Conditions that hits fulfil: camera=2, price<=9.5, name="lamp, red". Of several '
-        "equalities on one column, any will do.",
+        description='Conditions that every hit fulfils, such as camera=2, price<=9.5 or name="lamp, red". '
+        "Several equalities on one column are alternatives.",
         examples=[["camera=2"]],
     ),
 ]
-Exact = Annotated[bool, Field(description="Whether every row is compared.")]
+Exact = Annotated[bool, Field(description="Whether to compare every row.")]
 Width = Annotated[float, Field(description="The sub-model that embeds the query.", examples=[1.0])]
 
 
 class Error(BaseModel):
-    """Why a request was refused."""
+    """The reason why a request was refused."""
 
     error: str
 
 
 class Search(BaseModel):
-    """What every search may say."""
+    """The settings of every search."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -41,36 +41,36 @@ class Search(BaseModel):
 
 
 class SearchById(Search):
-    """A search with a row of the gallery."""
+    """A search with a row of the gallery as the query."""
 
     id: Text
     width: Annotated[
         float | None,
         Field(
-            description="The sub-model that embeds the row's image again; without it, the stored embedding."
+            description="The sub-model that embeds the row's image again; by default, the stored embedding."
         ),
     ] = None
 
 
 class CompareById(Search):
-    """A search with the image of a row, by every sub-model."""
+    """A search with the image of a row, embedded by every sub-model."""
 
     id: Text
 
 
 class SearchByEmbedding(Search):
-    """A search with an embedding that the client has computed."""
+    """A search with an embedding that the client computed."""
 
     embedding: Annotated[list[float], Field(min_length=1, max_length=65536)]
     width: Annotated[float | None, Field(description="The sub-model that computed it, if known.")] = None
     fingerprint: Annotated[
         str | None,
-        Field(description="Of the family that computed it; another than the gallery's is refused."),
+        Field(description="The fingerprint of the family that computed it; it must be the gallery's."),
     ] = None
 
 
 class HitAnswer(BaseModel):
-    """A row of the gallery that answers a query; `score` is the cosine."""
+    """A row of the gallery that a search found; `score` is the cosine similarity."""
 
     id: str
     path: str
@@ -83,10 +83,10 @@ class HitAnswer(BaseModel):
 
 
 class SearchAnswer(BaseModel):
-    """What a search found, best first, and how long embedding and searching took, without any waiting.
+    """The hits, best first, and the milliseconds of embedding and searching, without waiting in queues.
 
-    `width` is the sub-model that embedded the query, null where the client did not name it; `embed_ms` is 0
-    where nothing had to be embedded.
+    `width` is the sub-model that embedded the query, or null if the client did not name it. `embed_ms` is 0
+    if nothing was embedded.
     """
 
     width: float | None
@@ -96,13 +96,13 @@ class SearchAnswer(BaseModel):
 
 
 class CompareAnswer(BaseModel):
-    """What every sub-model found, in the order of their widths."""
+    """The response for every sub-model, in the order of their widths."""
 
     answers: list[SearchAnswer]
 
 
 class Added(BaseModel):
-    """A row that is stored."""
+    """A row that was stored."""
 
     id: str
     width: float
@@ -110,13 +110,13 @@ class Added(BaseModel):
 
 
 class Deleted(BaseModel):
-    """How many rows are gone."""
+    """The number of deleted rows."""
 
     deleted: int
 
 
 class Health(BaseModel):
-    """The service answers."""
+    """The state of the service."""
 
     status: str
     fingerprint: str
@@ -124,7 +124,7 @@ class Health(BaseModel):
 
 
 class SubModel(BaseModel):
-    """One sub-model; `latency_ms` is the median time to embed one image here, measured at the start."""
+    """A sub-model; `latency_ms` is the median time to embed one image, measured when the service started."""
 
     width: float
     parameters: int
@@ -133,7 +133,7 @@ class SubModel(BaseModel):
 
 
 class Evaluation(BaseModel):
-    """The compatibility matrix, mAP in fractions of 1: rows are query widths, columns gallery widths."""
+    """The compatibility matrix: mAP as fractions; rows are query widths, columns are gallery widths."""
 
     dataset: str
     widths: list[float]
@@ -142,9 +142,9 @@ class Evaluation(BaseModel):
 
 
 class FamilyAnswer(BaseModel):
-    """The family; `dimensions` are all in which its embeddings stand alone, the last the whole one's.
+    """The family; `dimensions` are those that it supports, ascending up to the full `dimension`.
 
-    `image_size` is (height, width), `evaluation` null where the run was not evaluated.
+    `image_size` is (height, width), and `evaluation` is null if the run was not evaluated.
     """
 
     fingerprint: str
@@ -157,21 +157,21 @@ class FamilyAnswer(BaseModel):
 
 
 class Column(BaseModel):
-    """A column to filter by; `values` are those in use, null where they are too many to list."""
+    """A column to filter by; `values` are its distinct values, or null if they are too many to list."""
 
     kind: str
     values: list[Value] | None
 
 
 class Example(BaseModel):
-    """A row whose image this service can show."""
+    """A row whose image the service can show."""
 
     id: str
     identity: str | None
 
 
 class GalleryAnswer(BaseModel):
-    """What the gallery holds; `examples` are some rows to begin with, the same ones every time."""
+    """A summary of the gallery; `examples` are a few rows to begin with, the same ones every time."""
 
     rows: int
     dimension: int | None

@@ -1,4 +1,4 @@
-"""What a service counts and times, for Prometheus."""
+"""The Prometheus metrics of a service."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
 class Metrics:
-    """The numbers of one app, in a registry of their own."""
+    """The metrics of one app, in their own registry."""
 
     def __init__(self, workers: Sequence[Worker]) -> None:
         registry = self._registry = CollectorRegistry()
@@ -22,24 +22,24 @@ class Metrics:
         )
         self.embedding = Histogram(
             "sfsc_embedding_seconds",
-            "Embedding one image, without decoding and waiting.",
+            "Time to embed one image, without decoding and waiting.",
             ["width"],
             buckets=SECONDS,
             registry=registry,
         )
         self.search = Histogram(
-            "sfsc_search_seconds", "Searching the gallery.", buckets=SECONDS, registry=registry
+            "sfsc_search_seconds", "Time to search the gallery.", buckets=SECONDS, registry=registry
         )
         self.rejected = Counter(
             "sfsc_rejected", "Requests refused because a queue was full.", ["queue"], registry=registry
         )
         self._rows = Gauge("sfsc_gallery_rows", "Rows of the gallery.", registry=registry)
-        queue = Gauge("sfsc_queue_length", "What waits for a thread.", ["queue"], registry=registry)
+        queue = Gauge("sfsc_queue_length", "Requests that wait for a thread.", ["queue"], registry=registry)
         for worker in workers:
             queue.labels(worker.name).set_function(partial(getattr, worker, "waiting"))
             self.rejected.labels(worker.name)
 
     def text(self, rows: int) -> bytes:
-        """All of them in Prometheus's format, for a gallery of so many rows."""
+        """Return all metrics in the text format of Prometheus; `rows` is the number of gallery rows."""
         self._rows.set(rows)
         return generate_latest(self._registry)

@@ -1,4 +1,4 @@
-"""What a service tells of its family and its gallery."""
+"""Descriptions of the family and of the gallery of a service."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from sfsc.serving.messages import Column, Evaluation, Example, FamilyAnswer, Gal
 from sfsc.serving.row_images import RowImages
 from sfsc.switchable.inspection import inspect
 
-FILTERS = ("camera", "identity", "width", "form")  # of the columns that every gallery has
-MOST_VALUES = 50  # of a column, that are worth a list to choose from
+FILTERS = ("camera", "identity", "width", "form")  # columns of every gallery that are useful as filters
+MOST_VALUES = 50  # the page lists the values of columns with at most this many distinct values
 EXAMPLES = 24
 TIMINGS = 20
 
 
 def describe_family(family: Family, run: Path) -> FamilyAnswer:
-    """The family's sub-models, timed here and now, and what the run's evaluation found.
+    """Describe the family: its sub-models, timed on this machine, and the results of the run's evaluation.
 
     Raises:
-        SfscError: the run's evaluation.json is damaged, or of another family.
+        SfscError: the run's evaluation.json is damaged or belongs to another family.
     """
     inspection = inspect(family, torch.zeros(1, 3, *family.spec.image_size))
     latencies = _latencies(family)
@@ -52,7 +52,7 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
 
 
 def describe_gallery(gallery: Gallery, images: RowImages) -> GalleryAnswer:
-    """Describe what the gallery holds, in one pass over its rows; `images` are those that can be shown."""
+    """Summarise the gallery in one pass over its rows; `images` decides which rows can be examples."""
     info = gallery.info()
     kinds = {**{name: COLUMNS[name] for name in FILTERS}, **info.attributes}
     values: dict[str, set[Value]] = {name: set() for name in kinds}
@@ -70,7 +70,7 @@ def describe_gallery(gallery: Gallery, images: RowImages) -> GalleryAnswer:
 
 
 def _collecting(gallery: Gallery, values: Mapping[str, set[Value]]) -> Any:
-    """The gallery's rows; on the way, up to one value more than is listed is collected of each column."""
+    """Yield the rows of the gallery, and collect up to `MOST_VALUES` + 1 distinct values of each column."""
     for row in gallery.rows():
         for name, found in values.items():
             if len(found) <= MOST_VALUES and row.get(name) is not None:
@@ -83,13 +83,13 @@ def _column(kind: str, values: set[Value]) -> Column:
 
 
 def _shuffled(row: Row) -> int:
-    """A number that looks random, yet is the same for the same row every time."""
+    """Return a number that looks random but is always the same for the same row."""
     return zlib.crc32(row["id"].encode())
 
 
 @torch.inference_mode()
 def _latencies(family: Family) -> list[float]:
-    """Median milliseconds for one image, by each sub-model; in turns, so that a busy moment hits all."""
+    """Measure the median milliseconds per image of each sub-model, alternating to share disturbances."""
     image = torch.zeros(1, 3, *family.spec.image_size, dtype=torch.uint8)
     timings: list[list[float]] = [[] for _ in family.widths]
     for _ in range(1 + TIMINGS):
@@ -107,7 +107,7 @@ def _evaluation(path: Path, family: Family) -> Evaluation | None:
     try:
         if stored["fingerprint"] != family.fingerprint:
             raise SfscError(f"{path} belongs to another family: run `sfsc evaluate {path.parent}` again")
-        own = len(stored["widths"])  # what was exported follows the sub-models
+        own = len(stored["widths"])  # exported files follow the sub-models
         matrix = [row[:own] for row in stored["metrics"]["mAP"][:own]]
         return Evaluation(**{**stored, "matrix": matrix})
     except (KeyError, TypeError, ValueError):

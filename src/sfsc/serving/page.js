@@ -153,7 +153,7 @@ function showLanes(answers) {
     return element("section", { className: "lane" }, title, hitList(hits));
   });
   at("results").replaceChildren(...lanes);
-  at("status").textContent = `What each of the ${answers.length} sub-models would have returned.`;
+  at("status").textContent = `The results of each of the ${answers.length} sub-models.`;
 }
 
 // Choosing
@@ -319,7 +319,7 @@ function showMatrix() {
   });
   const met = criterion.flatMap((row, q) => row.filter((holds, g) => holds && q !== g)).length;
   const pairs = widths.length * (widths.length - 1);
-  at("criterion").textContent = `${met} of ${pairs} mixed pairs (✓) are no worse than their smaller one by itself.`;
+  at("criterion").textContent = `${met} of ${pairs} cross-tests (✓) are at least as accurate as the self-test of their smaller sub-model.`;
   const head = element("tr", {}, heading("query ↓", "col"), ...widths.map((width) => heading(width, "col")));
   const caption = element("caption", { textContent: "gallery stored by →" });
   at("matrix").replaceChildren(caption, element("thead", {}, head), element("tbody", {}, ...rows));

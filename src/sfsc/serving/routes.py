@@ -1,4 +1,4 @@
-"""The endpoints: each is one call of the service."""
+"""The endpoints. Each of them calls one method of the service."""
 
 from __future__ import annotations
 
@@ -47,12 +47,12 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     401: {"model": Error, "description": "The API key is missing or wrong"},
     404: {"model": Error, "description": "There is no such row"},
     413: {"model": Error, "description": "A form is larger than 10 MiB, or any other body larger than 1 MiB"},
-    422: {"model": Error, "description": "Something in the request is wrong"},
+    422: {"model": Error, "description": "The request is invalid"},
     429: {"model": Error, "description": "The queue is full: try again after Retry-After seconds"},
-    503: {"model": Error, "description": "The gallery cannot be read or written now"},
+    503: {"model": Error, "description": "The gallery cannot be read or written at the moment"},
 }
 
-MOST_ATTRIBUTES = 100  # of a row that is added
+MOST_ATTRIBUTES = 100  # maximum number of attributes of a new row
 
 router = APIRouter(responses=REFUSALS)
 page_router = APIRouter(include_in_schema=False)
@@ -63,7 +63,7 @@ def _service(request: Request) -> Service:
 
 
 def _attributes(text: str) -> dict[str, Value | None]:
-    """The attributes of a row to add, from a JSON object."""
+    """Parse the attributes of a new row from a JSON object."""
     try:
         values = json.loads(text)
     except (ValueError, RecursionError):
@@ -102,25 +102,25 @@ async def search_image(
 
 @router.post("/search/id")
 async def search_id(service: ServiceHere, search: SearchById) -> SearchAnswer:
-    """Search with a row of the gallery: its stored embedding or, with a width, its image embedded again."""
+    """Search with the stored embedding of a row or, if a width is given, with its image embedded again."""
     return await service.search_id(search.id, search.width, search)
 
 
 @router.post("/search/embedding")
 async def search_embedding(service: ServiceHere, search: SearchByEmbedding) -> SearchAnswer:
-    """Search with an embedding that a sub-model computed elsewhere, on a phone say."""
+    """Search with an embedding that a sub-model computed elsewhere, for example on a phone."""
     return await service.search_embedding(search.embedding, search.width, search.fingerprint, search)
 
 
 @router.post("/compare/image")
 async def compare_image(service: ServiceHere, image: Image, search: FormSearch) -> CompareAnswer:
-    """What each sub-model would have found with an image."""
+    """Search with an image, embedded by every sub-model."""
     return await service.compare_image(await image.read(), _name(image), search)
 
 
 @router.post("/compare/id")
 async def compare_id(service: ServiceHere, search: CompareById) -> CompareAnswer:
-    """What each sub-model would have found with the image of a row."""
+    """Search with the image of a row, embedded by every sub-model."""
     return await service.compare_id(search.id, search)
 
 
@@ -129,15 +129,15 @@ async def add(
     service: ServiceHere,
     image: Image,
     path: Annotated[
-        Text, Form(description="Where the image is: a URI, or the absolute path of this very file here.")
+        Text, Form(description="A URI, or the absolute path of the same file on the service's machine.")
     ],
-    id: Annotated[Text | None, Form(description="Default: the path. A row of this id is replaced.")] = None,
+    id: Annotated[Text | None, Form(description="By default the path. Replaces a row with this id.")] = None,
     identity: OptionalText = None,
     camera: OptionalText = None,
     attributes: Annotated[str, Form(description="A JSON object.", examples=['{"price": 9.5}'])] = "{}",
     width: Annotated[Width, Form()] = 1.0,
 ) -> Added:
-    """Embed an image and store its row; it is durable once this is answered."""
+    """Embed an image and store its row. The row is stored durably when the response arrives."""
     row = {"path": path, "id": id, "identity": identity, "camera": camera}
     return await service.add(await image.read(), row, _attributes(attributes), width)
 
@@ -145,30 +145,30 @@ async def add(
 @router.delete("/rows")
 async def delete(
     service: ServiceHere,
-    id: Annotated[list[Text], Query(default_factory=list, description="Rows of these ids; repeatable.")],
+    id: Annotated[list[Text], Query(default_factory=list, description="Ids of the rows; repeatable.")],
     where: Annotated[
-        list[str], Query(default_factory=list, description="Rows that fulfil all of these; repeatable.")
+        list[str], Query(default_factory=list, description="Conditions that the rows fulfil; repeatable.")
     ],
 ) -> Deleted:
-    """Delete rows by their ids, by conditions, or by both at once."""
+    """Delete rows by their ids, by conditions, or by both, which deletes the rows that match both."""
     return Deleted(deleted=await service.delete(id, where))
 
 
 @router.get("/family")
 async def family(service: ServiceHere) -> FamilyAnswer:
-    """The sub-models with their sizes and latencies, and the compatibility matrix."""
+    """Return the sub-models with their sizes and latencies, and the compatibility matrix."""
     return service.description
 
 
 @router.get("/gallery")
 async def gallery(service: ServiceHere) -> GalleryAnswer:
-    """What the gallery holds, and what to filter by; at most a minute old."""
+    """Return a summary of the gallery and the columns to filter by, at most a minute old."""
     return await service.summary()
 
 
 @router.get("/images/{id:path}", response_class=Response, responses={200: {"content": {"image/*": {}}}})
 async def image(service: ServiceHere, id: str) -> Response:
-    """The file of a row's image."""
+    """Return the image file of a row."""
     try:
         data = await service.image(id)
     except CorruptImage as error:
@@ -178,18 +178,18 @@ async def image(service: ServiceHere, id: str) -> Response:
 
 @router.get("/health")
 async def health(service: ServiceHere) -> Health:
-    """Whether the service answers; the gallery is read for it."""
+    """Check that the service responds and that the gallery can be read."""
     return Health(status="ok", fingerprint=service.fingerprint, rows=await service.rows())
 
 
 @router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
 async def metrics(service: ServiceHere) -> Response:
-    """Counters and histograms for Prometheus."""
+    """Return counters and histograms for Prometheus."""
     return Response(service.metrics.text(await service.rows()), media_type=CONTENT_TYPE_LATEST)
 
 
 def page_file(request: Request) -> Response:
-    """One of the files of the page."""
+    """Return one of the files of the page."""
     package, name, type_ = PAGE[request.scope["route"].path]
     text = resources.files(package).joinpath(name).read_text("utf-8")
     return Response(text, media_type=type_, headers={"Cache-Control": "no-cache"})

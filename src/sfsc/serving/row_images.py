@@ -1,4 +1,4 @@
-"""The images that rows of a gallery name: read for the page and for queries, and nothing else with them."""
+"""Reading the image files that rows of a gallery refer to, and no other files."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,31}://")
 
 
 def media_type(data: bytes) -> str | None:
-    """Return the type of an image file by its first bytes; None for anything else."""
+    """Return the media type of an image file from its first bytes; None for other files."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "image/webp"
     return next((name for start, name in MEDIA_TYPES.items() if data.startswith(start)), None)
 
 
 def common_folder(paths: Iterable[str]) -> Path | None:
-    """Return the folder that all files of this machine among some paths lie in; None if that is the root."""
+    """Return the deepest folder that contains all local files among the paths; None if that is the root."""
     files = ((split_member(path) or (path,))[0] for path in paths if _is_local(path))
     folders = {os.path.split(os.path.abspath(file))[0] for file in files}
     common = Path(os.path.commonpath(folders)) if folders else None
@@ -30,31 +30,31 @@ def common_folder(paths: Iterable[str]) -> Path | None:
 
 
 def is_uri(path: str) -> bool:
-    """Return whether a row's path is a URI, which is never opened."""
+    """Return whether a row's path is a URI. URIs are never opened."""
     return URI.match(path) is not None
 
 
 def _is_local(path: str) -> bool:
-    """Whether a path may be that of a file here; a relative one would depend on the working folder."""
+    """Return whether a path can name a local file; relative paths would depend on the working folder."""
     return not is_uri(path) and Path(path).is_absolute()
 
 
 class RowImages:
-    """The images of rows, as far as they lie in some folders of this machine."""
+    """The images of rows that are in certain folders of this machine."""
 
     def __init__(self, roots: Sequence[Path]) -> None:
-        """Take the folders; what links out of them lead to is not in them."""
+        """Allow these folders. Links that lead out of them are not followed."""
         self._roots = [root.resolve() for root in roots]
 
     def has(self, path: str) -> bool:
-        """Return whether a row's path names a file, or a member of one, in one of the folders."""
+        """Return whether a row's path names a file in one of the folders, or a member of an archive there."""
         return self._real(path) is not None
 
     def read(self, path: str) -> bytes:
         """Return the bytes of a row's image.
 
         Raises:
-            CorruptImage: the path is no image file in one of the folders.
+            CorruptImage: the path does not name an image file in one of the folders.
         """
         real = self._real(path)
         if real is None:
@@ -65,26 +65,27 @@ class RowImages:
         return data
 
     def _real(self, path: str) -> str | None:
-        """The path without links, if it is that of a file in one of the folders."""
+        """Return the path with links resolved if it names a file in one of the folders, otherwise None."""
         if not _is_local(path):
             return None
         try:
             file, member = split_member(path) or (path, "")
             real = Path(file).resolve(strict=True)
-        except (OSError, ValueError):  # it is not there, or its name is too long or holds a zero byte
+        except (OSError, ValueError):  # the file is missing, or its name is too long or contains a zero byte
             return None
         inside = real.is_file() and any(real.is_relative_to(root) for root in self._roots)
         return f"{real}{MEMBER}{member}" if inside and member else str(real) if inside else None
 
 
 def check_path(path: str, image: bytes) -> None:
-    """Refuse to store a path that would show more of this machine's disk than the client has itself.
+    """Refuse to store a path that would reveal a file that the client does not have.
 
-    A row's file is served to whoever asks for the row. So a client may name a URI, which is never opened, or
-    a file here whose bytes it has just sent; that and no more is told of other files.
+    The file of a row is sent to every client that requests it. A client may therefore only name a URI, which
+    is never opened, or a local file with exactly the bytes that it has sent. The error does not tell whether
+    another file exists.
 
     Raises:
-        SfscError: neither.
+        SfscError: the path is neither.
     """
     if not is_uri(path) and not (_is_local(path) and _holds(Path(path), image)):
         raise SfscError(

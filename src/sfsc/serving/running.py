@@ -1,4 +1,4 @@
-"""A service as a process: its socket, its end on a signal."""
+"""Running a service as a process: opening its socket, and shutting down on a signal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ try:
 except ModuleNotFoundError as error:
     raise missing_extra("uvicorn", "serve") from error
 
-GRACE_SECONDS = 30  # for requests in flight when the end is asked for
+GRACE_SECONDS = 30  # for requests in flight at the shutdown
 
 
 def serve(
@@ -39,26 +39,27 @@ def serve(
     root_path: str = "",
     allow_code: str | None = None,
 ) -> None:
-    """Serve until SIGTERM or SIGINT; what was accepted by then is finished. A second signal ends it at once.
+    """Serve until SIGTERM or SIGINT, and finish all accepted requests. A second signal ends it at once.
 
-    SIGTERM is how a service ends, and no failure. SIGINT is answered as everywhere else.
+    SIGTERM is the normal way to end a service. SIGINT has the same effect as in other commands.
 
     Args:
-        run: as for `create_app`, and so are all that are not named here.
-        gallery: see there.
-        host: the address to listen on, and the name that it is reached by, if it is a name.
-        port: to listen on; 0 for any that is free.
-        api_key: see there.
-        origins: see there.
-        hosts: see there.
-        image_roots: see there.
-        proxies: addresses of reverse proxies, whose word is taken for the address and the scheme of a client.
-        root_path: the path that a proxy leaves out in front of every request's.
-        allow_code: see there.
+        run: as for `create_app`.
+        gallery: as for `create_app`.
+        host: the address or name to listen on. A name is allowed in addition to `hosts`.
+        port: the port to listen on; 0 chooses a free port.
+        api_key: as for `create_app`.
+        origins: as for `create_app`.
+        hosts: as for `create_app`.
+        image_roots: as for `create_app`.
+        proxies: the addresses of reverse proxies that are trusted to report the address and the scheme of a
+            client.
+        root_path: the prefix that a proxy removes from the path of every request.
+        allow_code: as for `create_app`.
 
     Raises:
-        SfscError: the port is in use or not allowed, or as `create_app`.
-        SystemExit: with code 0, after SIGTERM.
+        SfscError: the port is in use or not allowed, or as for `create_app`.
+        SystemExit: with code 0 after SIGTERM.
     """
     signal.signal(signal.SIGTERM, _leave)
     with _listening(host, port) as listener:
@@ -75,7 +76,7 @@ def serve(
             forwarded_allow_ips=[*proxies],
             root_path=root_path,
         )
-        # It takes over the signals, and raises them again when all is finished.
+        # uvicorn takes over the signals, and raises them again when all requests are finished.
         _Server(config).run([listener])
 
 

@@ -1,4 +1,4 @@
-"""A family at work on requests: decoding and embedding in one queue, the gallery in another."""
+"""The service behind the endpoints: one queue decodes and embeds images, another one uses the gallery."""
 
 from __future__ import annotations
 
@@ -26,24 +26,24 @@ from sfsc.serving.worker import Worker
 
 EMBEDDING_THREADS = 2  # one slow image must not stall the others
 IMAGES_WAITING = 64
-IMAGE_MEMORY = 300_000_000  # bytes that decoding one image may take: a baseline JPEG of 50 million pixels
-GALLERY_WAITING = 256  # a page asks for some dozens of images at once
+IMAGE_MEMORY = 300_000_000  # bytes for decoding one image, enough for a baseline JPEG of 50 million pixels
+GALLERY_WAITING = 256  # a page requests dozens of images at once
 GALLERY_THREADS = 4
-SUMMARY_SECONDS = 60.0  # after which a summary is made again, because other processes may write, too
+SUMMARY_SECONDS = 60.0  # lifetime of a summary, because other processes may write to the gallery
 
 Result = TypeVar("Result")
 Source = Callable[[], tuple[str, bytes]]
 
 
 class UnknownId(SfscError):
-    """No row of the gallery has this id."""
+    """Raised if no row of the gallery has this id."""
 
     def __init__(self, id_: str) -> None:
         super().__init__(f"the gallery has no row {id_!r}")
 
 
 class Service:
-    """One family, one gallery, and the threads that work with them; closed by `close`."""
+    """One family, one gallery, and the threads that use them. Call `close` to release them."""
 
     def __init__(
         self,
@@ -52,13 +52,12 @@ class Service:
         image_roots: Sequence[str | Path] | None = None,
         allow_code: str | None = None,
     ) -> None:
-        """Load the family, open the gallery and make it ready for approximate searches.
+        """Load the family, open the gallery and prepare it for approximate searches.
 
-        `roots` are the folders whose images may be read, as far as rows name them; `allow_code` is as for
-        `Family.load`.
+        `image_roots` and `allow_code` are as for `create_app`.
 
         Raises:
-            SfscError: there is no family or no gallery, or the gallery is of another family.
+            SfscError: the family or the gallery does not exist, or the gallery belongs to another family.
         """
         self.family = Family.load(run, allow_code)
         self.fingerprint = self.family.fingerprint
@@ -76,17 +75,17 @@ class Service:
         self._summary: tuple[float, GalleryAnswer] | None = None
 
     def close(self) -> None:
-        """Finish what was accepted, and let go of the gallery."""
+        """Finish all accepted work and close the gallery."""
         self._embedding.close()
         self._gallery.close()
         self.gallery.close()
 
     async def search_image(self, data: bytes, name: str, width: float, search: Search) -> SearchAnswer:
-        """What the image in a file of these bytes finds."""
+        """Search with an image, given as the bytes of its file, embedded by one sub-model."""
         return (await self._compare(lambda: (name, data), [width], search))[0]
 
     async def search_id(self, id_: str, width: float | None, search: Search) -> SearchAnswer:
-        """What a row finds: its stored embedding, or its image embedded again by the sub-model `width`."""
+        """Search with the stored embedding of a row or, given a width, with its image embedded again."""
         if width is not None:
             return (await self._compare(await self._source(id_), [width], search))[0]
         row = await self._in_gallery(lambda: self._row(id_, embeddings=True))
@@ -95,19 +94,19 @@ class Service:
     async def search_embedding(
         self, embedding: Sequence[float], width: float | None, fingerprint: str | None, search: Search
     ) -> SearchAnswer:
-        """What an embedding finds that a client has computed."""
+        """Search with an embedding that a client computed."""
         if width is not None:
             self.family.widths.index(width)
         return await self._search(_bounded(embedding), fingerprint or self.fingerprint, width, search)
 
     async def compare_image(self, data: bytes, name: str, search: Search) -> CompareAnswer:
-        """What every sub-model finds with an image."""
+        """Search with an image, embedded by every sub-model."""
         return CompareAnswer(
             answers=await self._compare(lambda: (name, data), list(self.family.widths), search)
         )
 
     async def compare_id(self, id_: str, search: Search) -> CompareAnswer:
-        """What every sub-model finds with a row's image."""
+        """Search with the image of a row, embedded by every sub-model."""
         source = await self._source(id_)
         return CompareAnswer(answers=await self._compare(source, list(self.family.widths), search))
 
@@ -118,7 +117,7 @@ class Service:
         attributes: Mapping[str, Value | None],
         width: float,
     ) -> Added:
-        """Embed an image and store a row, of which `path`, `id`, `identity` and `camera` are given."""
+        """Embed an image and store it with the `path`, `id`, `identity` and `camera` in `row`."""
         path = row["path"] or ""
         id_ = row["id"] or path
         self.family.widths.index(width)
@@ -143,15 +142,15 @@ class Service:
         return Added(id=id_, width=width, embed_ms=_milliseconds(seconds))
 
     async def delete(self, ids: Sequence[str], where: Sequence[str]) -> int:
-        """Take rows away, as `Gallery.delete` does; returns how many."""
+        """Delete rows as `Gallery.delete` does, and return their number."""
         return await self._change(lambda: self.gallery.delete(ids, where))
 
     async def image(self, id_: str) -> bytes:
-        """The file of a row's image."""
+        """Return the image file of a row."""
         return await self._in_gallery(lambda: self.images.read(self._row(id_)["path"]))
 
     async def summary(self) -> GalleryAnswer:
-        """What the gallery holds; what other processes changed is seen within a minute."""
+        """Return a summary of the gallery. It includes changes by other processes after at most a minute."""
         kept = self._summary
         if kept is None or kept[0] < time.monotonic():
             described = await self._in_gallery(lambda: describe_gallery(self.gallery, self.images))
@@ -159,10 +158,10 @@ class Service:
         return kept[1]
 
     async def rows(self) -> int:
-        """Return how many rows the gallery has now, once it was searched.
+        """Search the gallery once, and return its current number of rows.
 
         Raises:
-            StoreUnavailable: it cannot be searched.
+            StoreUnavailable: the gallery cannot be searched.
         """
 
         def count() -> int:
@@ -170,7 +169,7 @@ class Service:
             self.gallery.search(probe, self.fingerprint, top=1, exact=False)
             return len(self.gallery)
 
-        return await run_in_threadpool(count)  # not in the queue: a full one must not hide itself
+        return await run_in_threadpool(count)  # outside the queue, to respond even if it is full
 
     async def _compare(self, source: Source, widths: Sequence[float], search: Search) -> list[SearchAnswer]:
         for width in widths:
@@ -183,7 +182,7 @@ class Service:
         return answers
 
     async def _embed(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
-        """(dim,) float32 and the seconds it took, by each of the sub-models."""
+        """Return the (dim,) float32 embedding by each sub-model, and the seconds that it took."""
         return await self._embedding.run(lambda: self._embed_now(source, widths))
 
     @torch.inference_mode()
@@ -216,7 +215,7 @@ class Service:
         return await self._in_gallery(found)
 
     async def _source(self, id_: str) -> Source:
-        """Where the image of a row comes from; it is read in the thread that decodes it."""
+        """Return a function that reads the image of a row, for the thread that decodes it."""
         path = (await self._in_gallery(lambda: self._row(id_)))["path"]
         return lambda: (path, self.images.read(path))
 
@@ -235,7 +234,7 @@ class Service:
 
 
 def _bounded(values: Sequence[float]) -> np.ndarray:
-    """(dim,) float64 of the same direction, whose squares neither overflow nor vanish as float32."""
+    """Scale a vector so that its squares neither overflow nor vanish in float32: (dim,) float64."""
     vector = np.array(values, np.float64)
     largest = np.abs(vector).max()
     return vector / largest if np.isfinite(largest) and largest > 0 else vector

@@ -1,4 +1,4 @@
-"""Threads with a bounded queue: what takes long is done beside the event loop, or refused at once."""
+"""Threads with a bounded queue, which run slow work outside the event loop or refuse it at once."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Result = TypeVar("Result")
 
 
 class Busy(Exception):
-    """As much is waiting already as the queue may hold."""
+    """Raised if the queue of a worker is full."""
 
 
 class Worker:
-    """Runs functions in its threads, in the order in which they came."""
+    """Runs functions in its threads, in the order of their arrival."""
 
     def __init__(self, name: str, threads: int, waiting: int) -> None:
-        """Start no thread yet; `waiting` functions may wait while every one of `threads` is at work."""
+        """Allow up to `waiting` functions to wait while all `threads` are busy. No thread is started yet."""
         self.name = name
         self._limit = threads + waiting
         self._threads = threads
@@ -29,22 +29,22 @@ class Worker:
 
     @property
     def waiting(self) -> int:
-        """How many functions wait for a thread."""
+        """The number of functions that wait for a thread."""
         return max(0, self._accepted - self._threads)
 
     async def run(self, work: Callable[[], Result]) -> Result:
-        """What `work` returns or raises; `Busy` where the queue is full."""
+        """Run `work` in a thread and return its result; raise `Busy` if the queue is full."""
         with self._lock:
             if self._accepted >= self._limit:
                 raise Busy(self.name)
             self._accepted += 1
         future = self._pool.submit(work)
-        # A request that is given up leaves its work behind: the place is free when that is done, not before.
+        # The work of a cancelled request continues, so its place only becomes free when the work is done.
         future.add_done_callback(self._release)
         return await asyncio.wrap_future(future)
 
     def close(self) -> None:
-        """Finish all that was accepted."""
+        """Finish all accepted work."""
         self._pool.shutdown()
 
     def _release(self, _: Future[Any]) -> None:
