@@ -1,4 +1,4 @@
-"""Rows in memory, kept as they are on disk."""
+"""A copy of a table's rows in memory that follows the changes on disk."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sfsc.gallery.lance_table import Snapshot, unpacked
 from sfsc.gallery.memory import MemoryIndex, release_unused
 from sfsc.gallery.store import EMBEDDING
 
-PART = 1 << 11  # rows read at once: of larger parts, Lance leaves more memory unused
-REPEATED = ("identity", "camera", "width", "form", "fingerprint")  # columns of few different values
-MOST_NEW = 1 / 2  # share of the rows in memory that are added to them; of more, all are read
+PART = 1 << 11  # rows that are read at once; with larger parts, Lance leaves more memory unused
+REPEATED = ("identity", "camera", "width", "form", "fingerprint")  # columns with few distinct values
+MOST_NEW = 1 / 2  # maximum ratio of new rows to rows in memory; if more are new, all rows are read again
 
 Key = tuple[str, ...]
 Part = tuple[np.ndarray, pa.Table]
@@ -23,7 +23,7 @@ Part = tuple[np.ndarray, pa.Table]
 
 @dataclass(frozen=True)
 class _Held:
-    """A fragment in memory: its rows begin at `start`; `offsets`, (n,) uint32, are theirs within it."""
+    """A fragment in memory. Its rows begin at `start`, and have `offsets`, (n,) uint32, in the fragment."""
 
     deletions: Any
     start: int
@@ -31,11 +31,11 @@ class _Held:
 
 
 class Mirror:
-    """Holds the rows of a table in memory, and follows it from one version to any other.
+    """Holds the rows of a table in memory, and follows the table from one version to any other.
 
-    A Lance table consists of fragments, whose files never change and have random names; what is deleted from
-    one is listed in a file of its own. So the fragments tell what is the same on disk and in memory, however
-    the table got there: by additions and deletions, or because another one was put in its place.
+    A Lance table consists of fragments. Their files never change and have random names, and a separate file
+    lists the deleted rows of a fragment. The fragments therefore show which rows are equal on disk and in
+    memory, whether the table was changed by additions and deletions or replaced by another table.
     """
 
     def __init__(self) -> None:
@@ -45,9 +45,9 @@ class Mirror:
         self._held: dict[Key, _Held] = {}
 
     def follow(self, snapshot: Snapshot) -> MemoryIndex:
-        """Return the rows of a snapshot; only what is not in memory yet is read."""
+        """Return the rows of a snapshot, reading only those that are not in memory yet."""
         if self._index is None or self._snapshot is not snapshot:
-            self._snapshot = None  # should reading fail
+            self._snapshot = None  # in case reading fails
             index = self._updated(snapshot)
             self._index = self._loaded(snapshot) if index is None or index.stale else index
             self._index.attributes = [*snapshot.description.attributes]
@@ -55,11 +55,11 @@ class Mirror:
         return self._index
 
     def clear(self) -> None:
-        """Let go of all rows."""
+        """Release all rows."""
         self._index, self._snapshot, self._kinds, self._held = None, None, {}, {}
 
     def _loaded(self, snapshot: Snapshot) -> MemoryIndex:
-        """All rows, read fragment by fragment: one scan reads ahead and holds much of them twice."""
+        """Read all rows, fragment by fragment, because one scan reads ahead and holds many rows twice."""
         self.clear()
         reader = _Reader(snapshot, 0)
         index = MemoryIndex(snapshot.description.dimension, reader.parts(_fragments(snapshot)))
@@ -68,7 +68,7 @@ class Mirror:
         return index
 
     def _updated(self, snapshot: Snapshot) -> MemoryIndex | None:
-        """The rows in memory, brought to a snapshot; None where that is not worth it."""
+        """Update the rows in memory to a snapshot; return None if all rows must be read again."""
         index, kinds = self._index, snapshot.description.columns
         if index is None or snapshot.description.dimension != index.dimension:
             return None
@@ -93,7 +93,7 @@ class Mirror:
 
 
 def _follow_fragment(index: MemoryIndex, held: _Held, fragment: Any) -> _Held | None:
-    """Remove what was deleted from a fragment; None where its rows are gone, or must be read again."""
+    """Remove the deleted rows of a fragment; return None if it is gone or must be read again."""
     if fragment is not None and _deletions(fragment) == held.deletions:
         return held
     rows = held.start + np.arange(len(held.offsets))
@@ -108,7 +108,7 @@ def _follow_fragment(index: MemoryIndex, held: _Held, fragment: Any) -> _Held | 
 
 
 class _Reader:
-    """Reads fragments of a snapshot, whose rows come to stand in memory from `start` on."""
+    """Reads fragments of a snapshot. Their rows are placed in memory from `start` on."""
 
     def __init__(self, snapshot: Snapshot, start: int) -> None:
         self.held: dict[Key, _Held] = {}
@@ -117,7 +117,7 @@ class _Reader:
         self._names = {column: name for name, column in snapshot.columns.items()}
 
     def parts(self, fragments: Mapping[Key, Any]) -> Iterator[Part]:
-        """Yield their rows, PART at once; first none, so that there is a part in any case."""
+        """Yield the rows in parts of up to `PART`, after an empty part, so that there is at least one."""
         schema = pa.schema([field for field in self._snapshot.dataset.schema if field.name in self._columns])
         yield self._part(pa.RecordBatch.from_pylist([], schema))
         for key, fragment in fragments.items():
@@ -134,9 +134,9 @@ class _Reader:
         return [*self._names, EMBEDDING]
 
     def _part(self, batch: pa.RecordBatch) -> Part:
-        """Embeddings and columns of a batch as they are kept in memory.
+        """Return the embeddings and columns of a batch as they are kept in memory.
 
-        They are copied: any column of a batch keeps all of it in memory, with the embeddings.
+        They are copied, because a column of a batch would keep the whole batch in memory.
         """
         columns = {name: batch[column] for column, name in self._names.items()}
         kept = pa.table(columns | {name: columns[name].dictionary_encode() for name in REPEATED})
@@ -146,7 +146,7 @@ class _Reader:
 
 
 def _fragments(snapshot: Snapshot) -> dict[Key, Any]:
-    """The fragments of a snapshot, by the names of their files."""
+    """Return the fragments of a snapshot, by the names of their files."""
     fragments = snapshot.dataset.get_fragments()
     return {tuple(file.path for file in fragment.metadata.files): fragment for fragment in fragments}
 
@@ -157,5 +157,5 @@ def _deletions(fragment: Any) -> Any:
 
 
 def _addresses(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """Which rows of their fragment they are: (n,) uint32."""
+    """Return the positions of rows in their fragment: (n,) uint32."""
     return (rows["_rowaddr"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
