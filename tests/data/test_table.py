@@ -66,7 +66,7 @@ def test_blanks_around_names_and_values_are_dropped(tmp_path: Path) -> None:
     [
         ("", r"line 1: there is no column 'path'"),
         ("a,b\n1,2\n", r"line 1: there is no column 'path', only 'a', 'b'"),
-        ("path,a\nx,1\ny\n", r"line 3, column a: is missing, for there are 1 values for 2 columns"),
+        ("path,a\nx,1\ny\n", r"line 3, column a: is missing: there are 1 values for 2 columns"),
         ("path,a\nx,1\ny,2,3\n", r"line 3: there are 3 values for 2 columns"),
         ("path;a\nx;1\ny;2;3\n", r"line 3: there are 3 values for 2 columns"),
         ("path,a,a\nx,1,2\n", r"line 1: there are two columns 'a'"),

@@ -1,1 +1,1 @@
-"""Dense networks: built in, of other packages, or of the user."""
+"""Dense networks: built-in, from other packages, or user-defined."""

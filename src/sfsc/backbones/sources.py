@@ -1,6 +1,7 @@
-"""Where backbones come from: sfsc itself, transformers, timm, torchvision, or the user's own function.
+"""Finding backbones by name: those of sfsc, transformers, timm and torchvision, and user-defined functions.
 
-A family stores its backbone's name and is built again from it, so a name must always mean the same network.
+A family stores the name of its backbone and is built from it when it is loaded. A name must therefore always
+mean the same network.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from sfsc.errors import SfscError, first_line
 CODE = "python:"
 FORMS = "transformers:NAME, timm:NAME, torchvision:NAME or python:package.module:function"
 CLASSIFIERS = ("fc", "classifier", "heads", "head")
-# These torchvision models were trained on other colours, and have classifiers in the middle.
+# These torchvision models were trained with other colours, and have auxiliary classifiers.
 INCEPTIONS = ("googlenet", "inception_v3")
 
 
 def find_backbone(name: str, configuration: dict[str, Any] | None = None) -> Backbone:
-    """The backbone of this name.
+    """Return the backbone with the given name.
 
     Args:
         name: a built-in name, `transformers:TYPE`, `transformers:FOLDER`, `timm:NAME`, `torchvision:NAME`
             or `python:package.module:function`.
-        configuration: the `configuration` of the backbone that this name stood for when a family was
-            made; it takes the place of a folder that may be gone.
+        configuration: the `configuration` of the backbone that a family was made with. It is used instead of
+            the folder in the name, which may no longer exist.
 
     Raises:
-        SfscError: there is no such backbone, or its package is not installed.
+        SfscError: the backbone does not exist, or its package is not installed.
     """
     source, colon, rest = name.partition(":")
     if not colon and name in BACKBONES:
@@ -52,20 +53,17 @@ def find_backbone(name: str, configuration: dict[str, Any] | None = None) -> Bac
 
 
 def code_of(backbone: str) -> str | None:
-    """What `allow_code` is called with by those who name this backbone themselves: its function, if any."""
+    """Return the function of a `python:` backbone as `allow_code` expects it, or None for other backbones."""
     return backbone.removeprefix(CODE) if backbone.startswith(CODE) else None
 
 
 def check_code(backbone: str, allow_code: str | None, path: Path) -> None:
-    """Refuse a backbone that a file names, and that is code which nobody has allowed.
+    """Raise `SfscError` if a file names a function as its backbone that the user has not allowed.
 
     Args:
-        backbone: its name in the file.
-        allow_code: the function that may be imported, as package.module:function.
-        path: of the file.
-
-    Raises:
-        SfscError: the backbone is another function.
+        backbone: the name of the backbone in the file.
+        allow_code: the function that the user allows, as package.module:function.
+        path: the path of the file.
     """
     code = code_of(backbone)
     if code is not None and code != allow_code:
@@ -76,11 +74,11 @@ def check_code(backbone: str, allow_code: str | None, path: Path) -> None:
 
 
 def _timm(name: str) -> Backbone:
-    """A network of timm without its classifier; it pools as it was trained to, to (batch, channels)."""
+    """Return a network of timm without its classifier. Its output is pooled to (batch, channels)."""
     timm = _import_package("timm")
     try:
         settings = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    except RuntimeError:  # the network is known, the weights' tag after the dot is not
+    except RuntimeError:  # the network is known, but not the tag of its weights after the dot
         settings = None
     if settings is None:
         raise SfscError(f"timm has no network {name!r}; timm.list_models() lists its networks")
@@ -94,7 +92,7 @@ def _timm(name: str) -> Backbone:
 
 
 def _torchvision(name: str) -> Backbone:
-    """A classifier of torchvision without its last layer; it maps to (batch, channels)."""
+    """Return a classifier of torchvision without its last layer. Its output is (batch, channels)."""
     models = _import_package("torchvision").models
     if name not in models.list_models(module=models):
         raise SfscError(
@@ -139,14 +137,14 @@ def _import_package(name: str) -> Any:
         if error.name == name:
             raise SfscError(f"{name} is not installed: pip install {name}") from None
         raise SfscError(f"{name} cannot be imported: {first_line(error)}; install it again") from error
-    except Exception as error:  # a package made for another torch fails in many ways
+    except Exception as error:  # a package for another version of torch can fail in many ways
         raise SfscError(
             f"{name} cannot be imported: {first_line(error)}; install the version that fits your torch"
         ) from error
 
 
 def _python(name: str) -> Backbone:
-    """The result of a user's function, which is called again for every network."""
+    """Return a backbone whose networks are built by a user-defined function."""
     module_name, colon, function_name = name.rpartition(":")
     if not colon or not module_name or not function_name:
         raise SfscError(f"python:{name} does not have the form python:package.module:function")
@@ -170,7 +168,7 @@ def _find_function(module_name: str, function_name: str) -> Any:
                 "add its folder to PYTHONPATH"
             ) from None
         raise SfscError(f"importing {module_name} failed: {first_line(error)}; install it") from error
-    except Exception as error:  # it is the user's code
+    except Exception as error:  # user code can raise any error
         raise SfscError(f"importing {module_name} failed: {_say(error)}") from error
     function = getattr(module, function_name, None)
     if not callable(function):
@@ -181,7 +179,7 @@ def _find_function(module_name: str, function_name: str) -> Any:
 def _call(function: Any, name: str) -> nn.Module:
     try:
         network = function()
-    except Exception as error:  # it is the user's code
+    except Exception as error:  # user code can raise any error
         raise SfscError(f"python:{name} failed: {_say(error)}; it is called without arguments") from error
     if not isinstance(network, nn.Module):
         raise SfscError(
@@ -196,10 +194,10 @@ def _say(error: Exception) -> str:
 
 @contextmanager
 def _importable_from(folder: Path) -> Iterator[None]:
-    """The folder as the first of those that modules are imported from, as with `python -m`."""
+    """Put a folder first on the search path for modules, as `python -m` does."""
     sys.path.insert(0, str(folder))
     try:
         yield
     finally:
-        with suppress(ValueError):  # what was imported may have changed the list itself
+        with suppress(ValueError):  # an imported module may have changed the list
             sys.path.remove(str(folder))

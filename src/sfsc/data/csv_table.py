@@ -14,16 +14,17 @@ COLUMNS = ("path", "identity", "split")
 
 
 def read_csv(source: str, path: Path) -> Dataset:
-    """The dataset of a csv file; relative image paths start at its folder.
+    """Read the data set in a csv file. Relative image paths start at the folder of the file.
 
-    Raises SfscError naming the file, line and column if a column or a value is missing or wrong, or an image
-    is listed twice.
+    Raises:
+        SfscError: a column or a value is missing or wrong, or an image is listed twice. The message names the
+            file, the line and the column.
     """
     return read_listed(source, path, image_size=(224, 224), mirrors=True)
 
 
 def read_listed(source: str, path: Path, image_size: tuple[int, int], mirrors: bool) -> Dataset:
-    """As `read_csv`, for a table whose images have this size and symmetry."""
+    """Read a data set as `read_csv` does, with the given image size and symmetry."""
     rows = read_table(path, COLUMNS, ["camera"])
     for row in rows:
         _check(row, f"{path}, line {row.line}")
@@ -43,7 +44,7 @@ def read_listed(source: str, path: Path, image_size: tuple[int, int], mirrors: b
 
 
 def _find(folder: Path, name: str) -> str:
-    """The path of an image; back slashes are taken for slashes where there is a file only so."""
+    """Return the path of an image; replace backslashes by slashes if the file exists only then."""
     turned = folder / name.replace("\\", "/")
     path = folder / name
     return str(turned if turned != path and turned.exists() and not path.exists() else path)

@@ -103,7 +103,7 @@ class Dataset:
     def part(self, split: str) -> Split:
         """Return the images of a split ("train", "query" or "gallery"), or all images if it is empty.
 
-        Use this if you need images regardless of the purpose that they are labelled for.
+        Use this if you need images, no matter for what purpose they are labelled.
         """
         inside = np.isin(self.splits, [split] if split == "train" else [split, "test"])
         whole = Split(self.paths, self.identities, self.cameras)

@@ -1,4 +1,4 @@
-"""The emoji data set, as `build_emoji` leaves it: identity = emoji, camera = vendor."""
+"""Reading the emoji data set that `build_emoji` builds: identity = emoji, camera = vendor."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from sfsc.errors import SfscError
 from sfsc.files.writing import read_json
 
 TABLE = "emoji.csv"
-# Holds the settings of the build; written last, so a folder with it is complete.
+# Contains the settings of the build. It is written last, so a folder that contains it is complete.
 MARKER = "build.json"
 
 
 def read_emoji(source: str, path: Path) -> Dataset:
-    """The built data set in the folder `path`; SfscError if there is no complete build."""
+    """Read the data set built in the folder `path`; raise `SfscError` if there is no complete build."""
     marker = path / MARKER
     if not marker.is_file():
         raise SfscError(f"{path} contains no complete emoji build: run `sfsc data emoji --out {path}` again")

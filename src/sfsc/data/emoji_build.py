@@ -1,7 +1,7 @@
-"""Builds the emoji data set: the same emoji as eight vendors draw them.
+"""Building the emoji data set: emoji as drawn by eight vendors.
 
-Identity = emoji (its codepoints), camera = vendor. The drawings come from eight packages of the npm
-registry, fetched by npm itself, and are rendered here.
+Identity = emoji (its codepoints), camera = vendor. npm fetches the drawings, in eight packages of its
+registry, and this module renders them.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ VENDORS = {
     "openmoji": "1.2.29",
     "twemoji": "1.2.5",
 }
-# What `npm view @iconify-json/VENDOR@VERSION dist.integrity` says.
+# The output of `npm view @iconify-json/VENDOR@VERSION dist.integrity`.
 INTEGRITY = {
     "emojione": "sha512-T9+T3HIbJNLKKsmxYKlaYhvnHYkz/HNYTV7SHCXVZPfe"
     "Ui4FqskY70YeN8yYAZT8cCv7w5vJxS4Q1m8zb9CMMg==",
@@ -64,7 +64,7 @@ RENDER_SIZE = 128
 
 
 class Drawing(NamedTuple):
-    """One emoji of one vendor, as svg."""
+    """One emoji of one vendor, as SVG."""
 
     codepoints: str
     vendor: str
@@ -72,7 +72,7 @@ class Drawing(NamedTuple):
 
     @property
     def path(self) -> str:
-        """Where its image lies, relative to the data set."""
+        """The path of the image, relative to the data set."""
         return f"images/{self.vendor}/{self.codepoints}.png"
 
 
@@ -86,7 +86,7 @@ class _Package:
         shown = [name for name, icon in self.icons["icons"].items() if not icon.get("hidden")]
         drawings = {name: name for name in shown}
         for alias, entry in self.icons.get("aliases", {}).items():
-            # Further keys turn or mirror the parent: that is another drawing, which no vendor made.
+            # Other keys rotate or mirror the parent, which gives a drawing that the vendor did not make.
             if entry.keys() == {"parent"} and entry["parent"] in drawings:
                 drawings[alias] = drawings[entry["parent"]]
         return IconSet(drawings, self.characters)
@@ -103,15 +103,24 @@ class _Package:
 
 
 def build_emoji(out: Path, size: int = 64, skin_tones: bool = False, test_share: float = 0.3) -> Path:
-    """Build the data set in the folder `out` and return it; a complete build is returned at once.
+    """Build the emoji data set in a folder, unless the folder already contains the complete data set.
 
-    `size` is the side of the images in pixels. With `skin_tones` the skin-tone variants are identities of
-    their own. About `test_share` of the identities are for testing; variants of one emoji stay together.
-    Everything is made in a sibling folder `out.partial`, which keeps the downloads of an interrupted run
-    and is renamed at the end. Two builds with the same settings are equal byte by byte.
+    The data set is built in a sibling folder `out.partial`, which is renamed at the end. After an interrupted
+    build, this folder keeps the downloads. Two builds with the same settings are identical byte by byte.
 
-    Raises SfscError if `out` holds something else, if npm is missing or fails, if it fetches something else
-    than the packages that are known, or without resvg-py.
+    Args:
+        out: the folder.
+        size: the side of the square images in pixels.
+        skin_tones: whether to include the skin-tone variants, each as an identity of its own.
+        test_share: the approximate share of the identities for testing. All variants of an emoji are in the
+            same split.
+
+    Returns:
+        The folder `out`.
+
+    Raises:
+        SfscError: `out` contains something else or a build with other settings, npm is missing or fails, a
+            package differs from the known one, or resvg-py is not installed.
     """
     settings = {"size": size, "skin_tones": skin_tones, "test_share": test_share, "packages": VENDORS}
     if _is_complete(out, settings):
@@ -125,7 +134,7 @@ def build_emoji(out: Path, size: int = 64, skin_tones: bool = False, test_share:
     _write_attribution(partial / "ATTRIBUTION.md", packages, size)
     (partial / MARKER).write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
     if hasattr(os, "sync"):  # not on Windows
-        os.sync()  # once for all images, before they have their final names
+        os.sync()  # once for all images, before the folder gets its final name
     partial.replace(out)
     return out
 
@@ -172,7 +181,7 @@ def _read_json(tar: tarfile.TarFile, name: str) -> dict[str, Any]:
 
 
 def _choose(packages: Mapping[str, _Package], skin_tones: bool) -> Iterator[Drawing]:
-    """The drawings of the emoji that enough vendors have, in a fixed order."""
+    """Yield the drawings of all emoji that enough vendors have, in a fixed order."""
     drawn = assign({vendor: package.icon_set() for vendor, package in packages.items()})
     vendors_of = Counter(codepoints for icons in drawn.values() for codepoints in icons)
     for vendor, icons in sorted(drawn.items()):
@@ -182,7 +191,7 @@ def _choose(packages: Mapping[str, _Package], skin_tones: bool) -> Iterator[Draw
 
 
 def _write_images(folder: Path, drawings: list[Drawing], size: int) -> list[Drawing]:
-    """Render all, write those that are fit for use, and return them sorted by identity and vendor."""
+    """Render all drawings, write the usable ones, and return these sorted by identity and vendor."""
     fit: dict[Drawing, np.ndarray] = {}
     seen: set[tuple[str, bytes]] = set()
     for drawing, image in zip(drawings, _render_all(drawings, size), strict=True):
@@ -207,8 +216,8 @@ def _render_all(drawings: list[Drawing], size: int) -> Iterator[np.ndarray]:
 
 
 def render(svg: str, size: int) -> np.ndarray:
-    """The drawing on white: (size, size, 3) uint8 RGB, rendered larger and reduced with Lanczos."""
-    # Fonts differ between machines; without them no drawing does.
+    """Render a drawing on white, larger, and reduce it with Lanczos to (size, size, 3) uint8 RGB."""
+    # Fonts differ between machines, so system fonts would make the images differ too.
     png = _resvg().svg_to_bytes(
         svg_string=svg, width=RENDER_SIZE, height=RENDER_SIZE, background="#ffffff", skip_system_fonts=True
     )
@@ -219,7 +228,7 @@ def render(svg: str, size: int) -> np.ndarray:
 
 
 def _reduce_rows(image: np.ndarray, target: int) -> np.ndarray:
-    """(height, width, 3) float64 to (target, width, 3) with the Lanczos-3 filter, widened to reduce."""
+    """Resize (height, width, 3) float64 to (target, width, 3) with an antialiasing Lanczos-3 filter."""
     source = len(image)
     scale = source / target
     widening = max(scale, 1.0)
@@ -234,7 +243,7 @@ def _reduce_rows(image: np.ndarray, target: int) -> np.ndarray:
 
 
 def _near_blank(image: np.ndarray) -> bool:
-    """Whether fewer than 1% of the pixels differ visibly from white."""
+    """Return whether fewer than 1% of the pixels differ visibly from white."""
     return bool((image.min(axis=2) < 240).mean() < 0.01)
 
 

@@ -1,4 +1,4 @@
-"""Which icon of which vendor draws which emoji: names to codepoint sequences.
+"""Assigning the icons of each vendor to emoji, by codepoints or by name.
 
 An emoji is named by its codepoints in lower-case hexadecimal, joined by hyphens, without the variation
 selector fe0f: "1f44d", "1f468-200d-1f33e".
@@ -25,7 +25,7 @@ _SAME_PERSON = {
     "1f474": _ELDER,
     "1f475": _ELDER,
 }
-# One codepoint and a joined sequence that show the same thing, and are drawn alike.
+# Single codepoints, and joined sequences that show the same and are drawn alike.
 _SAME_GROUP = {
     "1f46a": f"{_PERSON}-{_CHILD}",
     "1f46b": f"{_PERSON}-1f91d",
@@ -38,10 +38,11 @@ _SAME_GROUP = {
 
 @dataclass(frozen=True)
 class IconSet:
-    """One vendor's drawings.
+    """The drawings of one vendor.
 
-    `drawings` maps each name, aliases included, to the icon that is drawn; `codepoints` maps raw
-    codepoint sequences to names, and is empty for a set that has names only.
+    Attributes:
+        drawings: maps each name, including aliases, to the name of the icon that is drawn.
+        codepoints: maps raw codepoint sequences to names; empty if the vendor gives only names.
     """
 
     drawings: Mapping[str, str]
@@ -49,20 +50,23 @@ class IconSet:
 
 
 def normalise(raw: str) -> str | None:
-    """The sequence in lower case without fe0f; None if a codepoint is for private use."""
+    """Return the sequence in lower case without fe0f, or None if a codepoint is for private use."""
     parts = [part for part in raw.lower().split("-") if part != "fe0f"]
     private = any(unicodedata.category(chr(int(part, 16))) == "Co" for part in parts)
     return None if private else "-".join(parts)
 
 
 def has_skin_tone(codepoints: str) -> bool:
-    """Whether this is a skin-tone variant of another emoji (the bare colour swatches are not)."""
+    """Return whether this is a skin-tone variant of another emoji (the colour swatches alone are not)."""
     parts = codepoints.split("-")
     return len(parts) > 1 and not SKIN.isdisjoint(parts)
 
 
 def base(codepoints: str) -> str:
-    """What the variants of an emoji share: all but gender, hair, skin, direction and repetition."""
+    """Return the codepoints that all variants of an emoji share.
+
+    Gender, hair, skin tone, direction and repetitions are removed.
+    """
     dropped = {_JOINER, _FACING_RIGHT, *SKIN, *_HAIR, *_GENDER}
     kept = [_SAME_PERSON.get(part, part) for part in codepoints.split("-") if part not in dropped]
     shared = "-".join(dict.fromkeys(kept)) or codepoints
@@ -70,10 +74,10 @@ def base(codepoints: str) -> str:
 
 
 def assign(sets: Mapping[str, IconSet]) -> dict[str, dict[str, str]]:
-    """For each vendor, {codepoints: icon to draw}.
+    """Return {codepoints: icon to draw} for each vendor.
 
-    Sets with codepoints say so themselves; the others are matched by name, with the codepoints that most
-    of the former give that name, or else by the name in the Unicode standard.
+    Icons of a set without codepoints are matched by name: with the codepoints that most of the other sets
+    give to the name, or else with those of the name in the Unicode standard.
     """
     known = {vendor: _by_codepoints(icons) for vendor, icons in sets.items() if icons.codepoints}
     names = _unicode_names({codepoints for drawn in known.values() for codepoints in drawn})
@@ -95,7 +99,7 @@ def _by_codepoints(icons: IconSet) -> dict[str, str]:
 def _by_name(icons: IconSet, names: Mapping[str, str]) -> dict[str, str]:
     drawn: dict[str, str] = {}
     mapped: set[str] = set()
-    # A drawing's own name comes before its aliases, and one name decides.
+    # Own names come before aliases, and the first name that is known decides about a drawing.
     for name, drawing in sorted(icons.drawings.items(), key=lambda item: (item[0] != item[1], item[0])):
         codepoints = names.get(_squash(name))
         if codepoints and drawing not in mapped:
@@ -125,5 +129,5 @@ def _unicode_names(known: Iterable[str]) -> dict[str, str]:
 
 
 def _squash(name: str) -> str:
-    """Names as the vendors have in common: "flag-for-france" is "flag-france" is "flagfrance"."""
+    """Return a name without differences between vendors: "flag-for-france" becomes "flagfrance"."""
     return name.replace("flag-for-", "flag-").replace("-", "").replace(" ", "")

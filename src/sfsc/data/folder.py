@@ -13,24 +13,34 @@ from sfsc.data.walking import Walk, cannot_be_read, say_passed_over, subfolders,
 from sfsc.errors import SfscError
 from sfsc.images.names import as_text
 
-# What others call splits.
+# Other common names of splits.
 OTHER_SPLITS = ("training", "val", "valid", "validation", "testing")
 
 
 @dataclass
 class _Layout:
-    """Images with what their folders say, images of no identity, and folders within an identity's."""
+    """The images of a data set.
 
-    rows: list[tuple[str, str, str]] = field(default_factory=list)  # path, identity, split
+    Attributes:
+        rows: the path, identity and split of each image.
+        stray: images that are not in the folder of an identity.
+        nested: for each image in a subfolder of an identity, the path of the subfolder.
+    """
+
+    rows: list[tuple[str, str, str]] = field(default_factory=list)
     stray: list[str] = field(default_factory=list)
     nested: list[str] = field(default_factory=list)
 
 
 def read_folder(source: str, path: Path) -> Dataset:
-    """The dataset of `path/SPLIT/IDENTITY/**`, or of `path/IDENTITY/**`, half of the identities for testing.
+    """Read the data set in `path/SPLIT/IDENTITY/**`, or in `path/IDENTITY/**`.
 
-    An identity's images may lie in folders within its own. Raises SfscError if folders of splits stand beside
-    others or below those of identities, or if there are images but no folders of identities.
+    Without folders of splits, half of the identities are for testing. The folder of an identity can have
+    subfolders.
+
+    Raises:
+        SfscError: folders of splits are next to other folders or below those of identities, or there are
+            images but no folders of identities.
     """
     folders = subfolders(path)
     layout = _Layout()
@@ -60,7 +70,11 @@ def read_folder(source: str, path: Path) -> Dataset:
 
 
 def _split_folders(path: Path, folders: list[Path]) -> list[Path]:
-    """The folders of splits; none where an identity has the name of a split, and so images but no folders."""
+    """Return the folders of splits.
+
+    Return [] if there are also other folders and those with the names of splits have no subfolders: they are
+    the folders of identities then.
+    """
     named = [folder for folder in folders if folder.name.lower() in SPLITS]
     others = [folder for folder in folders if folder not in named]
     if not named or not others:
@@ -74,7 +88,7 @@ def _split_folders(path: Path, folders: list[Path]) -> list[Path]:
 
 
 def _place(layout: _Layout, found: Walk, root: Path, split: str, testing: Collection[str] = ()) -> None:
-    """Sort in the images of a walk by where they lie below its root; some identities may be for testing."""
+    """Add the images of a walk by their folders below its root; identities in `testing` are for testing."""
     for image in found.images:
         folders = Path(image).relative_to(root).parts[:-1]
         if not folders:
@@ -87,7 +101,7 @@ def _place(layout: _Layout, found: Walk, root: Path, split: str, testing: Collec
 
 
 def _check_levels(path: Path, nested: list[str]) -> None:
-    """Refuse splits where identities are expected, or below them: test images would be trained on."""
+    """Raise `SfscError` for splits in place of identities or below them: test images would be trained on."""
     for above, below in (name.split("/")[:2] for name in nested):
         if above.lower() in OTHER_SPLITS:
             raise SfscError(

@@ -1,4 +1,4 @@
-"""The images of a source, for those who want images alone: an image, a folder, or KIND:PATH of a data set."""
+"""Finding the images of a source: an image file, a folder, or a data set as KIND:PATH."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sfsc.images.reading import CorruptImage, absolute, split_member
 
 @dataclass(frozen=True)
 class Images:
-    """Images, and what their source says of them.
+    """The images of a source.
 
     Attributes:
-        paths: N absolute paths, as `decode` reads them.
-        identities: (N,) str, where they are known.
-        cameras: (N,) str, where they are known.
-        skipped: what is there and could not be taken.
+        paths: N absolute paths, which `decode` can read.
+        identities: (N,) str, or None if they are unknown.
+        cameras: (N,) str, or None if they are unknown.
+        skipped: an error for each folder, link or image that was skipped.
     """
 
     paths: tuple[str, ...]
@@ -32,7 +32,7 @@ class Images:
     skipped: tuple[CorruptImage, ...] = ()
 
     def storable(self) -> Images:
-        """Leave out images whose paths are not UTF-8, which no table can hold: they are skipped."""
+        """Return the images without those whose paths are not UTF-8; tables cannot store them."""
         kept = np.array([is_text(path) for path in self.paths], bool)
         odd = [path for path, keep in zip(self.paths, kept, strict=True) if not keep]
         return Images(
@@ -44,16 +44,16 @@ class Images:
 
 
 def images_of(source: str | Path, split: str) -> Images:
-    """The images of a source.
+    """Find the images of a source.
 
     Args:
-        source: an image, `archive.zip::member`, a folder, or KIND:PATH of a data set; what exists under this
-            name as a file or folder comes before a data set.
-        split: "train", "query" or "gallery": the part of a data set that is taken; all of it where the data
-            set has no such part.
+        source: an image file, `archive.zip::member`, a folder, or a data set as KIND:PATH. A file or folder
+            with this name takes precedence over a data set.
+        split: the part of a data set, "train", "query" or "gallery". If the data set has no such part, all of
+            its images are returned.
 
     Raises:
-        SfscError: there is nothing of this name, or no image in it.
+        SfscError: the source does not exist or contains no images.
     """
     text = str(source)
     if os.path.isdir(text):

@@ -1,4 +1,4 @@
-"""What images a data set has, in brief: a row for each identity of each split."""
+"""Listing the images of a data set briefly, to find later changes: one row per identity and split."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from sfsc.files.writing import read_json, write_atomic
 from sfsc.images.reading import MEMBER
 
 TRAIN, TESTS = ("train",), ("query", "gallery", "test")
-NAMED = 3  # of what has changed, so many are named
+NAMED = 3  # the maximum number of changes that a message names
 DIGEST = 8  # bytes
-MOST_BYTES = 1 << 30  # of a file: some ten million identities
+MOST_BYTES = 1 << 30  # of a file; sufficient for about ten million identities
 
 
 @dataclass(frozen=True)
 class Entry:
     """The images of one identity in one split.
 
-    `images` is how many there are, `names` a digest of the names of their files, in order. `read` is how many
-    of them could be read, `contents` a digest of the bytes of these; 0 and empty where nobody looked.
+    Attributes:
+        images: the number of images.
+        names: a digest of the names of their files, in order.
+        read: the number of images that could be read, or 0 if reading was not attempted.
+        contents: a digest of the bytes of those images, or "" if reading was not attempted.
     """
 
     images: int
@@ -37,17 +40,17 @@ class Entry:
     contents: str = ""
 
     def same_names(self, other: Entry) -> bool:
-        """Whether the other has the same files, or those alone that could be read here."""
+        """Return whether the other entry has the same files, or as many files as this one could read."""
         whole = (self.images, self.names) == (other.images, other.names)
         return whole or (self.read < self.images and other.images == self.read)
 
     def same_contents(self, other: Entry) -> bool:
-        """Whether the same images, in the same order, could be read."""
+        """Return whether the same images could be read, in the same order."""
         return (self.read, self.contents) == (other.read, other.contents)
 
 
 class _Stored(TypedDict):
-    """What a file holds: of each entry its split, its identity and its fields."""
+    """The contents of a file: the split, the identity and the fields of each entry."""
 
     rows: list[tuple[str, str, int, str, int, str]]
 
@@ -63,8 +66,8 @@ class Listing:
         """List a data set.
 
         Args:
-            dataset: any; nothing is read.
-            contents: by path, digests of the training images that could be read.
+            dataset: the data set; its images are not read.
+            contents: the digest of each training image that could be read, by path.
         """
         paths: dict[tuple[str, str], list[str]] = {}
         for path, identity, split in zip(
@@ -75,7 +78,7 @@ class Listing:
 
     @classmethod
     def read(cls, path: Path) -> Listing:
-        """Read what `write` wrote; SfscError where it is damaged."""
+        """Read a file that `write` wrote; raise `SfscError` if it is damaged."""
         try:
             stored = conform(read_json(path, MOST_BYTES), _Stored)
         except ValueError:
@@ -83,29 +86,29 @@ class Listing:
         return cls({(split, identity): Entry(*rest) for split, identity, *rest in stored["rows"]})
 
     def write(self, path: Path) -> None:
-        """Write it as JSON, a line for each entry, atomically."""
+        """Write the listing atomically as JSON, with one line per entry."""
         columns = ["split", "identity", *(field.name for field in fields(Entry))]
         rows = ",\n".join(json.dumps([*key, *astuple(entry)]) for key, entry in self.entries.items())
         write_atomic(path, f'{{"columns": {json.dumps(columns)}, "rows": [\n{rows}\n]}}\n'.encode())
 
     def digest(self, splits: Collection[str]) -> str:
-        """16 hexadecimal digits of the identities and names of files in some splits."""
+        """Return a digest of the identities and file names in some splits, as 16 hexadecimal digits."""
         rows = [(*key, entry.images, entry.names) for key, entry in self._of(splits).items()]
         return _hexadecimal(repr(rows).encode())
 
     def identities(self, splits: Collection[str]) -> set[str]:
-        """The identities in some splits."""
+        """Return the identities in some splits."""
         return {identity for _, identity in self._of(splits)}
 
     def changes(
         self, now: Listing, splits: Collection[str], same: Callable[[Entry, Entry], bool] = Entry.same_names
     ) -> str:
-        """What is otherwise in another listing of the same data set, in words; empty where nothing is.
+        """Describe the changes in a later listing of the same data set; return "" if there are none.
 
         Args:
-            now: the later one.
-            splits: that are compared.
-            same: whether an identity's entries, before and now, count as equal.
+            now: the later listing.
+            splits: the splits to compare.
+            same: returns whether an earlier and a later entry of an identity count as equal.
         """
         before, after = self._of(splits), now._of(splits)
         gone = {key: before[key] for key in before if key not in after}
@@ -125,12 +128,12 @@ class Listing:
 
 
 def image_digest(data: bytes) -> bytes:
-    """What identifies the bytes of an image file."""
+    """Return a digest of the bytes of an image file."""
     return blake2b(data, digest_size=DIGEST).digest()
 
 
 def first_names(names: Collection[str]) -> str:
-    """The first few of some names, and how many more there are."""
+    """Return a text with the first `NAMED` distinct names and the number of the others."""
     distinct = list(dict.fromkeys(names))
     more = f" and {len(distinct) - NAMED} more" if len(distinct) > NAMED else ""
     return ", ".join(distinct[:NAMED]) + more
@@ -143,7 +146,7 @@ def _entry(paths: Sequence[str], contents: Mapping[str, bytes]) -> Entry:
 
 
 def _name(path: str) -> str:
-    """The name of an image's file, or of a member of an archive: folders may be moved."""
+    """Return the name of a file or of a member of an archive, without folders, because they may be moved."""
     return path.rpartition(MEMBER)[2].rpartition("/")[2]
 
 
@@ -152,7 +155,7 @@ def _hexadecimal(data: bytes) -> str:
 
 
 def _counts(before: Entry, after: Entry) -> str:
-    """How many images there were and are, where that has changed."""
+    """Return a text with both numbers of images if they differ, else ""."""
     counts = (before.read, after.read) if after.read else (before.images, after.images)
     return "" if counts[0] == counts[1] else f" ({counts[0]}, now {counts[1]})"
 
@@ -160,7 +163,7 @@ def _counts(before: Entry, after: Entry) -> str:
 def _renamed(
     gone: Mapping[tuple[str, str], Entry], added: Mapping[tuple[str, str], Entry]
 ) -> dict[tuple[str, str], tuple[str, str]]:
-    """Those that are gone by those that took their places, where the names of their files tell."""
+    """Return {gone key: added key} for renamed identities, recognised by the names of their files."""
 
     def only(entries: Mapping[tuple[str, str], Entry]) -> dict[tuple[str, int, str], tuple[str, str]]:
         signs = {key: (key[0], entry.images, entry.names) for key, entry in entries.items()}

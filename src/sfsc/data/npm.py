@@ -1,4 +1,4 @@
-"""Packages of the npm registry: fetched by npm itself, and accepted if they are the known ones."""
+"""Fetching packages of the npm registry with npm, and checking their digests."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from sfsc.errors import SfscError, one_line
 
 
 def fetch(package: str, integrity: str, archive: Path) -> None:
-    """Have npm write a package to `archive`, unless it is there already.
+    """Fetch a package with npm and write it to `archive`, unless it already exists there.
 
-    It is written into an empty folder beside it and moved when it is whole and known.
+    The package is written to an empty folder next to `archive`, and moved after its digest was checked.
 
     Args:
-        package: "@scope/name@version".
-        integrity: "sha512-" and the digest of its .tgz in base64, as `npm view PACKAGE dist.integrity` says.
-        archive: the .tgz, named as npm names it.
+        package: the package as "@scope/name@version".
+        integrity: "sha512-" and the base64 digest of the .tgz file, as `npm view PACKAGE dist.integrity`
+            prints it.
+        archive: the path of the .tgz file, with the name that npm gives to it.
 
     Raises:
-        SfscError: npm is missing or fails, or the registry sends something else.
+        SfscError: npm is missing or fails, or the package has another digest.
     """
     if archive.is_file() and integrity_of(archive) == integrity:
         return
@@ -43,9 +44,10 @@ def fetch(package: str, integrity: str, archive: Path) -> None:
 
 
 def pack(package: str, folder: Path) -> None:
-    """Fetch one package as a .tgz into the folder; SfscError if that fails.
+    """Fetch a package as a .tgz file into a folder; raise `SfscError` if this fails.
 
-    npm runs no script, and reads the settings of the user and the machine, but none in the working folder.
+    npm runs no scripts. It reads the settings of the user and the machine, but not those in the working
+    folder.
     """
     npm = shutil.which("npm")
     if npm is None:
@@ -63,5 +65,5 @@ def pack(package: str, folder: Path) -> None:
 
 
 def integrity_of(archive: Path) -> str:
-    """The digest of a file, as npm writes it."""
+    """Return the digest of a file in the form that npm uses."""
     return f"sha512-{base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()}"

@@ -1,4 +1,4 @@
-"""Omniglot (Lake, Salakhutdinov, Tenenbaum 2015): characters of many alphabets, each drawn by 20 people."""
+"""Reading Omniglot: characters of many alphabets, each drawn by 20 people (Lake et al., Science 2015)."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _NAME = re.compile(r"(?:.*/)?images_background[^/]*/([^/]+)/(character\d+)/\d+_(
 
 
 def read_omniglot(source: str, path: Path) -> Dataset:
-    """The dataset of one original zip file, or of a folder of such files, packed or unpacked.
+    """Read one of the original zip files, or a folder that contains them, packed or unpacked.
 
-    Identity = alphabet/character, camera = drawer. What stands in several files is taken once. Half of the
-    characters of each alphabet are for testing.
+    Identity = alphabet/character, camera = drawer. An image that is contained in several files is used once.
+    Half of the characters of each alphabet are for testing.
     """
     images: dict[tuple[str, str], str] = {}
     for image, name in _files(source, path):
@@ -43,12 +43,12 @@ def read_omniglot(source: str, path: Path) -> Dataset:
 
 
 def _files(source: str, path: Path) -> Iterator[tuple[str, str]]:
-    """(path for `decode`, name inside the original archive, perhaps with folders before it) of each file."""
+    """Yield for each file its path for `decode` and its name in the archive, perhaps after other folders."""
     there = [path] if path.is_file() else sorted(path.glob("*images_background*.zip"))
     archives = [file for file in there if file == path or not is_system_entry(file.name)]
     for archive in archives:
         for member in member_names(str(archive)):
-            yield f"{archive}{MEMBER}{member}", member.replace("\\", "/")  # as some programs pack
+            yield f"{archive}{MEMBER}{member}", member.replace("\\", "/")  # some programs write backslashes
     if path.is_dir():
         found = walk(path)
         found.others -= Counter({".zip": len(archives)})

@@ -1,4 +1,4 @@
-"""Re-identification sets as their authors ship them: Market-1501, VeRi-776, MSMT17."""
+"""Reading re-identification data sets in their original form: Market-1501, VeRi-776 and MSMT17."""
 
 from __future__ import annotations
 
@@ -15,17 +15,24 @@ from sfsc.data.walking import cannot_be_read, say_passed_over, subfolders, walk
 from sfsc.errors import SfscError
 
 PERSON, VEHICLE = (256, 128), (256, 256)
-UNPACKED = 2  # folders of an archive's name that may lie around a set
+UNPACKED = 2  # the maximum number of folders around a data set, which unpacking can create
 
 Row = tuple[str, str, str, str]  # path, identity, camera, split
 
 
 @dataclass(frozen=True)
 class _Layout:
-    """A set whose file names say identity and camera, in one folder for each split.
+    """A data set with one folder per split, whose file names contain the identity and the camera.
 
-    Where there is a list for a folder, it says which of the images there belong to the set. `numbered` is
-    put before identities by split, where splits use the same numbers for others.
+    Attributes:
+        title: the name of the data set.
+        folders: the split of each folder.
+        name: matches a file name; its groups are the identity and the camera.
+        example: an example of a file name.
+        image_size: the (height, width) in pixels that suits the images.
+        junk: an identity whose images are left out.
+        lists: for a folder, a file that lists the images which belong to the data set. It may be missing.
+        numbered: a prefix for the identities of each split, if splits use the same numbers for others.
     """
 
     title: str
@@ -41,7 +48,7 @@ class _Layout:
 _MARKET = _Layout(
     title="Market-1501",
     folders={"bounding_box_train": "train", "query": "query", "bounding_box_test": "gallery"},
-    name=re.compile(r"(-1|\d+)_(c\d+)s\d+_\d+_\d+\.jpg(?:\.jpg)?"),  # as shipped, some names end twice
+    name=re.compile(r"(-1|\d+)_(c\d+)s\d+_\d+_\d+\.jpg(?:\.jpg)?"),  # some original names end twice
     example="0002_c1s1_000451_03.jpg",
     image_size=PERSON,
     junk="-1",
@@ -54,7 +61,7 @@ _VERI = _Layout(
     image_size=VEHICLE,
     lists={"image_train": "name_train.txt", "image_query": "name_query.txt", "image_test": "name_test.txt"},
 )
-# MSMT17 as others pack it again, in the folders of Market-1501.
+# MSMT17 is also distributed in the folders of Market-1501.
 _MSMT_REPACKED = _Layout(
     title="MSMT17",
     folders=_MARKET.folders,
@@ -74,29 +81,36 @@ _MSMT_NAME = re.compile(r"(\d+)/\d+_\d+_(\d+)_[^/]*\.jpe?g")
 
 
 def read_market1501(source: str, path: Path) -> Dataset:
-    """Market-1501 (Zheng et al. 2015), persons seen by six cameras, without the junk images (identity -1).
+    """Read Market-1501, persons seen by six cameras (Zheng et al., ICCV 2015).
 
-    The distractors (identity 0000) stay in the gallery. Raises SfscError for a missing folder and for an
-    image whose name does not say identity and camera.
+    Junk images (identity -1) are left out. Distractors (identity 0000) stay in the gallery.
+
+    Raises:
+        SfscError: a folder is missing, or the name of an image does not contain identity and camera.
     """
     return _named(source, path, _MARKET)
 
 
 def read_veri776(source: str, path: Path) -> Dataset:
-    """VeRi-776 (Liu et al. 2016), vehicles seen by twenty cameras.
+    """Read VeRi-776, vehicles seen by twenty cameras (Liu et al. 2016).
 
-    Where its lists (`name_train.txt`, `name_query.txt`, `name_test.txt`) are there, they say which images
-    belong to it. SfscError as for Market-1501.
+    If the lists `name_train.txt`, `name_query.txt` and `name_test.txt` exist, only the images that they list
+    are used.
+
+    Raises:
+        SfscError: a folder is missing, or the name of an image does not contain identity and camera.
     """
     return _named(source, path, _VERI)
 
 
 def read_msmt17(source: str, path: Path) -> Dataset:
-    """MSMT17 (Wei et al. 2018), V1 or V2, persons seen by fifteen cameras, with its lists of images.
+    """Read MSMT17, V1 or V2, persons seen by fifteen cameras (Wei et al. 2018).
 
-    The validation images are trained on too. Without lists, the folders of Market-1501 are expected, in
-    which others pack it. Raises SfscError for a missing list or folder and for a line or name that is not as
-    it should be.
+    The images are found by the lists of the data set; the validation images are part of the training images.
+    A copy in the folders of Market-1501 is read without lists.
+
+    Raises:
+        SfscError: a list or a folder is missing, or a line or the name of an image has an unexpected form.
     """
     root = _root(path, [*_MSMT_LISTS, next(iter(_MSMT_REPACKED.folders))])
     if (root / next(iter(_MSMT_REPACKED.folders))).is_dir():
@@ -105,9 +119,9 @@ def read_msmt17(source: str, path: Path) -> Dataset:
 
 
 def _root(path: Path, entries: Iterable[str]) -> Path:
-    """The folder with one of these entries: `path`, or one that an archive was unpacked into, below it.
+    """Return the folder that contains one of these entries: `path`, or a folder up to two levels below it.
 
-    `path` itself if no folder has them. Raises SfscError if several do.
+    Return `path` if no folder contains one; raise `SfscError` if several folders do.
     """
     level = [path]
     for _ in range(1 + UNPACKED):
@@ -159,7 +173,7 @@ def _named(source: str, path: Path, layout: _Layout) -> Dataset:
 
 
 def _differences(there: list[str], listed: list[str], name: str) -> list[str]:
-    """What is to be said of images that a list lacks, or names in vain."""
+    """Return remarks about images that are not listed, and about listed images that are missing."""
     unlisted, missing = sorted({*there} - {*listed}), sorted({*listed} - {*there})
     said = []
     if unlisted:
@@ -170,7 +184,7 @@ def _differences(there: list[str], listed: list[str], name: str) -> list[str]:
 
 
 def _parse(image: str, layout: _Layout) -> tuple[str, str]:
-    """The identity and the camera in the name of an image."""
+    """Return the identity and the camera from the name of an image."""
     match = layout.name.fullmatch(Path(image).name)
     if match is None:
         raise SfscError(
@@ -200,7 +214,7 @@ def _listed(root: Path) -> Iterator[Row]:
 
 
 def _read_list(file: Path) -> dict[str, int]:
-    """The first word of each line, and the line's number."""
+    """Return the number of each line by the first word of the line."""
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Other splits of a data set's images: for choosing settings, and for a domain without labels."""
+"""Views of a data set with other splits: to choose settings, and for a domain without labels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from sfsc.data.dataset import Dataset, held_out
 
 
 def validation(dataset: Dataset, source: str) -> Dataset:
-    """Test on a quarter of the training identities instead of the test identities, which are left out.
+    """Return a view that tests on a quarter of the training identities and leaves out the test identities.
 
-    Settings are chosen here: what is then tested on the data set itself was never looked at.
+    Settings that are chosen on this view can be tested on the data set itself, whose test identities were
+    not used.
     """
     chosen = held_out(dataset.train.identities.tolist(), 1 / 4)
     training = dataset.splits == "train"
@@ -21,10 +22,10 @@ def validation(dataset: Dataset, source: str) -> Dataset:
 
 
 def target(dataset: Dataset, source: str) -> Dataset:
-    """Train on a fifth of the test identities, at least two, and leave out the training identities.
+    """Return a view that trains on a fifth of the test identities, at least two, and tests on the others.
 
-    The fifth are images of the domain that is searched, without labels, as a calibration can have them; the
-    others are the test.
+    The training identities of the data set are left out. The fifth stands for the unlabelled images of the
+    searched domain that a calibration can use.
     """
     testing = dataset.splits != "train"
     chosen = held_out(dataset.identities[testing].tolist(), 1 / 5, at_least=2)

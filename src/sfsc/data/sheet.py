@@ -1,4 +1,4 @@
-"""What is in a dataset, at a glance: a picture and a table."""
+"""Summarising a data set in a picture and a table."""
 
 from __future__ import annotations
 
@@ -19,9 +19,15 @@ _FONT, _FONT_SCALE = cv2.FONT_HERSHEY_SIMPLEX, 0.38
 def contact_sheet(
     rows: Sequence[Sequence[np.ndarray]], row_labels: Sequence[str], captions: Sequence[Sequence[str]]
 ) -> np.ndarray:
-    """One picture of rows of images: (height, width, 3) uint8 RGB.
+    """Draw rows of images in one picture.
 
-    The images are (h, w, 3) uint8 of one size. A row's label stands at its left, a caption under each image.
+    Args:
+        rows: the images of each row, (h, w, 3) uint8 RGB, all of one size.
+        row_labels: the text to the left of each row.
+        captions: the text below each image, by row.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
     """
     height, width = rows[0][0].shape[:2]
     row_height, column_width = height + _CAPTION + _GAP, width + _GAP
@@ -39,9 +45,18 @@ def contact_sheet(
 
 
 def dataset_sheet(dataset: Dataset, identities: int = 12, images: int = 8) -> np.ndarray:
-    """A contact sheet of some identities, up to `images` of each, from as many cameras as there are.
+    """Draw a contact sheet of some identities of a data set.
 
-    (height, width, 3) uint8 RGB. Raises CorruptImage if one of the images cannot be read.
+    Args:
+        dataset: the data set.
+        identities: the maximum number of identities, evenly spaced in sorted order.
+        images: the maximum number of images of each identity, from as many cameras as possible.
+
+    Returns:
+        (height, width, 3) uint8 RGB.
+
+    Raises:
+        CorruptImage: one of the images cannot be read.
     """
     names = np.unique(dataset.identities)
     shown = names[np.linspace(0, len(names) - 1, min(identities, len(names))).round().astype(int)]
@@ -55,9 +70,11 @@ def dataset_sheet(dataset: Dataset, identities: int = 12, images: int = 8) -> np
 
 
 def summarise(dataset: Dataset) -> list[dict[str, str | int]]:
-    """A row of counts per split, and under it a row per camera of that split.
+    """Count the images, identities and cameras of each split.
 
-    Each row has the keys split, camera ("all" in a split's own row), images, identities and cameras.
+    Returns:
+        For each split one row, followed by one row per camera. The keys are split, camera ("all" in the first
+        row of a split), images, identities and cameras.
     """
     rows: list[dict[str, str | int]] = []
     for split in SPLITS:
@@ -81,7 +98,7 @@ def _count(
 
 
 def _different_cameras(dataset: Dataset, identity: str, count: int) -> list[int]:
-    """Indices of up to `count` images of an identity: one of each camera before a second of any."""
+    """Return the indices of up to `count` images of an identity, one of each camera before a second one."""
     index = np.flatnonzero(dataset.identities == identity).tolist()
     if dataset.cameras is None:
         return index[:count]
@@ -95,7 +112,7 @@ def _different_cameras(dataset: Dataset, identity: str, count: int) -> list[int]
 
 
 def _tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
-    """The image size scaled until its longer side is that of a tile."""
+    """Return the image size, scaled so that the longer side is that of a tile."""
     height, width = image_size
     scale = _TILE / max(height, width)
     return max(1, round(height * scale)), max(1, round(width * scale))
@@ -104,7 +121,7 @@ def _tile_size(image_size: tuple[int, int]) -> tuple[int, int]:
 def _write(
     sheet: np.ndarray, text: str, at: tuple[int, int], room: int, colour: tuple[int, int, int]
 ) -> None:
-    """Put text with its lower left corner at `at`; the middle of what is wider than the room is left out."""
+    """Write text with its lower left corner at `at`; shorten a text wider than `room` in the middle."""
     shown, kept = text, len(text)
     while kept > 2 and cv2.getTextSize(shown, _FONT, _FONT_SCALE, 1)[0][0] > room:
         kept -= 1

@@ -26,9 +26,9 @@ KINDS: dict[str, Callable[[str, Path], Dataset]] = {
     "omniglot": read_omniglot,
     "emoji": read_emoji,
 }
-# Prefixes of a data set's name, as in validation:omniglot:PATH.
+# Prefixes of the name of a data set, as in validation:omniglot:PATH.
 RESPLITS = {"validation": validation, "target": target}
-LONGEST_NAME = 4200  # characters: no path is longer, and views are opened recursively
+LONGEST_NAME = 4200  # characters; no path is longer, and the limit bounds the recursion of views
 
 
 def names_dataset(text: str) -> bool:

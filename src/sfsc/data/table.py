@@ -1,4 +1,4 @@
-"""Tables in csv files, read so that what is wrong with one is named with its line."""
+"""Reading tables in csv files, with error messages that name the line."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ MOST_HEADER = 1 << 16  # characters
 
 
 class Row(NamedTuple):
-    """A row of a table: the number of the line on which it begins, and its values by column."""
+    """A row of a table: the number of its first line, and its values by column."""
 
     line: int
     values: dict[str, str]
 
 
 def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] | None = ()) -> list[Row]:
-    """Read a csv file in UTF-8, with values between commas, semicolons or tabs.
+    """Read a csv file in UTF-8 with values separated by commas, semicolons or tabs.
 
-    Blanks around names and values are dropped, and so are lines without any value.
+    Spaces around names and values are removed. Lines without values are skipped.
 
     Args:
-        path: the file, which begins with a line of column names.
-        needed: columns that it must have.
-        optional: columns that are read where it has them; None for all.
+        path: the file; its first line contains the names of the columns.
+        needed: columns that the file must have.
+        optional: columns that are also read if the file has them; None for all columns.
 
     Raises:
-        SfscError: the file cannot be read or lacks a column; a column that is read has no name, or that of
-            another; or a line has more or fewer values than there are columns.
+        SfscError: the file cannot be read, a column is missing, a column that is read has no name or the same
+            name as another one, or a line has more or fewer values than there are columns.
     """
     text = _read_text(path)
     delimiter, columns = _read_header(path, text, needed)
@@ -51,11 +51,11 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] | None
 
 
 def check_distinct(table: Path, images: Iterable[tuple[int, str]]) -> None:
-    """Raise `SfscError` where a table names an image twice, by whatever spellings of its path.
+    """Raise `SfscError` if a table names an image twice, even if its path is written differently.
 
     Args:
         table: the file.
-        images: the number of each row's line, and the path of its image.
+        images: the line number and the path of the image of each row.
     """
     lines: dict[str, int] = {}
     for line, image in images:
@@ -81,7 +81,7 @@ def _read_text(path: Path) -> str:
 
 
 def _read_header(path: Path, text: str, needed: Sequence[str]) -> tuple[str, list[str]]:
-    """The delimiter with which the first line has most of the needed columns, and all columns that it has."""
+    """Return the delimiter that finds the most needed columns in the first line, and all column names."""
     beginning = text[:MOST_HEADER]
     headers = []
     for delimiter in DELIMITERS:
@@ -111,7 +111,7 @@ def _check_names(path: Path, columns: Sequence[str], used: Sequence[str]) -> Non
 
 
 def _split(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """The number of each row's first line, and its values."""
+    """Yield the number of the first line and the values of each row."""
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     line = 1
     try:
@@ -123,12 +123,12 @@ def _split(path: Path, text: str, delimiter: str) -> Iterator[tuple[int, list[st
 
 
 def _pick(place: str, columns: Sequence[str], used: Sequence[str], values: Sequence[str]) -> dict[str, str]:
-    """The values of the columns that are used."""
+    """Return the values of the columns in `used`."""
     counts = f"there are {len(values)} values for {len(columns)} columns"
     if any(values[len(columns) :]):
         raise SfscError(f"{place}: {counts}: put quotes around a value that contains a delimiter")
     found = dict(zip(columns, values, strict=False))
     for name in used:
         if name not in found:
-            raise SfscError(f"{place}, column {printable(name)}: is missing, for {counts}")
+            raise SfscError(f"{place}, column {printable(name)}: is missing: {counts}")
     return {name: found[name] for name in used}

@@ -1,7 +1,7 @@
-"""Looking for images in folders: one walk, by one rule, for every place that does so.
+"""Finding images in folders, by the same rules everywhere.
 
-Hidden entries and those of operating systems are skipped. Linked folders are followed, and no folder is
-taken twice. What cannot be read is named, and what is skipped is counted.
+Hidden entries and those of operating systems are skipped. Links to folders are followed, and no folder is
+used twice. Skipped entries are counted; entries that cannot be read are reported by name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sfsc.images.names import printable
 from sfsc.images.reading import SUFFIXES, CorruptImage
 from sfsc.progress import say
 
-# What Windows, macOS, Linux and network storage leave in folders under names that are not hidden.
+# Entries of Windows, macOS, Linux and network storage whose names do not begin with a dot.
 SYSTEM_NAMES = frozenset(
     {
         *("thumbs.db", "ehthumbs.db", "ehthumbs_vista.db", "desktop.ini"),
@@ -31,18 +31,18 @@ HIDDEN = ("hidden or system entry", "hidden or system entries")
 TAKEN = ("link to a folder that is already used", "links to folders that are already used")
 SPECIAL = ("device, pipe or socket", "devices, pipes or sockets")
 OTHER = ("file that is not an image", "files that are not images")
-_NAMED = 3  # of many, so many are named
+_NAMED = 3  # the maximum number of entries that a message names
 
 
 @dataclass
 class Walk:
-    """What is in a folder and below.
+    """The entries of a folder and its subfolders.
 
     Attributes:
-        images: the paths of files with the name of an image, folder by folder, each sorted by name.
-        unreadable: folders that cannot be opened, and links that lead nowhere.
-        passed: how many entries were skipped, by what one and what several of them are.
-        others: how many files of other kinds there are, by their suffix.
+        images: the paths of files with the suffix of an image, sorted by folder and name.
+        unreadable: an error for each folder that cannot be opened and each broken link.
+        passed: the number of skipped entries of each kind, by the singular and the plural of the kind.
+        others: the number of other files by suffix.
     """
 
     images: list[str] = field(default_factory=list)
@@ -52,12 +52,12 @@ class Walk:
 
 
 def is_system_entry(name: str) -> bool:
-    """Whether a file or folder, by its name, is hidden or belongs to an operating system."""
+    """Return whether a name is that of a hidden file or folder, or of one of an operating system."""
     return name.startswith(".") or name.casefold() in SYSTEM_NAMES
 
 
 def walk(root: Path) -> Walk:
-    """Look for images in the folder `root`, whatever its own name, and below."""
+    """Find the images in the folder `root` and below. The name of `root` itself does not matter."""
     found = Walk()
     taken: set[tuple[int, int]] = set()
     waiting = deque([str(root)])
@@ -80,10 +80,10 @@ def walk(root: Path) -> Walk:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted, without hidden ones and those of operating systems.
+    """Return the sorted folders in a folder, without hidden ones and those of operating systems.
 
     Raises:
-        SfscError: it cannot be opened.
+        SfscError: the folder cannot be opened.
     """
     try:
         entries = _entries(str(folder))
@@ -93,7 +93,17 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def find_images(path: Path) -> list[str]:
-    """The image at `path`, or those in the folder `path` and below; SfscError if there is none."""
+    """Find the images in a folder and its subfolders.
+
+    Args:
+        path: the folder, or an image file, which is returned as the only image.
+
+    Returns:
+        The paths of the images, sorted by folder and name.
+
+    Raises:
+        SfscError: there are no images.
+    """
     if os.path.isfile(path):
         return [str(path)]
     found = walk(path)
@@ -103,13 +113,16 @@ def find_images(path: Path) -> list[str]:
 
 
 def no_images(path: Path, found: Walk) -> SfscError:
-    """The error for a folder without images."""
+    """Return the error for a folder without images."""
     reason = next(iter(cannot_be_read([found])), f"expected {', '.join(sorted(SUFFIXES))}")
     return SfscError(f"{path} contains no images: {reason}")
 
 
 def say_passed_over(where: str, walks: Iterable[Walk], more: Sequence[str] = ()) -> None:
-    """Say in one line on standard error, once in a process, what walks skipped, and more if there is."""
+    """Print one line on standard error about entries that walks skipped, with the remarks in `more`.
+
+    Nothing is printed if there is nothing to report, or if the same line was printed before.
+    """
     walks = list(walks)
     passed = sum((walked.passed for walked in walks), Counter[tuple[str, str]]())
     others = sum((walked.others for walked in walks), Counter[str]())
@@ -123,7 +136,7 @@ def say_passed_over(where: str, walks: Iterable[Walk], more: Sequence[str] = ())
 
 
 def cannot_be_read(walks: Iterable[Walk]) -> list[str]:
-    """What walks could not read, in one sentence, or nothing."""
+    """Return a list with one sentence about entries that walks could not read, or an empty list."""
     errors = [error for walked in walks for error in walked.unreadable]
     named = [*map(str, errors[:_NAMED]), *(["..."] if len(errors) > _NAMED else [])]
     return [f"{len(errors)} cannot be read: {', '.join(named)}"] if errors else []
@@ -146,9 +159,10 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 
 def _sort_in(entry: os.DirEntry[str], found: Walk, waiting: deque[str]) -> None:
-    """Put an entry of a folder where it belongs; a link waits until all folders before it are done.
+    """Add an entry of a folder to the walk.
 
-    So a folder is taken under its own path rather than a link's.
+    Links to folders wait until all folders found before them are done, so that a folder is found under its
+    own path rather than under that of a link.
     """
     suffix = PurePath(entry.name).suffix.lower()
     try:

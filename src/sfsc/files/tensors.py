@@ -1,4 +1,4 @@
-"""Tensors in safetensors files."""
+"""Writing tensors to safetensors files."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sfsc.files.writing import replacing
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write a safetensors file; as `replacing`. Equal tensors and metadata give equal bytes.
+    """Write a safetensors file as `replacing` does. Equal tensors and metadata give equal bytes.
 
-    The library writes the metadata in any order; here it is sorted.
+    The library writes metadata in arbitrary order; this function sorts it.
     """
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     data = safetensors.torch.save(contiguous, dict(metadata))

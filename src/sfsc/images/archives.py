@@ -65,7 +65,7 @@ def _reported(archive: str) -> Iterator[None]:
         raise ArchiveError(archive, "no such file") from None
     except OSError as error:
         raise ArchiveError(archive, f"cannot be read ({error.strerror or error})") from error
-    except NotImplementedError as error:  # zipfile's word for a compression that it does not know
+    except NotImplementedError as error:  # zipfile raises this for an unknown compression
         raise ArchiveError(archive, f"cannot be unpacked ({first_line(error)})") from error
     except _DAMAGED as error:
         raise ArchiveError(archive, f"is damaged or not a zip file ({first_line(error)})") from error

@@ -1,4 +1,4 @@
-"""What an image file says of itself before it is decoded: size, transparency and orientation."""
+"""Reading the headers of image files before they are decoded: size, transparency and orientation."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from sfsc.images.jpeg import DAMAGED, TRUNCATED, Jpeg, read_jpeg
 _ORIENTATION = 0x112
 _PNG_DEPTHS = (1, 2, 4, 8, 16)
 _GRAY, _GRAY_ALPHA, _RGBA = 0, 4, 6  # colour types of PNG
-_BMP_CORE, _BMP_OS2 = 12, 64  # headers of BMP, by their sizes
+_BMP_CORE, _BMP_OS2 = 12, 64  # sizes of BMP headers
 _BMP_WITH_ALPHA_MASK = 56
-_BMP_PLAIN, _BMP_BITFIELDS, _BMP_ALPHA_BITFIELDS = 0, 3, 6  # compressions of BMP
+_BMP_PLAIN, _BMP_BITFIELDS, _BMP_ALPHA_BITFIELDS = 0, 3, 6  # compression methods of BMP
 
 
 @dataclass(frozen=True)
@@ -21,13 +21,14 @@ class ImageHeader:
     """The header of an image file.
 
     Attributes:
-        height: in pixels, before the image is turned.
-        width: in pixels, before the image is turned.
-        clear: whether pixels may be transparent.
-        clear_gray: the level of a gray image that is transparent, as it is decoded; None where none is.
-        orientation: how to turn what is decoded, 1 to 8 as in EXIF; 1 for a JPEG, which its decoder turns.
-        jpeg: more about a JPEG.
-        bytes_per_pixel: how much memory decoding takes at most, for each pixel.
+        height: the height in pixels before the orientation is applied.
+        width: the width in pixels before the orientation is applied.
+        clear: whether pixels can be transparent.
+        clear_gray: the decoded level of gray that is transparent, or None.
+        orientation: the EXIF orientation to apply after decoding, 1 to 8. It is 1 for a JPEG, because its
+            decoder applies the orientation.
+        jpeg: the markers of a JPEG, or None for other formats.
+        bytes_per_pixel: the maximum memory for decoding, in bytes per pixel.
     """
 
     height: int
@@ -36,16 +37,16 @@ class ImageHeader:
     clear_gray: int | None = None
     orientation: int = 1
     jpeg: Jpeg | None = None
-    bytes_per_pixel: int = 11  # four channels of 8 bits, decoded, turned into three, and turned as EXIF says
+    bytes_per_pixel: int = 11  # four channels decoded, converted to three, and copied for the orientation
 
     @property
     def pixels(self) -> int:
-        """How many there are."""
+        """The number of pixels."""
         return self.height * self.width
 
     @property
     def memory(self) -> int:
-        """How many bytes decoding takes at most."""
+        """The maximum memory for decoding, in bytes."""
         return self.pixels * self.bytes_per_pixel
 
 
@@ -53,12 +54,12 @@ def read_header(data: bytes) -> ImageHeader:
     """Read the header of a JPEG, PNG, WebP or BMP file.
 
     Raises:
-        ValueError: the bytes are none of these, or end before the image does.
+        ValueError: the file has another format or is truncated.
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
             jpeg = read_jpeg(data)
-            # Two pictures; if scan after scan refines one, also all of its coefficients.
+            # Memory for two pictures, and for all coefficients if several scans refine the picture.
             memory = 6 if jpeg.single else 14
             return ImageHeader(jpeg.height, jpeg.width, jpeg=jpeg, bytes_per_pixel=memory)
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -89,7 +90,7 @@ def _read_png(data: bytes) -> ImageHeader:
 
 
 def _clear_gray(transparency: bytes, depth: int) -> int:
-    """The level that a tRNS chunk names, as the decoder spreads fewer than 8 bits over 8."""
+    """Return the level of gray in a tRNS chunk, scaled to 8 bits, as the decoder scales fewer bits."""
     if depth not in _PNG_DEPTHS:
         raise ValueError(DAMAGED)
     (level,) = struct.unpack_from(">H", transparency)
@@ -98,7 +99,7 @@ def _clear_gray(transparency: bytes, depth: int) -> int:
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of each chunk before the last, which must be there."""
+    """Yield the kind, start and end of each chunk before IEND; raise `ValueError` if that is missing."""
     position = 8
     while True:
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -130,7 +131,7 @@ def _read_webp(data: bytes) -> ImageHeader:
 
 
 def _read_webp_picture(data: bytes, kind: bytes, start: int) -> ImageHeader:
-    """The header of the compressed picture that begins here."""
+    """Return the header of the compressed picture at `start`."""
     if kind == b"VP8L":
         (bits,) = struct.unpack_from("<I", data, start + 1)
         return ImageHeader(1 + (bits >> 14 & 0x3FFF), 1 + (bits & 0x3FFF), clear=bool(bits >> 28 & 1))
@@ -156,7 +157,7 @@ def _read_bmp(data: bytes) -> ImageHeader:
 
 
 def _read_orientation(exif: bytes) -> int:
-    """How an image is turned, by its EXIF data; 1, as it is, where they do not say."""
+    """Return the orientation in EXIF data, or 1 (unchanged) if it is missing."""
     tiff = exif.removeprefix(b"Exif\0\0")
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     try:

@@ -1,7 +1,7 @@
-"""JPEG files: what their markers say, and whether the picture is whole.
+"""Reading the markers of JPEG files, and decoding files only if the picture is complete.
 
-Where data are missing, OpenCV fills the picture with gray if a marker follows, and refuses the file if
-nothing does. So the data of a picture are decoded without what follows them.
+If image data is missing, OpenCV fills the picture with gray if a marker follows, and refuses the file if
+nothing follows. The data of a picture is therefore decoded without the bytes that follow it.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ _MARKER = re.compile(rb"\xff[^\x00\xff]")
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _MARKER_BUT_RESTART = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")
 _UNSENT = 255
-# No picture needs more; a file that has more was made to keep its reader busy.
+# No picture needs more than this. A file that exceeds it was made to waste the time of its reader.
 _MOST_SEGMENTS, _MOST_SCANS, _MOST_COMPONENTS = 10_000, 256, 4
-# The decoder looks so many bytes ahead. Where it needs them, these two make different pictures.
+# The decoder looks ahead by 8 bytes. If the picture depends on them, these two give different pictures.
 _AHEAD, _OTHER_AHEAD = b"\x55" * 8, b"\xaa" * 8
 _FILLER = bytes(73 * place % 251 for place in range(512))
-# Some cameras write more bytes than the picture needs: so many are let pass, or one in so many.
+# Some cameras write more bytes than the picture needs. One byte in 32 is accepted, within these limits.
 _LEAST_SPARE, _MOST_SPARE, _SPARE_SHARE = 16, 512, 32
-_ZEROS = 16  # so many at the end of a scan are padding, or stand where data should be
+_ZEROS = 16  # this many zeros at the end of a scan are padding, or replace missing data
 
 
 class Scan(NamedTuple):
-    """Where the entropy-coded data of a scan lies in the file."""
+    """The position of the entropy-coded data of a scan in the file."""
 
     start: int
     end: int
@@ -45,16 +45,16 @@ class Scan(NamedTuple):
 
 @dataclass(frozen=True)
 class Jpeg:
-    """What the markers of a JPEG file say.
+    """The information in the markers of a JPEG file.
 
     Attributes:
-        height: in pixels.
-        width: in pixels.
-        scan: the last one.
-        single: whether it is the only one.
-        complete: whether the scans send all bits of all coefficients.
+        height: the height in pixels.
+        width: the width in pixels.
+        scan: the last scan.
+        single: whether the file has only one scan.
+        complete: whether the scans contain all bits of all coefficients.
         ended: whether a marker follows the last scan.
-        arithmetic: whether the scans are coded otherwise than by Huffman, as hardly any file is.
+        arithmetic: whether the scans use arithmetic coding instead of Huffman coding, which is rare.
     """
 
     height: int
@@ -70,7 +70,8 @@ def read_jpeg(data: bytes) -> Jpeg:
     """Read the markers of a JPEG file, up to the last scan of the picture.
 
     Raises:
-        ValueError: they end before the first scan or within a segment, or contradict each other.
+        ValueError: the file ends before the first scan or within a segment, or its markers contradict each
+            other.
         IndexError, struct.error: a segment is too short.
     """
     frame, height, width, components, restarts = 0, 0, 0, 0, 0
@@ -98,11 +99,11 @@ def read_jpeg(data: bytes) -> Jpeg:
 
 
 def decode_jpeg(data: bytes, jpeg: Jpeg) -> np.ndarray:
-    """Decode a JPEG file to (height, width, 3) uint8 RGB, turned as its EXIF data say.
+    """Decode a JPEG file to (height, width, 3) uint8 RGB with the EXIF orientation applied.
 
     Args:
         data: the file.
-        jpeg: what `read_jpeg` says of it.
+        jpeg: its markers, from `read_jpeg`.
 
     Raises:
         ValueError: the file is truncated or damaged.
@@ -115,10 +116,10 @@ def decode_jpeg(data: bytes, jpeg: Jpeg) -> np.ndarray:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Code, begin and end of each segment before the end marker.
+    """Yield the code, start and end of each segment before the end marker.
 
-    Between segments there may be fill bytes alone. Where there is something else, before the first scan, two
-    readers may take different bytes for the size of the picture.
+    Only fill bytes are accepted between the segments before the first scan. With other bytes there, two
+    readers could find different sizes for the picture.
     """
     position, scanned = 2, False
     for _ in range(_MOST_SEGMENTS):
@@ -137,7 +138,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _scan(data: bytes, start: int, restarts: bool) -> Scan:
-    """The scan whose data begin here; ValueError where its restart markers are out of order."""
+    """Return the scan whose data begins at `start`; raise `ValueError` if restart markers are unordered."""
     end = _next(_MARKER_BUT_RESTART if restarts else _MARKER, data, start)
     numbers = [code[1] - 0xD0 for code in _RESTART.findall(data, start, end)] if restarts else []
     if any(number != place % 8 for place, number in enumerate(numbers)):
@@ -146,15 +147,15 @@ def _scan(data: bytes, start: int, restarts: bool) -> Scan:
 
 
 def _next(marker: re.Pattern[bytes], data: bytes, position: int) -> int:
-    """Where the first such marker begins, or the end of the file."""
+    """Return the position of the next such marker, or the end of the file."""
     match = marker.search(data, position)
     return len(data) if match is None else match.start()
 
 
 def _note_sent(sent: dict[int, list[int]], header: bytes, progressive: bool) -> None:
-    """Note for each component the lowest bit that was sent of its 64 coefficients, as a scan's header says.
+    """Record the lowest bit sent so far for the 64 coefficients of each component in the header of a scan.
 
-    Raises ValueError where a scan of a progressive file repeats or skips bits.
+    Raise `ValueError` if a scan of a progressive file repeats or skips bits.
     """
     count = header[0]
     if count > _MOST_COMPONENTS:
@@ -169,7 +170,7 @@ def _note_sent(sent: dict[int, list[int]], header: bytes, progressive: bool) -> 
 
 
 def _decode_single(data: bytes, jpeg: Jpeg) -> np.ndarray | None:
-    """The picture of one scan; None where it lacks data, or its scan has much more than it needs."""
+    """Decode a picture of one scan; return None if data is missing or far too long."""
     start, end = jpeg.scan
     picture = _decode(data[:end] + _AHEAD)
     if picture is None or not (jpeg.ended or _shows(data[:end] + _OTHER_AHEAD, picture)):
@@ -182,10 +183,11 @@ def _decode_single(data: bytes, jpeg: Jpeg) -> np.ndarray | None:
 
 
 def _decode_last(data: bytes, jpeg: Jpeg) -> np.ndarray | None:
-    """The picture of many scans; None where the decoder finds it damaged, or the last scan lacks data.
+    """Decode a picture of several scans; return None if it is damaged or the last scan lacks data.
 
-    For the latter the data are decoded with others behind them, which must alter nothing. libjpeg remarks on
-    these on standard error, so it is done only where there is no end marker, or zeros stand before it.
+    To find missing data, the picture is decoded with other bytes after its data, which must not change it.
+    libjpeg reports these bytes on standard error, so this is done only if no marker follows the last scan or
+    if the scan ends with zeros.
     """
     picture = _decode(data if jpeg.ended else data + _END)
     zeros = _count_zeros(data, jpeg.scan)
@@ -205,7 +207,7 @@ def _decode_last(data: bytes, jpeg: Jpeg) -> np.ndarray | None:
 
 
 def _count_zeros(data: bytes, scan: Scan) -> int:
-    """How many bytes at the end of a scan are 0."""
+    """Return the number of zero bytes at the end of a scan."""
     content = data[scan.start : scan.end]
     return len(content) - len(content.rstrip(b"\0"))
 
@@ -215,11 +217,11 @@ def _decode(data: bytes, flags: int = cv2.IMREAD_COLOR_RGB) -> np.ndarray | None
 
 
 def _decodes(data: bytes) -> bool:
-    """Whether a file without an end marker has all data that its picture needs."""
+    """Return whether a file without an end marker contains all data that its picture needs."""
     return _decode(data, cv2.IMREAD_REDUCED_COLOR_8 | cv2.IMREAD_IGNORE_ORIENTATION) is not None
 
 
 def _shows(data: bytes, picture: np.ndarray) -> bool:
-    """Whether a file shows this picture."""
+    """Return whether a file decodes to this picture."""
     other = _decode(data)
     return other is not None and np.array_equal(other, picture)

@@ -11,7 +11,7 @@ import numpy as np
 from sfsc.images.header import ImageHeader
 from sfsc.images.jpeg import DAMAGED, decode_jpeg
 
-STRIP = 64  # rows that are blended at once
+STRIP = 64  # the number of rows that are blended at once
 _OPAQUE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 # For each EXIF orientation, the function that turns an image (height, width, 3).
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {

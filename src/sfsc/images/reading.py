@@ -104,7 +104,7 @@ def read_image(path: str) -> bytes:
         raise CorruptImage(path, "no such file") from error
     except OSError as error:
         raise CorruptImage(path, f"cannot be read ({error.strerror or error})") from error
-    except ValueError as error:  # a zero byte, or what no file system can write
+    except ValueError as error:  # a zero byte, or a name that the file system cannot encode
         raise CorruptImage(path, "a file cannot have this name") from error
 
 

@@ -1,10 +1,10 @@
-"""Ranking a gallery for each query, and what the ranking is worth: mAP, CMC and mINP.
+"""Ranking a gallery for each query, and evaluating the ranking by mAP, CMC and mINP.
 
-One rule serves every data set. With cameras, gallery items of the query's identity seen by the query's
-camera are dropped (Zheng et al., Market-1501, ICCV 2015); without cameras, only the query item itself,
-known by its path, is dropped. What is left is ranked by the dot product of embeddings (the cosine, as
-embeddings are L2-normalised), equal scores in gallery order. Scores are computed block by block: the full
-query x gallery matrix never exists.
+The same rule applies to every data set. With cameras, gallery items that show the identity of the query and
+come from its camera are dropped (Zheng et al., Market-1501, ICCV 2015). Without cameras, only the query item
+itself is dropped, which is recognised by its path. The other items are ranked by the dot product of
+embeddings, which is the cosine because embeddings are L2-normalised. Equal scores keep the order of the
+gallery. Scores are computed in blocks, so the full query x gallery matrix is never in memory.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ import numpy as np
 from sfsc.errors import SfscError
 
 CMC_RANKS = (1, 5, 10)
-BLOCK = (512, 16384)  # queries x gallery items scored at once: 32 MB
+BLOCK = (512, 16384)  # queries x gallery items that are scored at once, 32 MB
 
 
 class Labelled(Protocol):
-    """N items with their labels, in the order of their embeddings; any data set split is one."""
+    """The labels of N items, in the order of their embeddings. Every `Split` of a data set has them."""
 
     @property
     def identities(self) -> np.ndarray:
-        """Shape (N,): what makes two items a match."""
+        """The identities, shape (N,). Items of the same identity match."""
 
     @property
     def cameras(self) -> np.ndarray | None:
-        """Shape (N,): who saw the item, where the data set knows it."""
+        """The cameras, shape (N,), or None if they are unknown."""
 
     @property
     def paths(self) -> Sequence[str] | None:
-        """The N images, where they have names."""
+        """The paths of the N images, or None if they have none."""
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The plain `Labelled`, for embeddings that come without a data set."""
+    """Labels of N embeddings that do not come from a data set, with the attributes of `Labelled`."""
 
     identities: np.ndarray
     cameras: np.ndarray | None = None
@@ -49,11 +49,14 @@ class Labels:
 
 @dataclass(frozen=True)
 class Retrieval:
-    """Retrieval accuracy over the counted queries, as fractions.
+    """The retrieval accuracy over all queries that have a positive in the gallery, as fractions.
 
-    `mean_ap` is the mean of the average precisions, `cmc[k]` the share of queries with a positive among
-    the first k, `mean_inp` the mean inverse negative penalty (Ye et al., TPAMI 2021): positives divided by
-    the rank of the last one. `skipped` queries have no positive in the gallery and count nowhere.
+    Attributes:
+        mean_ap: the mean of the average precisions.
+        cmc: for each k in `CMC_RANKS`, the share of queries with a positive among the first k items.
+        mean_inp: the mean inverse negative penalty, positives / rank of the last (Ye et al., TPAMI 2021).
+        queries: the number of these queries.
+        skipped: the number of the other queries, which are left out.
     """
 
     mean_ap: float
@@ -64,15 +67,16 @@ class Retrieval:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures by the names that tables and matrices use: mAP, rank-1, rank-5, rank-10, mINP."""
+        """The metrics by their names in tables and matrices: mAP, rank-1, rank-5, rank-10 and mINP."""
         ranks = {f"rank-{k}": share for k, share in self.cmc.items()}
         return {"mAP": self.mean_ap, **ranks, "mINP": self.mean_inp}
 
 
 def average_precision(ranks: np.ndarray) -> float:
-    """The mean of the precisions at the positives, over the full ranking.
+    """Return the mean of the precisions at all positives of a query.
 
-    `ranks`: shape (P,), P > 0, the ascending 1-based ranks of a query's positives.
+    Args:
+        ranks: (P,) int, P > 0, the ascending ranks of the positives, counted from 1.
     """
     return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
 
@@ -80,10 +84,17 @@ def average_precision(ranks: np.ndarray) -> float:
 def evaluate_ranking(
     query_embeddings: np.ndarray, gallery_embeddings: np.ndarray, query: Labelled, gallery: Labelled
 ) -> Retrieval:
-    """The retrieval accuracy of (Q, dim) query against (G, dim) gallery embeddings, float32, L2-normalised.
+    """Compute the retrieval accuracy of queries against a gallery.
 
-    Raises `SfscError` for embeddings that do not fit their labels or each other, or are not finite, and
-    where no query has a positive.
+    Args:
+        query_embeddings: (Q, dim) float32, L2-normalised.
+        gallery_embeddings: (G, dim) float32, L2-normalised.
+        query: the labels of the queries.
+        gallery: the labels of the gallery items.
+
+    Raises:
+        SfscError: the embeddings do not fit their labels or each other, or are not finite, only one of query
+            and gallery has cameras, or no query has a positive.
     """
     ranks = positive_ranks(query_embeddings, gallery_embeddings, query, gallery)
     counted = [positives for positives in ranks if len(positives)]
@@ -107,10 +118,16 @@ def positive_ranks(
     *,
     block: tuple[int, int] = BLOCK,
 ) -> list[np.ndarray]:
-    """For each query the ascending 1-based ranks of its positives, int64; empty where it has none.
+    """Compute the ranks of the positives of each query, with embeddings and labels as in `evaluate_ranking`.
 
-    Embeddings are (Q, dim) and (G, dim) float32, L2-normalised; `block` is how many queries and gallery
-    items are scored at once. Raises `SfscError` as `evaluate_ranking` does for the embeddings.
+    Args:
+        block: the numbers of queries and gallery items that are scored at once.
+
+    Returns:
+        For each query the ascending ranks of its positives, (P,) int64, counted from 1; P can be 0.
+
+    Raises:
+        SfscError: as for `evaluate_ranking`, but queries can be without positives.
     """
     queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
     relation = _Relation(query, gallery)
@@ -131,10 +148,17 @@ def top_hits(
     *,
     block: tuple[int, int] = BLOCK,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The first k of each ranking: gallery indices (Q, k) int64 and scores (Q, k) float32.
+    """Find the first k items of the ranking of each query. The other arguments are as in `positive_ranks`.
 
-    Rows with fewer than k candidates are filled up with -1 in both. Arguments and errors are those of
-    `positive_ranks`.
+    Args:
+        k: the number of items for each query.
+
+    Returns:
+        Gallery indices, (Q, k) int64, and scores, (Q, k) float32. Both are filled with -1 if a ranking has
+        fewer than k items.
+
+    Raises:
+        SfscError: as for `positive_ranks`.
     """
     queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
     relation = _Relation(query, gallery)
@@ -152,7 +176,7 @@ def top_hits(
 
 
 def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.ndarray:
-    """The embeddings as (N, dim) float32; `SfscError` naming them by `name` unless they are N finite rows."""
+    """Return the embeddings as (N, dim) float32; raise `SfscError` with their name if they are invalid."""
     count = len(labels.identities)
     if embeddings.ndim != 2 or len(embeddings) != count:
         raise SfscError(f"{name} must have shape ({count}, dim) to fit their labels, not {embeddings.shape}")
@@ -178,7 +202,7 @@ def _checked(
 
 @dataclass(frozen=True)
 class _Pairs:
-    """Query rows and gallery columns, in ascending order of (row, column)."""
+    """Pairs of a query (row) and a gallery item (column), sorted by row, then by column."""
 
     rows: np.ndarray
     columns: np.ndarray
@@ -193,14 +217,14 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Window:
-    """The pairs whose column falls in a block of the gallery: which they are, and where they lie in it."""
+    """The pairs in a block of gallery columns: a mask over all pairs, and their positions in the block."""
 
     inside: np.ndarray
     local: tuple[np.ndarray, np.ndarray]
 
 
 class _Relation:
-    """Which gallery items are a query's positives, and which are dropped from its ranking."""
+    """Finds the positives of each query, and the gallery items that are dropped from its ranking."""
 
     def __init__(self, query: Labelled, gallery: Labelled) -> None:
         wanted, held = _codes(query.identities, gallery.identities)
@@ -210,7 +234,7 @@ class _Relation:
         self.end = np.searchsorted(held, wanted, "right", sorter=self.by_identity)
 
     def pairs(self, queries: slice) -> tuple[_Pairs, _Pairs]:
-        """The positive and the dropped pairs of some queries, rows counted from the first of them."""
+        """Return the positive and the dropped pairs of a range of queries; row 0 is the first of these."""
         first, sizes = self.first[queries], self.end[queries] - self.first[queries]
         rows = np.repeat(np.arange(len(sizes)), sizes)
         position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
@@ -220,7 +244,7 @@ class _Relation:
 
 
 def _views(query: Labelled, gallery: Labelled) -> tuple[np.ndarray, np.ndarray]:
-    """Integers that are equal where a pair of one identity is too easy to count."""
+    """Return integers for queries and gallery; pairs of one identity with equal integers are dropped."""
     if (query.cameras is None) != (gallery.cameras is None):
         raise SfscError("cameras are known of only one of query and gallery: give both or neither")
     if query.cameras is not None and gallery.cameras is not None:
@@ -242,8 +266,8 @@ def _spans(total: int, size: int) -> list[slice]:
 class _Items:
     """Gallery embeddings, scored block by block.
 
-    BLAS rounds one and the same dot product differently from column to column. Embeddings that occur several
-    times are therefore scored once for all of their places, so that ties are ties.
+    BLAS can round the same dot product differently in different columns. An embedding that occurs several
+    times is therefore scored only once, so that its scores are equal.
     """
 
     def __init__(self, embeddings: np.ndarray) -> None:
@@ -254,7 +278,7 @@ class _Items:
         return len(self._embeddings)
 
     def scored(self, queries: np.ndarray) -> Callable[[slice], np.ndarray]:
-        """Return what scores these queries, (Q, dim), against a span of n items: (Q, n) float32."""
+        """Return a function that scores queries, (Q, dim), against a slice of n items: (Q, n) float32."""
         shared = queries @ self._repeated.T
 
         def score(columns: slice) -> np.ndarray:
@@ -268,9 +292,9 @@ class _Items:
 
 
 def _repeated(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The rows that occur several times, (R, dim), and for each of N rows its place among them, or -1."""
+    """Return the R rows that occur several times, (R, dim), and the index in these of all N rows, or -1."""
     _, first, counts = np.unique(embeddings[:, 0], return_inverse=True, return_counts=True)
-    alike = np.flatnonzero(counts[first] > 1)  # few, and only they are compared as a whole
+    alike = np.flatnonzero(counts[first] > 1)  # only these few rows are compared completely
     rows, place, counts = np.unique(embeddings[alike], axis=0, return_inverse=True, return_counts=True)
     number = np.where(counts > 1, np.cumsum(counts > 1) - 1, -1)
     group = np.full(len(embeddings), -1)
@@ -285,7 +309,7 @@ def _block_ranks(
     dropped: _Pairs,
     queries: int,
 ) -> list[np.ndarray]:
-    """The ranks of the positives of a block of queries, in two passes over the gallery."""
+    """Return the ranks of the positives for a block of queries, in two passes over the gallery."""
     own = np.empty(len(positives.rows), np.float32)
     for columns in spans:
         window = positives.within(columns)
@@ -304,7 +328,7 @@ def _block_ranks(
 
 
 def _ahead(scores: np.ndarray, own: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """How many of `scores` rank before items that score `own` and stand at `places`, inside or outside."""
+    """Return how many of `scores` rank before the items with scores `own` at `places`, in or out of range."""
     ascending = np.sort(scores)
     first, end = np.searchsorted(ascending, own, "left"), np.searchsorted(ascending, own, "right")
     ahead = len(scores) - end
@@ -317,7 +341,7 @@ def _ahead(scores: np.ndarray, own: np.ndarray, places: np.ndarray) -> np.ndarra
 def _merge(
     indices: np.ndarray, scores: np.ndarray, found: np.ndarray, offset: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The best k of the k best so far and of a new block, whose items all come later in the gallery."""
+    """Merge the best k items so far with a new block, whose items all come later in the gallery."""
     everything = np.concatenate([scores, found], axis=1)
     order = np.argsort(-everything, axis=1, kind="stable")[:, : scores.shape[1]]
     places = np.broadcast_to(np.arange(offset, offset + found.shape[1]), found.shape)

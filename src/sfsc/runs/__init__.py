@@ -1,1 +1,1 @@
-"""Run folders: their files, the data sets that they name, and where results belong."""
+"""Run folders: their files, the data sets that they name, and the folders of their results."""

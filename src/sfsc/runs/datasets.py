@@ -1,4 +1,4 @@
-"""The place of a data set in its name: the PATH of KIND:PATH, or of a view such as validation:KIND:PATH."""
+"""Handling the path in the name of a data set, KIND:PATH, or of a view such as validation:KIND:PATH."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sfsc.runs.paths import find
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """What stands before the path in a data set's name, and the path; None where it names none."""
+    """Split the name of a data set into the prefix and the path; return None for other texts."""
     first, _, rest = name.partition(":")
     if len(name) > LONGEST_NAME:
         return None
@@ -23,21 +23,21 @@ def split_name(name: str) -> tuple[str, str] | None:
 
 
 def relocated(name: str, place: Callable[[str], str]) -> str:
-    """The name of a data set with another path: what `place` makes of its own. What names none stays."""
+    """Return the name of a data set with `place` applied to its path; other texts are returned unchanged."""
     parts = split_name(name)
     return f"{parts[0]}{place(parts[1])}" if parts else name
 
 
 def absolute(name: str) -> str:
-    """The name of a data set with an absolute path."""
+    """Return the name of a data set with an absolute path."""
     return relocated(name, os.path.abspath)
 
 
 def found(name: str, run: Path) -> str:
-    """The name of a data set as a run's settings or results give it, with the path where it is now."""
+    """Return a name in the settings or results of a run with the path at which the data set is now."""
     return relocated(name, lambda path: find(path, run))
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two names, whose paths are absolute, are of one data set: links may lead to it."""
+    """Return whether two names with absolute paths mean the same data set, also through links."""
     return relocated(one, os.path.realpath) == relocated(other, os.path.realpath)

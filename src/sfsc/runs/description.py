@@ -1,7 +1,8 @@
-"""What a folder says of its family: in the file of the weights, and in a copy that is read without them.
+"""The description of a family in its folder, stored in the file of the weights and in a copy.
 
-The weights and their description change together, since they are in one file. The copy, `family.json`, is
-written after it. A save that was cut leaves no copy, or one that names the fingerprint of another family.
+The weights and their description are in one file and therefore change together. The copy, `family.json`, can
+be read without the weights and is written after them. If a save is interrupted, the copy is missing or has
+the fingerprint of another family.
 """
 
 from __future__ import annotations
@@ -16,25 +17,25 @@ from sfsc.files.json_text import parse_json
 from sfsc.files.writing import read_json, write_json
 from sfsc.runs.paths import DESCRIPTION_FILE, FAMILY_FILE
 
-KEY = "family"  # of the metadata in the file of the weights; families of earlier versions lack it
+KEY = "family"  # in the metadata of the weights; earlier versions did not write it
 
 
 def as_metadata(description: Mapping[str, Any]) -> dict[str, str]:
-    """What the file of the weights says of itself."""
+    """Return the metadata for the file of the weights."""
     return {KEY: json.dumps(description)}
 
 
 def read_description(folder: Path) -> tuple[Any, Path]:
-    """What a folder says of its family, as JSON gives it, and the file that says so.
+    """Return the description of the family in a folder, as parsed JSON, and the file that contains it.
 
     Raises:
-        SfscError: it holds no family, or one of the two files is damaged.
+        SfscError: the folder contains no family, or one of the two files is damaged.
     """
     return of_metadata(folder, _metadata(folder / FAMILY_FILE))
 
 
 def of_metadata(folder: Path, metadata: Mapping[str, str] | None) -> tuple[Any, Path]:
-    """As `read_description`, where the metadata of the weights were read."""
+    """Return the same as `read_description`, given the metadata of the weights or None if they have none."""
     path, weights = folder / DESCRIPTION_FILE, folder / FAMILY_FILE
     if metadata is None or KEY not in metadata:
         if not path.is_file():
@@ -61,14 +62,14 @@ def fingerprint(description: Any, path: Path) -> str:
 
 
 def complete(folder: Path) -> None:
-    """Write the copy of the description where a save that was cut has left none, or another one."""
+    """Write the copy of the description if an interrupted save left none, or that of another family."""
     description, path = read_description(folder)
     if path != folder / DESCRIPTION_FILE:
         write_json(folder / DESCRIPTION_FILE, description)
 
 
 def holds_family(folder: Path) -> bool:
-    """Whether there is a family in a folder: its weights, and what they are."""
+    """Return whether a folder contains a family, that is, weights and their description."""
     weights = folder / FAMILY_FILE
     return weights.exists() and ((folder / DESCRIPTION_FILE).exists() or KEY in (_metadata(weights) or {}))
 
@@ -78,7 +79,7 @@ def _metadata(weights: Path) -> Mapping[str, str] | None:
         return None
     try:
         import safetensors
-    except ModuleNotFoundError:  # an installation that cannot read weights goes by the copy
+    except ModuleNotFoundError:  # without safetensors, the copy is used
         return None
     try:
         with safetensors.safe_open(weights, "np") as file:

@@ -1,4 +1,4 @@
-"""The log of a training run: JSON lines, each with the means over some steps."""
+"""Reading the log of a training run, JSON lines with means over several steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Means = list[float | None]
 
 
 class LogLine(TypedDict):
-    """What a line is sure to hold, and what recipes may leave out."""
+    """A line of the log. Recipes can leave out the fields that are not required."""
 
     epoch: float
     loss: Means
@@ -28,10 +28,10 @@ class LogLine(TypedDict):
 
 
 def read_log(run: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log, each a `LogLine`; none where it has no log.
+    """Return the lines of the log of a run, each a `LogLine`; none if there is no log.
 
     Raises:
-        SfscError: the log cannot be read, or a line is damaged, which is named.
+        SfscError: the log cannot be read, or a line is damaged; the message gives its number.
     """
     path = run / LOG_FILE
     if not path.exists():
@@ -40,7 +40,7 @@ def read_log(run: Path) -> list[dict[str, Any]]:
 
 
 def log_line(text: bytes, path: Path, number: int) -> dict[str, Any]:
-    """The line of this number of the log at `path`; SfscError where it is damaged."""
+    """Parse line `number` of the log at `path`; raise `SfscError` if it is damaged."""
     try:
         line: dict[str, Any] = conform(parse_json(text), LogLine)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The files of a run that others ask for by name, and where the paths in its settings lead to."""
+"""The names of files in a run folder, and the search for paths that its settings contain."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ CONFIG_FILE = "config.json"
 DESCRIPTION_FILE = "family.json"
 FAMILY_FILE = "family.safetensors"
 ENVIRONMENT_FILE = "environment.json"
-STARTED_IN = "started_in"  # its entry for the working folder
+STARTED_IN = "started_in"  # the entry of ENVIRONMENT_FILE for the working folder
 
 
 def started_in(run: Path) -> Path | None:
-    """The working folder in which a run was started; None where it does not say."""
+    """Return the working folder in which a run was started, or None if it is unknown."""
     try:
         folder = read_json(run / ENVIRONMENT_FILE).get(STARTED_IN)
     except (SfscError, AttributeError):
@@ -26,17 +26,17 @@ def started_in(run: Path) -> Path | None:
 
 
 def find(path: str, run: Path) -> str:
-    """The absolute path of what a run's settings name, wherever this process works; where it is gone, `path`.
+    """Return the absolute path of a file or folder in the settings of a run, or `path` if it is missing.
 
     A relative path is tried from the working folder, from the folder in which the run was started, and from
-    the folders above the run. So is an absolute one that leads nowhere, if it began with the folder in which
-    the run was started: the run may have been moved together with what is beside it.
+    the folders above the run. An absolute path is tried first as it is. If it is inside the folder in which
+    the run was started, its relative part is tried too, because the run may have been moved with its data.
     """
     return next((place for place in places(path, run) if os.path.exists(place)), path)
 
 
 def places(path: str, run: Path) -> Iterator[str]:
-    """The absolute paths that `find` tries, in its order."""
+    """Yield the absolute paths that `find` tries, in this order."""
     yield os.path.abspath(path)
     start = started_in(run)
     if start is not None:

@@ -1,4 +1,4 @@
-"""Where the results of a run are: those on its own data set in its folder, others in folders of their own."""
+"""Results of a run: those on its own data set are in its folder, others in subfolders."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sfsc.runs.paths import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE
 OTHERS = "evaluations"
 EVALUATION_FILE, RANKINGS_FILE = "evaluation.json", "rankings.json"
 MATRIX_FIGURE, ACCURACY_FIGURE = "matrix.png", "accuracy.png"
-MOST_TESTED = 256  # sub-models and files in one result
+MOST_TESTED = 256  # the maximum number of sub-models and files in one result
 
 
 Baseline = TypedDict(
@@ -34,7 +34,7 @@ Baseline = TypedDict(
 
 
 class Projection(TypedDict):
-    """Images in two dimensions: `points` by width, image and axis."""
+    """A projection of embeddings to two dimensions; `points` is indexed [width][image][axis]."""
 
     widths: list[float]
     identities: list[str]
@@ -42,7 +42,7 @@ class Projection(TypedDict):
 
 
 class Tests(TypedDict):
-    """Tests on the first components of embeddings."""
+    """The accuracy with the first `dimension` components of embeddings."""
 
     dimension: int
     self_tests: list[float]
@@ -50,7 +50,7 @@ class Tests(TypedDict):
 
 
 class Result(TypedDict):
-    """What `evaluation.json` holds; earlier versions did not write all of it."""
+    """The contents of `evaluation.json`; earlier versions did not write all of them."""
 
     dataset: str
     fingerprint: str
@@ -73,10 +73,10 @@ class Result(TypedDict):
 
 
 def read_result(path: Path) -> dict[str, Any]:
-    """The result in an `evaluation.json`, of the types and shapes of a `Result`.
+    """Read an `evaluation.json` and check it against the types and shapes of a `Result`.
 
     Raises:
-        SfscError: it cannot be read, lacks something or is damaged.
+        SfscError: the file cannot be read, is incomplete or is damaged.
     """
     try:
         result: dict[str, Any] = conform(read_json(path), Result, str(path))
@@ -104,7 +104,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
 
 
 def own_dataset(run: Path) -> str | None:
-    """What a run was trained on, by the path where it is now; None where the folder does not say."""
+    """Return the data set that a run was trained on, at its present path, or None if it is unknown."""
     try:
         return location.found(str(read_json(run / CONFIG_FILE)["dataset"]), run)
     except (SfscError, KeyError, TypeError):
@@ -112,12 +112,12 @@ def own_dataset(run: Path) -> str | None:
 
 
 def results_folder(run: Path, dataset: str, own: str | None = None) -> Path:
-    """Where results on a data set belong: in the run, if it is the run's own, else in a folder below it.
+    """Return the folder for results on a data set: the run folder for its own data set, else a subfolder.
 
     Args:
-        run: a run folder; what says of no data set that it is its own takes all results.
-        dataset: KIND:PATH; a relative path starts at the working folder.
-        own: the run's own data set, where the folder does not say it.
+        run: the run folder. If its own data set is unknown, it is returned for every data set.
+        dataset: the data set as KIND:PATH; a relative path starts at the working folder.
+        own: the run's own data set; by default the one that the run folder names.
     """
     own = own or own_dataset(run)
     dataset = location.absolute(dataset)
@@ -125,25 +125,25 @@ def results_folder(run: Path, dataset: str, own: str | None = None) -> Path:
 
 
 def other_folders(run: Path) -> list[Path]:
-    """The folders of results on other data sets, sorted by name."""
+    """Return the folders of results on other data sets, sorted by name."""
     return sorted(path for path in (run / OTHERS).glob("*") if path.is_dir())
 
 
 def is_own(run: Path, result: dict[str, Any]) -> bool:
-    """Whether a result in a run's folder is of the run's own data set."""
+    """Return whether a result in a run folder belongs to the run's own data set."""
     own = own_dataset(run)
     return own is None or location.same(own, location.found(result["dataset"], run))
 
 
 def is_current(run: Path, result: dict[str, Any]) -> bool:
-    """Whether a result is of the family that the run's folder holds, and not of one before it."""
+    """Return whether a result belongs to the family that is now in the run folder, not to an earlier one."""
     if not any((run / name).exists() for name in (DESCRIPTION_FILE, FAMILY_FILE)):
         return True
     return fingerprint(*read_description(run)) == result["fingerprint"]
 
 
 def _slug(dataset: str) -> str:
-    """A name for a folder, which no other data set has."""
+    """Return a folder name that is unique to the data set."""
     kind, path = location.split_name(dataset) or ("", dataset)
     name = re.sub(r"[^\w.+=-]+", "-", f"{kind}{Path(path).name[:40]}")
     return f"{name}-{sha256(dataset.encode('utf-8', 'surrogateescape')).hexdigest()[:8]}"
