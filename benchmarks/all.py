@@ -1,4 +1,4 @@
-"""Runs benchmarks and writes what they print into docs/benchmarks.md, each at its mark there."""
+"""Run benchmarks and write their output into docs/benchmarks.md, each at its mark."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ MARK = re.compile(r"^<!-- (\w+) -->$", re.MULTILINE)
 
 
 def main() -> None:
-    """Run one after the other; what is done stays if a later one fails."""
+    """Run the benchmarks in order; the sections that are done remain if a later benchmark fails."""
     names = MARK.findall(PAGE.read_text())
     arguments = parser(__doc__)
-    arguments.add_argument("names", nargs="*", default=names, help="which of them")
+    arguments.add_argument("names", nargs="*", default=names, help="names of the benchmarks")
     chosen = arguments.parse_args().names
     if unknown := set(chosen).difference(names):
         arguments.error(f"no benchmark {', '.join(sorted(unknown))}; there are {', '.join(names)}")
@@ -32,9 +32,9 @@ def main() -> None:
 
 
 def replace_section(page: str, name: str, section: str) -> str:
-    """The page with this section after its mark, in the place of what stood there.
+    """Return the page with this section after its mark, instead of the previous section.
 
-    Tables without a heading get the script's name for one.
+    A section without a heading gets the name of the script as its heading.
     """
     if not section.startswith("## "):
         section = f"## {name.capitalize()}\n\n{section}"

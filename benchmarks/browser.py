@@ -1,4 +1,4 @@
-"""Embedding in the browser: how long it takes, and how near it comes to what Python makes of a file."""
+"""Measure the speed of embedding in the browser, and its agreement with Python for the same file."""
 
 from __future__ import annotations
 
@@ -32,17 +32,16 @@ from sfsc.training.config import read_config
 
 EXAMPLE = Path(__file__).parents[1] / "examples" / "browser"
 EXPLANATION = """
-The page of `examples/browser` in headless Chromium {chromium} runs sub-models of {backbone}, {height} x
-{width} pixels, with onnxruntime-web {web} (WASM, one thread); Python runs the same files with onnxruntime
-{python} and one thread. Both embed one image, again and again, {repeats} times in each of {rounds} rounds,
-in which all take turns; Chromium tells times in steps of 0.1 ms. The ratio is the median of those of the
-rounds."""
+The page of `examples/browser` runs sub-models of {backbone} ({height} x {width} pixels) in headless Chromium
+{chromium}, with onnxruntime-web {web} (WASM, one thread). Python runs the same files with onnxruntime
+{python} and one thread. Both embed one image {repeats} times in each of {rounds} rounds, in which all take
+turns. Chromium measures times in steps of 0.1 ms. The ratio is the median of the ratios of the rounds."""
 AGREEMENT = """
-**The same embeddings?** The least cosine between the browser's embedding and Python's of the same file,
+**The same embeddings?** The least cosine between the browser's and Python's embeddings with the same file,
 over {images} test images of `{dataset}`, as they are and saved again in other sizes and formats.
-*canvas*: a canvas stretches the image (`drawImage`, smoothing as it is by default). *example*: `image.js`
-does, with the weights that `sfsc` uses."""
-# In the page: what the other calls use.
+*canvas*: a canvas resizes the image (`drawImage` with default smoothing). *example*: `image.js` resizes the
+image, with the weights that `sfsc` uses."""
+# Loads the models in the page, for the calls below.
 PREPARE = """async (names) => {
   const { openModel } = await import("./model.js");
   const { pixelsOf } = await import("./image.js");
@@ -88,9 +87,9 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
-    arguments.add_argument("--images", type=int, default=128, help="that are compared")
-    arguments.add_argument("--rounds", type=int, default=30, help="in which all take turns")
-    arguments.add_argument("--repeats", type=int, default=20, help="embeddings in every round")
+    arguments.add_argument("--images", type=int, default=128, help="number of images to compare")
+    arguments.add_argument("--rounds", type=int, default=30, help="rounds, in which all take turns")
+    arguments.add_argument("--repeats", type=int, default=20, help="embeddings in each round")
     chosen = arguments.parse_args()
     family = Family.load(chosen.run)
     dataset = open_dataset(chosen.dataset or read_config(chosen.run).dataset)
@@ -123,7 +122,7 @@ def main() -> None:
 
 
 class Native:
-    """A sub-model's file, and Python's way to run it."""
+    """A sub-model's file, run by Python."""
 
     def __init__(self, file: Path) -> None:
         self.name = file.name
@@ -132,11 +131,11 @@ class Native:
         self.label = f"{self.model.exported.width:g}, {self.model.exported.form}"
 
     def embed(self, data: bytes) -> np.ndarray:
-        """(dim,) float32 of an image file."""
+        """Return the embedding of an image file, (dim,) float32."""
         return self.model.embed_pixels(decode_bytes(data, "image", self.model.image_size)[None])[0]
 
     def times(self, data: bytes, repeats: int) -> list[float]:
-        """Milliseconds of so many embeddings of one image."""
+        """Embed one image `repeats` times, and return the milliseconds of each time."""
         pixels = decode_bytes(data, "image", self.model.image_size)[None]
         found = []
         for _ in range(repeats):
@@ -147,14 +146,14 @@ class Native:
 
 
 def install(site: Path) -> Path:
-    """A copy of the example with what it needs from npm."""
+    """Copy the example, install its npm packages, and return its folder."""
     shutil.copytree(EXAMPLE, site, ignore=shutil.ignore_patterns("node_modules", "*.onnx"))
     subprocess.run(["npm", "install", "--ignore-scripts"], cwd=site, check=True, capture_output=True)
     return site
 
 
 def export_all(family: Family, site: Path, images: Sequence[str]) -> Iterator[Path]:
-    """The smallest sub-model as int8 and as float32, and the full one."""
+    """Export the smallest sub-model as int8 and as float32, and the full one; yield the files."""
     widths = family.widths.ratios
     for name, width, int8 in (
         ("int8", widths[0], True),
@@ -168,7 +167,7 @@ def export_all(family: Family, site: Path, images: Sequence[str]) -> Iterator[Pa
 
 @contextmanager
 def browser(site: Path) -> Iterator[tuple[Page, str]]:
-    """The example's page in Chromium, and its version."""
+    """Open the example's page in Chromium; yield the page and Chromium's version."""
     handler = partial(Silent, directory=str(site))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server, sync_playwright() as playwright:
         Thread(target=server.serve_forever, daemon=True).start()
@@ -181,14 +180,17 @@ def browser(site: Path) -> Iterator[tuple[Page, str]]:
 
 
 class Silent(SimpleHTTPRequestHandler):
-    """Serves files and does not say so."""
+    """Serves files without logging requests."""
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing."""
+        """Log nothing."""
 
 
 def time_all(page: Page, sides: Sequence[Native], image: bytes, rounds: int, repeats: int) -> list[list[str]]:
-    """A row of the table for each file; every other round goes backwards, one before them is not counted."""
+    """Return a row of the table for each file.
+
+    Every other round runs backwards. The first round is not counted.
+    """
     calls: dict[tuple[str, str], Callable[[], list[float]]] = {}
     for side in sides:
         calls[side.label, "browser"] = partial(page.evaluate, TIME, [side.name, encoded(image), repeats])
@@ -210,12 +212,12 @@ def time_all(page: Page, sides: Sequence[Native], image: bytes, rounds: int, rep
 
 
 def percentiles(times: list[list[float]]) -> list[str]:
-    """The median and the 95th percentile."""
+    """Return the median and the 95th percentile."""
     return [f"{value:.2f} ms" for value in np.percentile(np.concatenate(times), [50, 95])]
 
 
 def agreement_of(page: Page, sides: Sequence[Native], form: str, images: Sequence[bytes]) -> list[str]:
-    """A row of the table: the least cosines of files in one form, by both small sub-models."""
+    """Return a row of the table: the least cosines of files in one form, by both small sub-models."""
     files = [FORMS[form](image) for image in images]
     row = [form]
     for side in sides[:2]:
@@ -227,12 +229,12 @@ def agreement_of(page: Page, sides: Sequence[Native], form: str, images: Sequenc
 
 
 def encoded(data: bytes) -> str:
-    """As a page can be given it."""
+    """Return the data as base64 text, which can be passed to a page."""
     return base64.b64encode(data).decode()
 
 
 def written(image: bytes, suffix: str, size: tuple[int, int], fading: bool = False) -> bytes:
-    """The image in a file of another kind and (width, height), perhaps fading to transparent at the left."""
+    """Encode the image in another format and (width, height); it may fade to transparent at the left."""
     pixels = cv2.imdecode(np.frombuffer(image, np.uint8), cv2.IMREAD_COLOR)
     pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_CUBIC)
     if fading:

@@ -1,4 +1,4 @@
-"""Which backbones can be cut, and do their sub-models compute what they should?"""
+"""Test which backbones can be cut, and whether their sub-models compute what they should."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ HEADING = (
     f"sub-models export (to {EXACT:g})",
 )
 EXPLANATION = """
-Each backbone at its default size, with its embedding head, random weights and images of {size}x{size} pixels,
-is made switchable with `round_to=1`. Shown are the seconds that it takes, the parameters of the narrow
-sub-models as shares of the full one's, and the largest differences between embeddings, relative to the
-largest entry: between the switched forward pass (over views of the weights, and as it runs without gradients)
-and the dense sub-model, over all widths; between the full sub-model, whose channels are sorted by importance,
-and the network as it was; between the narrow sub-models and what `torch.export` makes of them with a dynamic
-batch."""
+Each backbone, at its default size, with its embedding head, random weights and images of {size}x{size}
+pixels, is made switchable with `round_to=1`. The table shows the seconds that this takes, the parameters of
+the narrow sub-models as shares of the full sub-model's parameters, and the largest differences between
+embeddings, relative to the largest entry. *Forward* compares the switched forward pass (with views of the
+weights, and as it runs without gradients) with the dense sub-model, over all widths. *Sorting* compares the
+full sub-model, whose channels are sorted by importance, with the original network. *Export* compares the
+narrow sub-models with their exports by `torch.export` with a dynamic batch."""
 
 
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument("--backbones", nargs="+", choices=BACKBONES, default=[*BACKBONES], metavar="NAME")
-    arguments.add_argument("--size", type=int, default=224, help="of the images, in pixels")
+    arguments.add_argument("--size", type=int, default=224, help="size of the images in pixels")
     chosen = arguments.parse_args()
     rows = [[name, *measure(BACKBONES[name], chosen.size)] for name in track(chosen.backbones, "conversion")]
     print(section("Conversion", EXPLANATION.format(size=chosen.size), table(HEADING, rows)))
 
 
 def measure(backbone: str, size: int) -> list[str]:
-    """The cells of one backbone."""
+    """Return the cells of one backbone."""
     network, images = lively_embedder(backbone, size), pictures(4, size, seed=1)
     with torch.no_grad():
         before = network(images)
@@ -67,13 +67,13 @@ def measure(backbone: str, size: int) -> list[str]:
 
 
 def shares(switchable: Switchable) -> list[float]:
-    """The parameters of each narrow sub-model over those of the full one."""
+    """Return the parameters of each narrow sub-model as shares of the full sub-model's."""
     full = switchable.parameter_count(1.0)
     return [switchable.parameter_count(width) / full for width in WIDTHS[:-1]]
 
 
 def against_submodel(switchable: Switchable, images: Tensor, width: float) -> float:
-    """The larger difference of the two ways to run a width from the dense sub-model."""
+    """Return the largest difference between the dense sub-model and both ways to run a width."""
     views, submodel = switchable.at(width), switchable.submodel(width)
     with torch.no_grad():
         expected = submodel(images)
@@ -81,7 +81,7 @@ def against_submodel(switchable: Switchable, images: Tensor, width: float) -> fl
 
 
 def exports(switchable: Switchable, images: Tensor) -> str:
-    """Whether all narrow sub-models export, or the first error."""
+    """Return whether all narrow sub-models can be exported, or the first error."""
     try:
         return verdict(max(export(switchable.submodel(w), images) for w in WIDTHS[:-1]), EXACT)
     except Exception as error:  # torch.export raises errors of many unrelated classes
@@ -90,19 +90,19 @@ def exports(switchable: Switchable, images: Tensor) -> str:
 
 @torch.no_grad()
 def export(submodel: nn.Module, images: Tensor) -> float:
-    """The difference that exporting makes; the graph is traced with two images and run with all."""
+    """Return the difference that exporting makes; the graph is traced with two images and run with all."""
     batch = torch.export.Dim("batch", min=2, max=64)
     program = torch.export.export(submodel, (images[:2],), dynamic_shapes=({0: batch},))
     return difference(program.module()(images), submodel(images))
 
 
 def difference(output: Tensor, expected: Tensor) -> float:
-    """The largest difference, relative to the largest entry."""
+    """Return the largest difference, relative to the largest entry."""
     return ((output - expected).abs().max() / expected.abs().max()).item()
 
 
 def verdict(found: float, limit: float) -> str:
-    """Yes or no, and the number."""
+    """Return yes or no, and the number."""
     return f"{'yes' if found <= limit else 'no'}, {found:.1g}"
 
 

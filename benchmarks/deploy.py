@@ -1,4 +1,4 @@
-"""What a sub-model on a phone saves: the smallest as an int8 file, beside the full one with torch."""
+"""Measure what a sub-model saves on a phone: the smallest as an int8 file, and the full one with torch."""
 
 from __future__ import annotations
 
@@ -29,30 +29,34 @@ from sfsc.training.config import read_config
 
 FASTER, SMALLER = 20, 50
 UNTRAINED = ["resnet50", "efficientnet_lite0", "transformers:mobilenet_v2"]
-BLOTS = 32  # images, from which ranges of untrained families are taken: times do not depend on them
+BLOTS = 32  # images for the int8 ranges of untrained families; times do not depend on them
 INTRODUCTION = """
 Embedding one image with one thread: the smallest sub-model of {backbone} ({height}x{width} pixels, run
-`{run}`) as an int8 file with onnxruntime, beside the full one in float32 with torch, as
+`{run}`) as an int8 file with onnxruntime is compared with the full sub-model in float32 with torch, as
 `Family.embed_pixels` runs it. Sizes are those of the int8 file and of a safetensors file with the full
 sub-model's weights. M is the mAP, in percent, of queries in the gallery of the full sub-model's float32
 file, on `{dataset}`."""
 LIMIT = """
-The smallest sub-model has one in {fewer:.1f} of the full one's parameters: with one byte for each instead of
-four, its file could be {limit:.1f} times smaller at best. Of its {size:,} bytes, {weights:.0%} are int8
-weights, {biases:.0%} biases and scales of the channels, and the rest is the graph."""
+The full sub-model has {fewer:.1f} times as many parameters as the smallest one. With one byte for each
+parameter instead of four, the file of the smallest could be at most {limit:.1f} times smaller. Of its
+{size:,} bytes, {weights:.0%} are int8 weights, {biases:.0%} are biases and scales of the channels, and the
+rest is the graph."""
 FACTORS = """
-Where the factor comes from, for the run, and for untrained families at {size}x{size} pixels: how much faster
+The table splits the factor, for the run and for untrained families at {size}x{size} pixels: how much faster
 onnxruntime is than torch, the smallest sub-model than the full one, and int8 than float32 (below 1: slower).
-Milliseconds and ratios are medians, of calls that took turns in one run, so that no model finds its weights
-in the caches. Times are those of the processor, not of the clock, for a long call is interrupted more often
-than a short one where a machine does other things, too."""
+Milliseconds and ratios are medians of calls that took turns in one run, so that no model finds its weights
+in the caches. Times are processor times and not wall-clock times, because other load on the machine
+interrupts a long call more often than a short one."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A family's smallest and full sub-models: seconds of each round, and bytes, by form and width.
+    """The measurements of a family's smallest and full sub-models, by form and width.
 
-    `seconds` has torch's for the full one under "torch", `bytes` its safetensors' there.
+    Attributes:
+        name: the name of the family in the table.
+        seconds: the seconds of each round; "torch" is the full sub-model with torch.
+        bytes: the size of each file; "torch" is the safetensors file of the full sub-model.
     """
 
     name: str
@@ -60,16 +64,16 @@ class Subject:
     bytes: dict[str, int]
 
     def faster(self, call: str, than: str) -> float:
-        """The ratio of times."""
+        """Return how many times faster one call is than another."""
         return ratio(self.seconds[than], self.seconds[call])
 
     @property
     def smaller(self) -> float:
-        """The ratio of sizes: of the full weights, and of the smallest file."""
+        """How many times smaller the smallest file is than the full weights."""
         return self.bytes["torch"] / self.bytes["int8 small"]
 
     def cells(self) -> list[str]:
-        """The row of the table of factors."""
+        """Return the row of the table of factors."""
         names = ("torch", "float32 full", "float32 small", "int8 small")
         times = [f"{1000 * median(self.seconds[name]):.2f}" for name in names]
         factors = [
@@ -86,8 +90,8 @@ def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
-    arguments.add_argument("--backbones", nargs="*", choices=BACKBONES, default=UNTRAINED, help="untrained")
-    arguments.add_argument("--size", type=int, default=224, help="of the untrained families' images")
+    arguments.add_argument("--backbones", nargs="*", choices=BACKBONES, default=UNTRAINED, help="not trained")
+    arguments.add_argument("--size", type=int, default=224, help="image size of untrained families")
     arguments.add_argument("--seconds", type=float, default=20, help="time for each family")
     chosen = arguments.parse_args()
     torch.set_num_threads(1)
@@ -96,7 +100,7 @@ def main() -> None:
 
 
 def report(chosen: Namespace, folder: Path) -> str:
-    """The section."""
+    """Return the section."""
     family, config = Family.load(chosen.run), read_config(chosen.run)
     dataset = open_dataset(config.dataset)
     run = measured(str(chosen.run), family, dataset.train.paths, folder / "run", chosen)
@@ -128,7 +132,7 @@ def report(chosen: Namespace, folder: Path) -> str:
 
 
 def aims(run: Subject, accuracies: dict[str, float]) -> Iterator[list[str]]:
-    """The rows of the table of aims, and what becomes of accuracy."""
+    """Yield the rows of the table of aims, and those of the accuracies."""
     faster = run.faster("int8 small", "torch")
     yield ["times faster", f"{FASTER} or more", f"{faster:.1f}", met(faster >= FASTER)]
     yield ["times smaller", f"{SMALLER} or more", f"{run.smaller:.1f}", met(run.smaller >= SMALLER)]
@@ -137,8 +141,8 @@ def aims(run: Subject, accuracies: dict[str, float]) -> Iterator[list[str]]:
 
 
 def untrained(chosen: Namespace, folder: Path) -> Iterator[Subject]:
-    """Families of random weights, at a size that is usual elsewhere."""
-    float_layers.ENOUGH = -1.0  # any agreement is: no search for layers that random weights make sensitive
+    """Yield the measurements of families with random weights, at a common image size."""
+    float_layers.ENOUGH = -1.0  # accept any agreement: with random weights, sensitive layers have no meaning
     images = []
     for number, picture in enumerate(pictures(BLOTS, chosen.size)):
         path = folder / f"{number}.png"
@@ -149,7 +153,7 @@ def untrained(chosen: Namespace, folder: Path) -> Iterator[Subject]:
 
 
 def measured(name: str, family: Family, images: Sequence[str], folder: Path, chosen: Namespace) -> Subject:
-    """Export a family's smallest and full sub-models in both forms, and run them in turns."""
+    """Export a family's smallest and full sub-models in both forms, and time them in turns."""
     height, width = family.image_size
     pixels = torch.randint(0, 256, (1, height, width, 3), dtype=torch.uint8).numpy()
     calls = {"torch": partial(family.embed_pixels, pixels, 1.0)}
@@ -165,7 +169,7 @@ def measured(name: str, family: Family, images: Sequence[str], folder: Path, cho
 
 
 def shares(family: Family, file: Path) -> dict[str, float]:
-    """What limits the size of the smallest sub-model's file, and what it holds."""
+    """Return what limits the size of the smallest sub-model's file, and what the file contains."""
     fewer = family.parameter_count(1.0) / family.parameter_count(family.widths.ratios[0])
     tensors = onnx.load(file).graph.initializer
     weights = sum(

@@ -1,4 +1,4 @@
-"""What shorter embeddings save and cost, trained to stand alone and merely cut off."""
+"""Measure what shorter embeddings save and cost, with and without training for nested dimensions."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from sfsc.runs.results import EVALUATION_FILE
 from sfsc.training.config import read_config
 
 EXPLANATION = """
-Families of {backbone} with embeddings of {dim} dimensions, trained on `{dataset}` by `{recipe}` with and
-without `nested_dims: {nested}`, {seeds} seeds of each, and searched with {queries:,} queries in a gallery of
-{rows:,} rows that the full sub-model wrote. Of queries and rows as many first components are compared as the
-first column says, and rows are stored in each numeric form. M(q, g) is the mAP in percent, mean and deviation
-over the seeds, of queries of width q in a gallery of width g. Bytes are those of the embedding."""
+Families of {backbone} with embeddings of {dim} dimensions were trained on `{dataset}` by `{recipe}` with and
+without `nested_dims: {nested}`, {seeds} seeds of each. {queries:,} queries are searched in a gallery of
+{rows:,} rows that the full sub-model wrote. The first column is the number of first components of queries and
+rows that are compared; rows are stored in each numeric form. M(q, g) is the mAP in percent, mean and
+deviation over the seeds, of queries of width q in a gallery of width g. Bytes are those of the embedding."""
 COST = """
-What the option costs the whole embeddings: over the seeds, the mean of the self-tests is {nested[0]} with it
-and {plain[0]} without, that of the cross-tests {nested[1]} and {plain[1]}."""
+The option also changes whole embeddings: over the seeds, the mean of the self-tests is {nested[0]} with the
+option and {plain[0]} without it, and the mean of the cross-tests is {nested[1]} and {plain[1]}."""
 
 
 def main() -> None:
@@ -38,8 +38,8 @@ def main() -> None:
     arguments.add_argument(
         "--comparison", type=Path, default=Path("runs/compare-nested"), help="folder of sfsc compare"
     )
-    arguments.add_argument("--nested", default="sfsc-nested", help="folder in it, with nested dimensions")
-    arguments.add_argument("--plain", default="sfsc", help="folder in it, without")
+    arguments.add_argument("--nested", default="sfsc-nested", help="its folder with nested dimensions")
+    arguments.add_argument("--plain", default="sfsc", help="its folder without nested dimensions")
     arguments.add_argument("--workers", type=int, default=2, help="threads that decode images")
     chosen = arguments.parse_args()
     kinds = {kind: sorted((chosen.comparison / kind).glob("seed*")) for kind in (chosen.nested, chosen.plain)}
@@ -79,7 +79,7 @@ def rows_of(
     dimensions: Sequence[int],
     widths: tuple[float, float],
 ) -> Iterator[list[str]]:
-    """A row of the table for each dimension and form, the largest first.
+    """Yield a row of the table for each dimension and form, the largest dimension first.
 
     Every kind has a set of images for each seed.
     """
@@ -96,7 +96,7 @@ def rows_of(
 def accuracies(
     images: ImageSet, dataset: Dataset, dimension: int, form: str, widths: tuple[float, float]
 ) -> tuple[float, list[float]]:
-    """The bytes of a row, and the mAP of queries by each width in the full sub-model's gallery."""
+    """Return the bytes of a row, and the mAP of queries by each width in the full sub-model's gallery."""
     stored, size = store(shorten(images.of(dataset.gallery.paths)[1.0], dimension), [form])
     queries = images.of(dataset.query.paths)
     return size, [
@@ -106,13 +106,13 @@ def accuracies(
 
 
 def costs(runs: Sequence[Path]) -> list[str]:
-    """The means of the self-tests and of the cross-tests, over the seeds."""
+    """Return the means of the self-tests and of the cross-tests over the seeds."""
     matrices = [CompatibilityMatrix.from_json(read_json(run / EVALUATION_FILE)) for run in runs]
     return spread([[matrix.self_tests(), matrix.cross_tests()] for matrix in matrices])
 
 
 def spread(values: Sequence[Sequence[float]]) -> list[str]:
-    """Of fractions for each seed, mean and deviation in percent; no deviation of a single seed."""
+    """Return mean and deviation over the seeds, in percent; a single seed has no deviation."""
     pairs = zip(*mean_and_deviation(np.array(values)), strict=True)
     return [f"{100 * mean:.1f}" + ("" if np.isnan(sd) else f" ± {100 * sd:.1f}") for mean, sd in pairs]
 

@@ -1,10 +1,10 @@
-"""Training steps by two processes against one: are the weights the same, and how long does a step take?
+"""Compare training steps of two processes with those of one: the weights and the time of a step.
 
     python benchmarks/distributed.py
 
-Needs no data set and no accelerator: images are drawn from a seed and not augmented, and the processes talk
-by gloo. Weights are compared after SGD: Adam divides each gradient by its own size, and where that is next to
-zero, rounding decides over a whole step.
+It needs no data set and no accelerator: images are drawn from a seed and not augmented, and the processes
+communicate by gloo. Weights are compared after SGD, because Adam divides each gradient by its own magnitude:
+if this is nearly zero, rounding determines the whole step.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from sfsc.training.optimizer import make_optimizer
 from sfsc.training.recipes import RECIPES
 
 EXPLANATION = """
-Training steps by two processes, which talk by gloo, against one with the same batches: `{name}` at
-{size}x{size} pixels, batches of {batch}, threads for each process: {threads}. Shown is the largest difference
-between any two weights after 20 steps of SGD. In float64 it tells whether both compute the same; in float32
-rounding governs it, and beside it stands the difference between two runs of one process, one of which has the
-images of every batch in another order."""
+Training steps of two processes, which communicate by gloo, are compared with those of one process with the
+same batches: `{name}` at {size}x{size} pixels, batches of {batch}, threads for each process: {threads}. The
+table shows the largest difference between any two weights after 20 steps of SGD. In float64, it shows whether
+both compute the same. In float32, rounding dominates it. For comparison, the next column shows the difference
+between two runs of one process, one of which has the images of every batch in another order."""
 TIMES = """
-The time of a step with the same batch, the kinds in turns."""
+The time of a step with the same batch; the kinds took turns."""
 
 P, K = 16, 4
 CLASSES = 64
@@ -47,7 +47,7 @@ ROUNDS, WARM = 3, 3
 
 
 class Steps:
-    """Steps of a family on batches that a seed determines, each rank with its share."""
+    """Training steps of a family on batches that a seed determines; each rank trains on its share."""
 
     def __init__(self, arguments: argparse.Namespace, world: World) -> None:
         self.arguments, self.world = arguments, world
@@ -73,7 +73,7 @@ class Steps:
         self.forward = Forward(family, self.config, world)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
-        """This rank's images, noise over a pattern for each identity, and their labels."""
+        """Return this rank's images, which are a pattern for each identity plus noise, and their labels."""
         size = self.arguments.image_size
         generator = torch.Generator().manual_seed(1 + step)
         patterns = torch.rand(CLASSES, 3, size, size, generator=torch.Generator().manual_seed(0))
@@ -96,13 +96,13 @@ class Steps:
         self.seconds = time.perf_counter() - start
 
     def weights(self) -> dict[str, Tensor]:
-        """All parameters and statistics."""
+        """Return all parameters and statistics."""
         state = {name: tensor.contiguous() for name, tensor in self.state.family.state_dict().items()}
         return {**state, "classifier": self.state.classifiers[0].detach()}
 
 
 def work(arguments: argparse.Namespace) -> None:
-    """What one rank does: take steps, and write its weights and the median time of a step."""
+    """Take the steps of one rank, and write its weights and the median time of a step."""
     torch.set_num_threads(arguments.threads)
     with joined() as world:
         steps = Steps(arguments, world)
@@ -116,7 +116,7 @@ def work(arguments: argparse.Namespace) -> None:
 
 
 def run(arguments: argparse.Namespace, ranks: int, *options: str) -> tuple[list[dict[str, Tensor]], float]:
-    """The weights of every rank after a run, and the first rank's median seconds of a step."""
+    """Return the weights of every rank after a run, and the first rank's median seconds of a step."""
     with tempfile.TemporaryDirectory() as name:
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}"]
         same = [f"--{key}={getattr(arguments, key.replace('-', '_'))}" for key in ("backbone", "image-size")]
@@ -135,13 +135,13 @@ def run(arguments: argparse.Namespace, ranks: int, *options: str) -> tuple[list[
 
 
 def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> str:
-    """The largest absolute difference of any parameter."""
+    """Return the largest absolute difference of any parameter."""
     parameters = [name for name in one if "running" not in name and "num_batches" not in name]
     return f"{max((one[n].double() - two[n].double()).abs().max().item() for n in parameters):.1e}"
 
 
 def compare(arguments: argparse.Namespace) -> str:
-    """The first table."""
+    """Return the table of differences."""
     rows = []
     for granularity in ("tensor", "layer", "model"):
         options = ["--steps=20", f"--granularity={granularity}"]
@@ -162,7 +162,7 @@ def compare(arguments: argparse.Namespace) -> str:
 
 
 def clock(arguments: argparse.Namespace) -> str:
-    """The second table."""
+    """Return the table of times."""
     kinds: dict[tuple[str, str], tuple[int, list[str]]] = {
         ("1", "of the batch"): (1, []),
         ("2", "synchronised"): (2, []),

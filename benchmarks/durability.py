@@ -1,4 +1,4 @@
-"""Writers of a gallery are killed at random moments: is anything lost of what they were told is stored?"""
+"""Kill writers of a gallery at random moments, and test whether rows that they have stored are lost."""
 
 from __future__ import annotations
 
@@ -22,23 +22,23 @@ from sfsc.gallery.forms import normalised
 from sfsc.progress import track
 
 DIM, ADDED = 16, 20
-PATIENCE = 120.0  # seconds until a writer must have begun
+PATIENCE = 120.0  # maximum seconds until a writer begins
 STORES = {"Lance": "{folder}/gallery{number}", "milvus-lite": "milvus://{folder}/gallery{number}.db/rows"}
 PROCESSES = multiprocessing.get_context("forkserver")
-# What takes seconds to import; not lance itself, which may hang when it is forked.
+# Modules that take seconds to import, without lance itself, which may hang when it is forked.
 PRELOADED = ["torch", "sfsc", "faiss", "pyarrow.dataset", "lance_namespace", "pandas", "pymilvus"]
 EXPLANATION = """
-In every round a new process opens the gallery that the rounds before have left and adds {added} rows at once,
-again and again; the rows of an `add` that has returned are *acknowledged*. At a random moment, at most
-{most:g} s after it began to write, it is killed (SIGKILL). Then another process opens the gallery, and all
-rows that were acknowledged in this and all earlier rounds must be there with the embeddings that were given;
-those that are not are *lost*. Of an `add` that the kill cut short, all rows or none may be stored; *torn* are
-those of which some are."""
+In every round, a new process opens the gallery of the earlier rounds and repeatedly adds {added} rows at
+once. The rows of an `add` that has returned are *acknowledged*. The process is killed (SIGKILL) at a random
+moment, at most {most:g} s after it began to write. Then another process opens the gallery. It must contain
+all rows that were acknowledged in this and all earlier rounds, with their embeddings; missing rows are
+*lost*. An `add` that the kill cut short may have stored all of its rows or none; it is *torn* if it has
+stored some of them."""
 
 
 @dataclass
 class Tally:
-    """What happened to the writers of one store."""
+    """The results of the writers of one store."""
 
     rounds: int = 0
     cut: int = 0
@@ -50,18 +50,18 @@ class Tally:
     expected: set[int] = field(default_factory=set)
 
     def cells(self) -> list[str]:
-        """As they are shown."""
+        """Return the numbers as text."""
         numbers = (self.rounds, self.cut, self.acknowledged, self.lost, self.torn, self.unopened)
         return [f"{number:,}" for number in numbers]
 
     def check(self, address: str, begun: set[int], done: set[int]) -> None:
-        """Look for the rows of the adds that are done, of this and earlier rounds."""
+        """Look for the rows of all adds that have returned, in this and earlier rounds."""
         self.rounds += 1
         self.cut += len(begun - done)
         self.acknowledged += ADDED * len(done)
         self.expected |= done
         try:
-            with PROCESSES.Pool(1) as pool:  # milvus-lite is locked until a process that opened it ends
+            with PROCESSES.Pool(1) as pool:  # milvus-lite is locked until the process that opened it ends
                 there = pool.apply(present, (address, self.expected | begun))
         except SfscError as error:
             print(f"{address}: {error}", file=sys.stderr)
@@ -78,9 +78,9 @@ class Tally:
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=200, help="on Lance")
-    arguments.add_argument("--milvus-rounds", type=int, default=20, help="on milvus-lite")
-    arguments.add_argument("--seconds", type=float, default=1.0, help="that a writer lives at most")
+    arguments.add_argument("--rounds", type=int, default=200, help="rounds on Lance")
+    arguments.add_argument("--milvus-rounds", type=int, default=20, help="rounds on milvus-lite")
+    arguments.add_argument("--seconds", type=float, default=1.0, help="maximum life of a writer")
     chosen = arguments.parse_args()
     PROCESSES.set_forkserver_preload(PRELOADED)
     rounds = dict(zip(STORES, (chosen.rounds, chosen.milvus_rounds), strict=True))
@@ -99,7 +99,7 @@ def main() -> None:
 
 
 def kill_writers(name: str, folder: str, rounds: int, most: float) -> Tally:
-    """All rounds of one store."""
+    """Run all rounds of one store."""
     generator, tally, first = random.Random(0), Tally(), 0
     for _ in track(range(rounds), name):
         address = STORES[name].format(folder=folder, number=tally.galleries)
@@ -110,7 +110,7 @@ def kill_writers(name: str, folder: str, rounds: int, most: float) -> Tally:
 
 
 def kill_one(address: str, first: int, after: float) -> tuple[set[int], set[int]]:
-    """The adds that a writer began, and those of them that returned, until it was killed."""
+    """Kill a writer after some seconds; return the adds that it began, and those that returned."""
     said, saying = PROCESSES.Pipe(duplex=False)
     writer = PROCESSES.Process(target=write, args=(address, first, saying))
     writer.start()
@@ -119,7 +119,7 @@ def kill_one(address: str, first: int, after: float) -> tuple[set[int], set[int]
         sys.exit(f"no writer began within {PATIENCE:g} s")
     time.sleep(after)
     assert writer.pid is not None
-    with suppress(ProcessLookupError):  # it could not open the gallery, which the check will tell
+    with suppress(ProcessLookupError):  # it could not open the gallery, which the check reports
         os.killpg(writer.pid, signal.SIGKILL)
     writer.join()
     begun, done = set[int](), set[int]()
@@ -131,8 +131,8 @@ def kill_one(address: str, first: int, after: float) -> tuple[set[int], set[int]
 
 
 def write(address: str, first: int, saying: Connection) -> None:
-    """Add rows until killed, and say before and after each `add` which it is."""
-    os.setsid()  # what it starts is killed with it
+    """Add rows until killed, and report the number of each `add` before and after it."""
+    os.setsid()  # processes that it starts are killed with it
     with Gallery.open(address, create=True) as gallery:
         for batch in count(first):
             saying.send((batch, False))
@@ -141,7 +141,7 @@ def write(address: str, first: int, saying: Connection) -> None:
 
 
 def present(address: str, batches: set[int]) -> dict[int, int]:
-    """How many rows of each of these adds are stored as they were given."""
+    """Return how many rows of each of these adds are stored with their embeddings."""
     with Gallery.open(address) as gallery:
         stored = {row["id"]: row["embedding"] for row in gallery.rows(embeddings=True)}
     missing = np.full(DIM, np.nan)
@@ -153,12 +153,12 @@ def present(address: str, batches: set[int]) -> dict[int, int]:
 
 
 def ids_of(batch: int) -> list[str]:
-    """The ids of the rows of an `add`."""
+    """Return the ids of the rows of an `add`."""
     return [f"{batch}-{row}" for row in range(ADDED)]
 
 
 def rows_of(batch: int) -> np.ndarray:
-    """The rows of an `add`."""
+    """Return the rows of an `add`."""
     return normalised(np.random.default_rng(batch).standard_normal((ADDED, DIM), np.float32))
 
 

@@ -1,4 +1,4 @@
-"""What the switched forward pass costs over that of a dense sub-model."""
+"""Compare the switched forward pass with that of a dense sub-model."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from sfsc.progress import track
 
 BACKBONES = {"ResNet-50": "resnet50", "MobileNetV2": "transformers:mobilenet_v2"}
 EXPLANATION = """
-Embedding images of {size}x{size} pixels: the time that a family takes over that of a dense sub-model with
-weights of its own, whose milliseconds are given. Medians of the ratios of calls that took turns in one run.
-*Inference* is `Switchable.at(width)` and a forward pass without gradients, as `Family.embed` does it; *views*
-is the network of views of the full weights that training uses, without gradients too; *dense again* is
-another copy of the dense sub-model: its distance from 1 is noise. The aim is 1.05 at most."""
+The table compares the time in which a family embeds images of {size}x{size} pixels with that of a dense
+sub-model with its own weights, whose milliseconds are given. Ratios are medians over calls that took turns in
+one run. *Inference* is `Switchable.at(width)` and a forward pass without gradients, as in `Family.embed`.
+*Views* is the network of views of the full weights that training uses, also without gradients. *Dense again*
+is another copy of the dense sub-model, whose distance from 1 is noise. The aim is at most 1.05."""
 CHANNELS_LAST = """
-The same in the memory format `torch.channels_last`, images and weights, at batch {batch}. *Dense, contiguous*
-is the dense sub-model in the default format: above 1, channels-last helps."""
+The same with images and weights in the memory format `torch.channels_last`, at batch {batch}. *Dense,
+contiguous* is the dense sub-model in the default format: above 1, channels-last is faster."""
 
 
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument("--backbones", nargs="+", choices=BACKBONES, default=[*BACKBONES])
-    arguments.add_argument("--size", type=int, default=224, help="of the images, in pixels")
+    arguments.add_argument("--size", type=int, default=224, help="size of the images in pixels")
     arguments.add_argument("--batches", type=int, nargs="+", default=[1, 32], help="images in a batch")
     arguments.add_argument("--seconds", type=float, default=10, help="time for each row")
     chosen = arguments.parse_args()
@@ -54,7 +54,7 @@ def main() -> None:
 
 
 def default_rows(chosen: Namespace, batch: int, case: tuple[str, Family]) -> Iterable[list[str]]:
-    """A row for each width."""
+    """Yield a row for each width."""
     name, family = case
     images = pictures(batch, chosen.size)
     for width in family.widths:
@@ -64,7 +64,7 @@ def default_rows(chosen: Namespace, batch: int, case: tuple[str, Family]) -> Ite
 
 
 def last_rows(chosen: Namespace, case: tuple[str, Family]) -> Iterable[list[str]]:
-    """A row for each width, in channels-last."""
+    """Yield a row for each width, in channels-last."""
     name, family = case
     images = pictures(chosen.batches[-1], chosen.size)
     turned = copy.deepcopy(family).to(memory_format=torch.channels_last)
@@ -77,7 +77,7 @@ def last_rows(chosen: Namespace, case: tuple[str, Family]) -> Iterable[list[str]
 def variants(
     family: Family, width: float, images: Tensor, precision: str = "float32", compiled: bool = False
 ) -> dict[str, Callable[[], object]]:
-    """The forward passes to compare; the family is in evaluation mode."""
+    """Return the forward passes to compare, for a family in evaluation mode."""
     with torch.enable_grad():
         views = family.at(width)
     with torch.no_grad():
@@ -89,7 +89,7 @@ def variants(
 
 
 def run(network: Callable[[Tensor], object], images: Tensor, precision: str) -> None:
-    """One forward pass."""
+    """Run one forward pass."""
     with torch.autocast(images.device.type, torch.bfloat16, enabled=precision == "bfloat16"):
         network(images)
 
@@ -98,7 +98,7 @@ def run(network: Callable[[Tensor], object], images: Tensor, precision: str) -> 
 def cells(
     calls: dict[str, Callable[[], object]], budget: float, over_dense: Iterable[str], device: str = "cpu"
 ) -> list[str]:
-    """The milliseconds of the dense forward pass, and of these the ratios to it."""
+    """Return the milliseconds of the dense forward pass, and the ratios of the given calls to it."""
     times = take_turns(calls, budget, device)
     ratios = [f"{ratio(times[name], times['dense']):.2f}" for name in over_dense]
     return [f"{1000 * median(times['dense']):.1f} ms", *ratios]

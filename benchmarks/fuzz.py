@@ -1,4 +1,4 @@
-"""How parsers of what comes from others bear changed files: inputs, crashes, the peak of memory."""
+"""Test the parsers of untrusted files with changed files, and report crashes, times and memory."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tests.fuzzing import Parser, changed, parsers
 
 EXPLANATION = """
-Every parser reads files that it understands, after some of their bytes or a part of their value were changed.
-*Crashes* are errors other than those that the parser documents; *slowest* is the longest time for one file,
-*memory* is by how much the peak of the process grew."""
+Every parser reads valid files in which some bytes or a part of the value were changed. *Crashes* are errors
+that the parser does not document. *Slowest* is the longest time for one file. *Memory* is the growth of the
+process's peak memory."""
 HEADING = ("parser", "files", "refused", "crashes", "slowest", "memory")
 
 
 def main() -> None:
     """Print the section."""
     command = parser(__doc__)
-    command.add_argument("parsers", nargs="*", help="their names; default: all")
-    command.add_argument("--seconds", type=float, default=60.0, help="for each")
+    command.add_argument("parsers", nargs="*", help="names of parsers; all by default")
+    command.add_argument("--seconds", type=float, default=60.0, help="for each parser")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--crashes", type=Path, help="folder for the files that crash a parser")
     chosen = command.parse_args()
@@ -42,7 +42,7 @@ def main() -> None:
 def run(
     name: str, one: Parser, folder: Path, seconds: float, chance: random.Random, kept: Path | None
 ) -> tuple[object, ...]:
-    """A row of the table."""
+    """Return a row of the table."""
     files = refused = 0
     slowest = 0.0
     crashes: dict[str, bytes] = {}
@@ -70,7 +70,7 @@ def run(
 
 
 def peak() -> int:
-    """The most bytes of this process that were in memory at once."""
+    """Return the peak memory of this process in bytes."""
     return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 

@@ -1,4 +1,4 @@
-"""A gallery of many rows: how fast it is written and searched, beside FAISS and numpy, and what it takes."""
+"""Measure a gallery of many rows: writing, searching compared with FAISS and numpy, disk and memory."""
 
 from __future__ import annotations
 
@@ -29,30 +29,31 @@ from sfsc.gallery.memory import CANDIDATES
 from sfsc.progress import track
 
 TOP = 10
-ADDED = 50_000  # rows at once
+ADDED = 50_000  # rows of each `add`
 FILTERS = {"1%": "part=0", "50%": "part<50"}
 LEAST_RECALL, APPROXIMATE_TIME, EXACT_TIME, MEMORY = 0.95, 1.3, 1.2, 1.5
 INTRODUCTION = """
-{rows:,} rows of {dim} dimensions and {queries} queries, drawn around {centres} centres, so that rows of one
-centre have a cosine of about {cosine:.2f}; each with id, path, identity, camera and a number. Searches are
-for the first {top}, with {threads} threads. The aims, of which the last is over {vectors:.0f} MB, the vectors
-in float32:"""
+{rows:,} rows of {dim} dimensions and {queries} queries are drawn around {centres} centres, so that rows of
+one centre have a cosine of about {cosine:.2f}. Each row has an id, a path, an identity, a camera and a
+number. Searches ask for {top} hits and use {threads} threads. The aims are listed below; the last one is
+relative to {vectors:.0f} MB, the size of the vectors in float32."""
 WRITING = """
-Written by `Gallery.add`, {added:,} rows at once. Bytes per row on disk, the whole folder, and those of them
-that are the embedding's."""
+The rows are written by `Gallery.add`, {added:,} at once. The table shows the bytes per row on disk, of the
+whole folder and of the embedding alone."""
 LOADING = """
-Searched in a fresh process: seconds to open the gallery and answer the first query, for which all rows are
-loaded; seconds of the first approximate search, for which its index is made; and by how much both let the
-resident set grow."""
+The gallery is searched in a fresh process. The table shows the seconds to open it and answer the first query,
+which loads all rows; the seconds of the first approximate search, which builds the index; and how much the
+resident memory grows by both."""
 SEARCHING = """
-*FAISS* is `IndexFlatIP`, and for the approximate search the kind of index that the gallery makes: of {lists}
-lists with six bits for each component {probes} are probed, and {candidates} times as many rows as are wanted
-compared exactly (`IndexRefineFlat`). *numpy* is a matrix product and `argpartition`. Times are medians, for
-one query with the 95th percentile; ratios are the medians of those of the rounds, in which all took turns.
-Recall is the share of the best {top} that are found. The gallery answers with all columns of the rows; FAISS
-and numpy with their numbers only."""
+*FAISS* is `IndexFlatIP` and, for the approximate search, the same kind of index as the gallery's: it probes
+{probes} of {lists} lists with six bits for each component, and exactly compares {candidates} times as many
+rows as requested (`IndexRefineFlat`). *numpy* is a matrix product and `argpartition`. Times are medians; for
+one query, the 95th percentile follows. Ratios are medians over the rounds, in which all took turns. Recall is
+the share of the best {top} rows that are found. The gallery returns all columns of the rows, FAISS and numpy
+only their numbers."""
 FILTERING = """
-The time of an exact search among the rows that fulfil a condition, over that of one among all, in turns."""
+The time of an exact search among the rows that fulfil a condition, relative to a search among all rows; the
+searches took turns."""
 
 Search = Callable[[np.ndarray], object]
 
@@ -60,9 +61,9 @@ Search = Callable[[np.ndarray], object]
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=1_000_000, help="20,000 at least")
+    arguments.add_argument("--rows", type=int, default=1_000_000, help="at least 20,000")
     arguments.add_argument("--dim", type=int, default=128)
-    arguments.add_argument("--queries", type=int, default=1000, help="in a batch")
+    arguments.add_argument("--queries", type=int, default=1000, help="queries in a batch")
     arguments.add_argument("--threads", type=int, default=2)
     arguments.add_argument("--seconds", type=float, default=20, help="time for each comparison")
     chosen = arguments.parse_args()
@@ -71,7 +72,7 @@ def main() -> None:
 
 
 def report(chosen: Namespace, folder: Path) -> str:
-    """The section."""
+    """Return the section."""
     rows, queries = clustered(chosen.rows, chosen.queries, chosen.dim)
     writing = [[form, *write(rows, folder, form)] for form in track(DTYPES, "writing")]
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -101,7 +102,10 @@ def report(chosen: Namespace, folder: Path) -> str:
 
 
 def write(rows: np.ndarray, folder: Path, form: str) -> list[str]:
-    """Rows per second, bytes per row, and those of the embedding; only the gallery of float32 is kept."""
+    """Write a gallery; return rows per second, bytes per row, and bytes of the embedding.
+
+    Only the float32 gallery is kept.
+    """
     took = 0.0
     with Gallery.open(folder / form, create=True) as gallery:
         for start in range(0, len(rows), ADDED):
@@ -114,7 +118,7 @@ def write(rows: np.ndarray, folder: Path, form: str) -> list[str]:
 
 
 def add(gallery: Gallery, rows: np.ndarray, first: int, form: str) -> float:
-    """Add rows, numbered from the first; the seconds that it takes."""
+    """Add rows, numbered from `first`, and return the seconds that this takes."""
     numbers = range(first, first + len(rows))
     ids = [f"{number:08d}" for number in numbers]
     columns = {
@@ -130,20 +134,20 @@ def add(gallery: Gallery, rows: np.ndarray, first: int, form: str) -> float:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Seconds until rows and index are in memory, and the bytes that they take there."""
+    """The seconds to load the rows and build the index, and the memory that both take."""
 
     loading: float
     indexing: float
     bytes: int
 
     def cells(self, vectors: int) -> list[str]:
-        """As they are shown."""
+        """Return the numbers as text."""
         times = [f"{seconds:.1f} s" for seconds in (self.loading, self.indexing)]
         return [*times, f"{self.bytes / 1e6:.0f} MB", f"{self.bytes / vectors:.2f}"]
 
 
 def load(folder: Path, query: np.ndarray, threads: int) -> Loaded:
-    """Search a gallery for the first time, in a process that did nothing before."""
+    """Measure the first searches of a gallery in a fresh process."""
     importlib.import_module("sfsc.gallery.lance")
     with threadpool_limits(threads), Gallery.open(folder) as gallery:
         before, start = resident(), time.perf_counter()
@@ -156,14 +160,14 @@ def load(folder: Path, query: np.ndarray, threads: int) -> Loaded:
 
 
 def resident() -> int:
-    """The bytes of this process that are in memory; on Linux."""
+    """Return the resident memory of this process in bytes, on Linux."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return 1024 * next(int(line.split()[1]) for line in lines if line.startswith("VmRSS"))
 
 
 @dataclass(frozen=True)
 class Compared:
-    """A search for some queries at once: seconds of each round, and the recall."""
+    """A kind of search with some queries at once: the seconds of each round, and the recall."""
 
     kind: str
     queries: int
@@ -173,11 +177,11 @@ class Compared:
 
     @property
     def ratio(self) -> float:
-        """The gallery's time over that of FAISS."""
+        """The gallery's time relative to that of FAISS."""
         return ratio(self.seconds["gallery"], self.seconds["FAISS"])
 
     def cells(self) -> list[str]:
-        """As they are shown."""
+        """Return the numbers as text."""
         times = [self._time(self.seconds.get(name)) for name in ("numpy", "FAISS", "gallery")]
         recalls = [f"{self.recall:.3f}", f"{self.faiss_recall:.3f}"]
         return [self.kind, f"{self.queries}", *times, f"{self.ratio:.2f}", *recalls]
@@ -190,7 +194,7 @@ class Compared:
 
 
 def compare(gallery: Gallery, rows: np.ndarray, queries: np.ndarray, budget: float) -> Iterator[Compared]:
-    """Exact and approximate searches, for one query and for all at once."""
+    """Compare exact and approximate searches, for one query and for all at once."""
     best = by_numpy(rows, queries, TOP)
     for kind, searches in track(kinds(gallery, rows, queries).items(), "searching"):
         found = gallery.search(queries, "f", TOP, exact=kind == "exact")
@@ -201,7 +205,7 @@ def compare(gallery: Gallery, rows: np.ndarray, queries: np.ndarray, budget: flo
 
 
 def kinds(gallery: Gallery, rows: np.ndarray, queries: np.ndarray) -> dict[str, dict[str, Search]]:
-    """The searches that are compared."""
+    """Return the searches that are compared, by kind and implementation."""
     gallery.search(queries[:1], "f", TOP, exact=False)
     refined = refined_lists(rows, *chosen_lists(gallery))
     flat = flat_index(rows)
@@ -219,18 +223,18 @@ def kinds(gallery: Gallery, rows: np.ndarray, queries: np.ndarray) -> dict[str, 
 
 
 def chosen_lists(gallery: Gallery) -> tuple[int, int]:
-    """How many lists the gallery made, and how many it probes: no user needs to know."""
+    """Return how many lists the gallery has, and how many it probes; neither number is public."""
     coded = faiss.downcast_index(gallery._store._mirror._index._lists.base_index)
     return coded.nlist, coded.nprobe
 
 
 def calls(searches: Mapping[str, Search], queries: np.ndarray, size: int) -> dict[str, Call]:
-    """Each search for the next queries; for the same ones in the same round."""
+    """Return a call of each search for the next queries, which are the same in the same round."""
     return {name: partial(search_next, search, parts(queries, size)) for name, search in searches.items()}
 
 
 def parts(queries: np.ndarray, size: int) -> Iterator[np.ndarray]:
-    """So many queries at once, again and again."""
+    """Return an endless iterator over batches of `size` queries."""
     return cycle([queries[start : start + size] for start in range(0, len(queries), size)])
 
 
@@ -240,7 +244,7 @@ def search_next(search: Search, queries: Iterator[np.ndarray]) -> None:
 
 
 def aims(searches: list[Compared], memory: float) -> Iterator[list[str]]:
-    """The rows of the table of aims."""
+    """Yield the rows of the table of aims."""
     approximate = [search for search in searches if search.kind == "approximate"]
     found = approximate[0].recall
     yield ["approximate, recall@10", f"{LEAST_RECALL} or more", f"{found:.3f}", met(found >= LEAST_RECALL)]
@@ -255,7 +259,7 @@ def aims(searches: list[Compared], memory: float) -> Iterator[list[str]]:
 
 
 def filtered(gallery: Gallery, queries: np.ndarray, chosen: Namespace) -> Iterator[list[str]]:
-    """A row for each filter."""
+    """Yield a row for each filter."""
     searches = {name: partial(gallery.search, queries, "f", TOP, [where]) for name, where in FILTERS.items()}
     times = take_turns({"all": lambda: gallery.search(queries, "f", TOP), **searches}, chosen.seconds)
     for name in FILTERS:

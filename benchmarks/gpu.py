@@ -1,4 +1,4 @@
-"""The ratios of forward.py and step.py on a GPU, if there is one."""
+"""Measure the ratios of forward.py and step.py on a GPU, if one is available."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from trainings import Case
 from sfsc.progress import track
 
 EXPLANATION = """
-The ratios of the sections above on a GPU, images of {size}x{size} pixels in batches of {batch}, timed by CUDA
-events; a time ends when the GPU is done."""
+The ratios of the sections above on a GPU, with images of {size}x{size} pixels in batches of {batch}. Times
+are measured by CUDA events, so they end when the GPU is done."""
 
 
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument("--backbones", nargs="+", default=["resnet50", "resnet18"])
-    arguments.add_argument("--size", type=int, default=224, help="of the images, in pixels")
+    arguments.add_argument("--size", type=int, default=224, help="size of the images in pixels")
     arguments.add_argument("--batch", type=int, default=128, help="images in a batch")
     arguments.add_argument("--seconds", type=float, default=10, help="time for each row")
     arguments.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
-    arguments.add_argument("--device", default="cuda", help="another one tries the script")
+    arguments.add_argument("--device", default="cuda", help="use cpu to try the script")
     chosen = arguments.parse_args()
     if chosen.device == "cuda" and not torch.cuda.is_available():
-        print(section("On a GPU", "No GPU was at hand."))
+        print(section("On a GPU", "No GPU was available."))
         return
     torch._dynamo.config.recompile_limit = 64  # every network below runs the same code
     cases = list(cases_of(chosen))
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def cases_of(chosen: argparse.Namespace) -> Iterator[Case]:
-    """Every backbone in both precisions, compiled and not."""
+    """Yield every backbone in both precisions, compiled and not."""
     for backbone, compiled in product(chosen.backbones, [False, True] if chosen.compile else [False]):
         for precision in ("float32", "bfloat16"):
             size, batch = chosen.size, chosen.batch
@@ -59,12 +59,12 @@ def cases_of(chosen: argparse.Namespace) -> Iterator[Case]:
 
 
 def name_of(case: Case) -> list[str]:
-    """Its cells in the tables."""
+    """Return the cells that name a case in the tables."""
     return [case.backbone, f"{case.precision}{', compiled' if case.compile else ''}"]
 
 
 def forward_rows(case: Case, budget: float) -> Iterator[list[str]]:
-    """A row for each width."""
+    """Yield a row for each width."""
     family = lively_family(case.backbone, case.size).to(case.device)
     images = pictures(case.batch, case.size).to(case.device)
     for width in family.widths:
@@ -74,7 +74,7 @@ def forward_rows(case: Case, budget: float) -> Iterator[list[str]]:
 
 
 def step_row(case: Case, budget: float) -> list[str]:
-    """The time of the dense steps, the ratio of the family's to it, and that of the memory."""
+    """Return the time of the dense steps, and the ratios of the family's time and memory."""
     return [*name_of(case), *step_cells(case, budget)[:2], memory_cells(case)[-1]]
 
 

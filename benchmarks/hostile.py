@@ -1,4 +1,4 @@
-"""What the service answers hostile clients, and what well-behaved ones wait meanwhile."""
+"""Measure how the service answers hostile clients, and how long well-behaved clients wait meanwhile."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from service import SECONDS, build, served
 
 MEBIBYTE = 1024 * 1024
 EXPLANATION = """
-`sfsc serve` runs in a process of its own, on loopback, with {rows:,} rows of {dimension} dimensions. One
-well-behaved client searches by image and by embedding in turn, {pause:g} s apart, while a second process has
-{clients} clients for {seconds:g} s: in the first line these search as the well-behaved one does but without
-a pause, in the second they send hostile requests, one of {kinds} kinds at a time ({names}), and in the third
-they do so while {crowd:,} more connections have sent half of a header. All of the statuses are counted that
-the hostile clients got."""
+`sfsc serve` runs in a separate process, on loopback, with {rows:,} rows of {dimension} dimensions. One
+well-behaved client searches by image and by embedding in turn, {pause:g} s apart, while a second process runs
+{clients} other clients for {seconds:g} s. In the first line, these search as the well-behaved client does,
+but without a pause. In the second line, they send hostile requests of {kinds} kinds ({names}). In the third
+line, {crowd:,} more connections have also sent half of a header. The table counts the statuses of all answers
+to the other clients."""
 HEADING = [
     "other clients",
     "their requests",
@@ -47,10 +47,10 @@ Request = tuple[str, str, dict[str, object]]
 def main() -> None:
     """Measure, and print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=20_000, help="of the gallery")
-    arguments.add_argument("--dimension", type=int, default=128, help="of the embeddings")
-    arguments.add_argument("--clients", type=int, default=8, help="at once")
-    arguments.add_argument("--seconds", type=float, default=600.0, help="of hostile requests")
+    arguments.add_argument("--rows", type=int, default=20_000, help="rows of the gallery")
+    arguments.add_argument("--dimension", type=int, default=128, help="embedding dimension")
+    arguments.add_argument("--clients", type=int, default=8, help="number of clients at once")
+    arguments.add_argument("--seconds", type=float, default=600.0, help="duration of hostile requests")
     arguments.add_argument("--pause", type=float, default=0.05, help="seconds between well-behaved searches")
     arguments.add_argument("--crowd", type=int, default=1000, help="connections with half of a header")
     chosen = arguments.parse_args()
@@ -78,7 +78,7 @@ def main() -> None:
 
 
 def searches(queries: np.ndarray) -> list[Request]:
-    """Requests as the well-behaved send them."""
+    """Return the requests of well-behaved clients."""
     generator = np.random.default_rng(0)
     found: list[Request] = []
     for query in queries[:50]:
@@ -97,7 +97,7 @@ def measure(
     others: Sequence[Request],
     seconds: float,
 ) -> tuple[float, list[str]]:
-    """Search while other clients send their requests; returns the median time and the cells of a row."""
+    """Search while other clients send requests; return the median time and the cells of a row."""
     with ProcessPoolExecutor(1, get_context("spawn")) as pool:
         sending = pool.submit(send, url, others, clients, seconds)
         times: list[float] = []
@@ -117,7 +117,7 @@ def measure(
 
 
 def send(url: str, requests: Sequence[Request], clients: int, seconds: float) -> Counter[str]:
-    """Send requests from several clients for some time; returns how many answers had which status."""
+    """Send requests from several clients for some time; return the number of answers by status."""
     until = time.monotonic() + seconds
 
     def work(seed: int) -> Counter[str]:
@@ -139,7 +139,7 @@ def send(url: str, requests: Sequence[Request], clients: int, seconds: float) ->
 
 
 class Crowd:
-    """Connections that send half of a header, open while the context is."""
+    """Connections that have sent half of a header; they are open inside the context."""
 
     def __init__(self, url: str, size: int) -> None:
         host, _, port = url.rpartition("/")[2].partition(":")
@@ -166,7 +166,7 @@ def _image(data: bytes, route: str = "/search/image", **fields: str) -> Request:
 
 
 def _png(width: int, height: int, depth: int, colour: int) -> bytes:
-    """A PNG that says its size, with one row of data."""
+    """Return a PNG with this size in its header, but with only 1 MiB of pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -177,19 +177,19 @@ def _png(width: int, height: int, depth: int, colour: int) -> bytes:
 
 
 def _large_jpeg() -> bytes:
-    """A JPEG of one colour, whose 25 million pixels are allowed and are not few."""
+    """Return a JPEG of one colour with 25 million pixels, which is large but allowed."""
     return cv2.imencode(".jpg", np.zeros((5000, 5000, 3), np.uint8))[1].tobytes()
 
 
 def _parts(count: int) -> Request:
-    """A form of many parts."""
+    """Return a form with many parts."""
     part = b'--x\r\nContent-Disposition: form-data; name="where"\r\n\r\na=1\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=x"}
     return "POST", "/search/image", {"content": part * count + b"--x--\r\n", "headers": headers}
 
 
 def _no_form() -> Request:
-    """Ten megabytes that are said to be a form."""
+    """Return ten megabytes that are declared to be a form."""
     headers = {"Content-Type": "multipart/form-data; boundary=" + "-" * 60}
     return "POST", "/search/image", {"content": b"-" * (10 * MEBIBYTE - 1), "headers": headers}
 
@@ -229,7 +229,7 @@ HOSTILE: dict[str, Callable[[], Request]] = {
 
 
 def hostile() -> list[Request]:
-    """One request of each hostile kind."""
+    """Return one request of each hostile kind."""
     return [make() for make in HOSTILE.values()]
 
 

@@ -1,4 +1,4 @@
-"""What an installation takes that only embeds, with torch and without: room, packages, time to start."""
+"""Measure installations that only embed, with and without torch: size, packages, time to start."""
 
 from __future__ import annotations
 
@@ -24,12 +24,13 @@ from sfsc.training.config import read_config
 INSTALLATIONS = ("sfsc", "sfsc[gallery]", "sfsc[train]")
 WITH_TORCH = "sfsc[train]"
 EXPLANATION = """
-Fresh environments, each made by `pip install` with the versions of constraints.txt; for `sfsc[train]`,
-`pip install {torch}` came first. MB are those of all files, pip's too. An empty process is `python
--c pass`. Every command ran in fresh processes, all of them in turns; times are medians, ratios those to an
-empty process of the same environment in the same rounds. `sfsc embed` embeds {images} images of `{dataset}`
-with the smallest sub-model of {backbone}: an exported file, with torch the run folder. The least cosine
-is that with the embeddings of the exported file in the environment of this benchmark."""
+Each environment is fresh and was made by `pip install` with the versions of constraints.txt; for
+`sfsc[train]`, `pip install {torch}` came first. MB is the size of all files, including pip. An empty process
+is `python -c pass`. The commands took turns, each in a fresh process. Times are medians; ratios are relative
+to an empty process of the same environment in the same rounds. `sfsc embed` embeds {images} images of
+`{dataset}` with the smallest sub-model of {backbone}, from an exported file or, with torch, from the run
+folder. The least cosine compares with the embeddings of the exported file in the environment of this
+benchmark."""
 HEADING = ["installed", "torch", "packages", "MB", "`import sfsc`", "ratio", "`import numpy`, ratio"]
 HEADING += ["`sfsc embed`", "ratio", "least cosine"]
 
@@ -40,8 +41,8 @@ def main() -> None:
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
     arguments.add_argument("--installations", nargs="+", choices=INSTALLATIONS, default=INSTALLATIONS)
-    arguments.add_argument("--images", type=int, default=16, help="that are embedded")
-    arguments.add_argument("--seconds", type=float, default=60.0, help="of measuring")
+    arguments.add_argument("--images", type=int, default=16, help="number of images to embed")
+    arguments.add_argument("--seconds", type=float, default=60.0, help="seconds of measuring")
     chosen = arguments.parse_args()
     family = Family.load(chosen.run)
     dataset = open_dataset(chosen.dataset or read_config(chosen.run).dataset)
@@ -74,7 +75,7 @@ def main() -> None:
 
 
 def install(folder: Path, sources: Path, name: str) -> Path:
-    """The Python of a fresh environment with sfsc, or with one of its extras, too."""
+    """Make a fresh environment with sfsc or with one of its extras, and return its Python."""
     first = [[pinned("torch")]] if name == WITH_TORCH else []
     return make(folder, *first, ["--constraint", str(CONSTRAINTS), str(sources) + name.removeprefix("sfsc")])
 
@@ -82,7 +83,7 @@ def install(folder: Path, sources: Path, name: str) -> Path:
 def calls_of(
     python: Path, model: Path, images: Path, out: Path, width: float
 ) -> dict[str, Callable[[], object]]:
-    """The processes that are timed in one environment."""
+    """Return the processes that are timed in one environment."""
     sfsc = [python.with_name("sfsc"), "embed", model, images, "--out", out, "--width", f"{width:g}"]
     commands = {
         "empty": [python, "-c", "pass"],
@@ -94,7 +95,7 @@ def calls_of(
 
 
 def row_of(name: str, folder: Path, times: dict[str, list[float]], expected: np.ndarray) -> list[str]:
-    """A row of the table."""
+    """Return a row of the table."""
     python = folder / name / "bin" / "python"
     packages = json.loads(output(python, "-m", "pip", "list", "--format=json"))
     size = sum(file.lstat().st_size for file in (folder / name).rglob("*") if not file.is_dir())
@@ -112,7 +113,7 @@ def row_of(name: str, folder: Path, times: dict[str, list[float]], expected: np.
 
 
 def has_torch(python: Path) -> bool:
-    """Whether torch can be imported there."""
+    """Return whether torch can be imported in an environment."""
     return (
         subprocess.run(
             [python, "-c", "import torch"], capture_output=True, check=False, env=OUTSIDE

@@ -1,7 +1,7 @@
-"""The memory that tensors take.
+"""The memory that tensors take, as the bytes of live tensors.
 
-Counted are the bytes of live tensors. The resident memory of a process differs from run to run: it depends on
-what ran before and on when the allocator gives memory back.
+The resident memory of a process differs from run to run, because it depends on earlier calls and on when the
+allocator returns memory.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from torch.profiler import ProfilerActivity, profile
 
 
 def bytes_of(tensors: Iterable[Tensor]) -> int:
-    """The bytes of the tensors' storages, each counted once."""
+    """Return the bytes of the tensors' storages; each storage is counted once."""
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage() for tensor in tensors}
     return sum(storage.nbytes() for storage in storages.values())
 
 
 def rise(call: Callable[[], object], device: str) -> int:
-    """By how many bytes live tensors exceed, at most and during a call, those before it.
+    """Return the maximum growth of live tensors during a call, in bytes.
 
-    The call must not free what was there before: that would not be noticed.
+    The call must not free tensors that existed before it, because this would not be noticed.
     """
     if torch.device(device).type == "cuda":
         before = torch.cuda.memory_allocated(device)

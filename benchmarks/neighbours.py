@@ -1,4 +1,4 @@
-"""Synthetic embeddings and the nearest of them, without a gallery."""
+"""Synthetic embeddings and their nearest neighbours, without a gallery."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 from sfsc.gallery.memory import CANDIDATES, CODES
 
 CENTRES, NOISE = 2000, 0.7
-SCORED = 100  # queries at once: 400 MB for a million rows
+SCORED = 100  # queries at once, which take 400 MB for a million rows
 
 
 def clustered(rows: int, queries: int, dimension: int) -> tuple[np.ndarray, np.ndarray]:
-    """Rows and queries, float32 of length 1, around the same centres."""
+    """Draw rows and queries, float32 of length 1, around the same centres."""
     generator = np.random.default_rng(0)
     centres = generator.standard_normal((CENTRES, dimension), np.float32)
     drawn = NOISE * generator.standard_normal((rows + queries, dimension), np.float32)
@@ -22,7 +22,7 @@ def clustered(rows: int, queries: int, dimension: int) -> tuple[np.ndarray, np.n
 
 
 def by_numpy(rows: np.ndarray, queries: np.ndarray, top: int) -> np.ndarray:
-    """(Q, top) numbers of the rows of the greatest products, in no order."""
+    """Return the numbers of the rows with the greatest inner products, (Q, top), in no particular order."""
     return np.concatenate(
         [
             np.argpartition(-(queries[start : start + SCORED] @ rows.T), top, axis=1)[:, :top]
@@ -32,14 +32,14 @@ def by_numpy(rows: np.ndarray, queries: np.ndarray, top: int) -> np.ndarray:
 
 
 def flat_index(rows: np.ndarray) -> faiss.Index:
-    """FAISS's exact search."""
+    """Return FAISS's index for exact search."""
     index = faiss.IndexFlatIP(rows.shape[1])
     index.add(rows)
     return index
 
 
 def refined_lists(rows: np.ndarray, lists: int, probes: int) -> faiss.Index:
-    """FAISS's approximate search: candidates by lists of codes, which are then compared exactly."""
+    """Return FAISS's index for approximate search: lists of codes give candidates for exact comparison."""
     dimension = rows.shape[1]
     index = faiss.IndexIVFScalarQuantizer(
         *(faiss.IndexFlatIP(dimension), dimension, lists),
@@ -54,5 +54,5 @@ def refined_lists(rows: np.ndarray, lists: int, probes: int) -> faiss.Index:
 
 
 def recall(found: np.ndarray, best: np.ndarray) -> float:
-    """The share of the best rows, (Q, k) numbers, that were found."""
+    """Return the share of the best rows, (Q, k) numbers, that were found."""
     return float((best[:, :, None] == found[:, None, :]).any(2).mean())

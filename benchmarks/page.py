@@ -1,4 +1,4 @@
-"""How a benchmark reports: one Markdown section on standard output."""
+"""The report of a benchmark: one Markdown section on standard output."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import torch
 
 
 def parser(purpose: str | None) -> argparse.ArgumentParser:
-    """A command line that describes itself by a module's docstring and shows defaults."""
+    """Return an argument parser that describes its purpose and shows defaults."""
     return argparse.ArgumentParser(
         description=purpose, formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
 
 
 def table(heading: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A Markdown table; cells are shown as they print."""
+    """Return a Markdown table with the text of each cell."""
     lines = [heading, ["---"] * len(heading), *rows]
     return "\n".join("| " + " | ".join(_cell(value) for value in line) + " |" for line in lines)
 
@@ -28,7 +28,7 @@ def _cell(value: object) -> str:
 
 
 def section(title: str, *parts: str, device: str = "cpu") -> str:
-    """A section: its heading, its parts, which are paragraphs and tables, and on what it was measured."""
+    """Return a section: a heading, paragraphs and tables, and the machine that was measured."""
     flowing = [part if part.startswith("|") else " ".join(part.split()) for part in parts]
     return "\n\n".join([f"## {title}", *flowing, _machine(device)])
 
@@ -41,5 +41,5 @@ def _machine(device: str) -> str:
 
 
 def met(aim: bool) -> str:
-    """The word for an aim in a table."""
+    """Return the word in a table for an aim that is met or missed."""
     return "met" if aim else "**missed**"

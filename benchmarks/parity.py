@@ -1,4 +1,4 @@
-"""What exported files embed, beside the sub-models that they were made from, and what int8 costs."""
+"""Compare exported files with the sub-models that they were made from, and measure what int8 costs."""
 
 from __future__ import annotations
 
@@ -27,16 +27,17 @@ from sfsc.training.config import read_config
 
 FORMS = {"onnx": (".onnx", False), "pt2": (".pt2", False), "onnx, int8": (".onnx", True)}
 EXPLANATION = """
-Every sub-model of {run} ({backbone}, `{dataset}`), exported in every form with images of the training split.
-*Cosines* are those with the sub-model's own embeddings, over {images} images of the test split; *in float32*
-are the layers that int8 leaves there. *mAP* is M(file, 1) in percent: queries embedded by the file, the
-gallery by the full sub-model in torch. *Change* is in points, beside queries by the sub-model itself. *Time*
-is that of one image by the file, over that by the float32 ONNX file, one thread, in turns."""
+Every sub-model of {run} ({backbone}, `{dataset}`) is exported in every form with images of the training
+split. *Cosines* compare with the sub-model's own embeddings, over {images} images of the test split. *In
+float32* is the number of layers that int8 export leaves in float32. *mAP* is M(file, 1) in percent: the file
+embeds the queries, and the full sub-model in torch embeds the gallery. *Change* is the difference from
+queries by the sub-model itself, in percentage points. *Time* is the time for one image, relative to the
+float32 ONNX file, with one thread, in turns."""
 HEADING = ("width", "file", "bytes", "in float32", "cosine, mean", "least", "mAP", "change", "time")
 
 
 class File(NamedTuple):
-    """An exported file, and how it embeds (batch, height, width, 3) uint8 images."""
+    """An exported file, and a function that embeds (batch, height, width, 3) uint8 images with it."""
 
     size: int
     float_layers: int | str
@@ -48,7 +49,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
-    arguments.add_argument("--images", type=int, default=500, help="that cosines are taken of")
+    arguments.add_argument("--images", type=int, default=500, help="images for the cosines")
     arguments.add_argument("--seconds", type=float, default=5, help="time for each width")
     arguments.add_argument("--workers", type=int, default=2, help="threads that decode images")
     chosen = arguments.parse_args()
@@ -77,7 +78,7 @@ def main() -> None:
 
 
 def export_file(family: Family, dataset: Dataset, folder: Path, width: float, form: str) -> File:
-    """A sub-model in one form."""
+    """Export a sub-model in one form."""
     suffix, int8 = FORMS[form]
     path = folder / f"{width:g}{form}{suffix}"
     exported = export(family, width, path, dataset.train.paths, int8)
@@ -90,7 +91,7 @@ def export_file(family: Family, dataset: Dataset, folder: Path, width: float, fo
 
 
 def embed(family: Family, files: dict[tuple[float, str], File], dataset: Dataset, workers: int) -> ImageSet:
-    """The test images, as the sub-models and the files embed them."""
+    """Embed the test images with the sub-models and the files."""
     paths = sorted({*tested_paths(dataset)})
     embedders = {
         **{width: partial(family.embed_pixels, width=width) for width in family.widths},
@@ -103,7 +104,7 @@ def embed(family: Family, files: dict[tuple[float, str], File], dataset: Dataset
 def compared(
     images: ImageSet, dataset: Dataset, case: tuple[float, str], count: int
 ) -> tuple[np.ndarray, float, float]:
-    """Cosines of a file's embeddings of some images with those in torch, and the mAP of either."""
+    """Return the cosines between a file's embeddings of some images and torch's, and the mAP of both."""
     queries, gallery = images.of(dataset.query.paths), images.of(dataset.gallery.paths)[1.0]
     own, found = queries[case[0]], queries[case]
     spread = np.linspace(0, len(own) - 1, min(count, len(own))).astype(int)
@@ -114,7 +115,7 @@ def compared(
 
 
 def cells(file: File, cosines: np.ndarray, found: float, own: float) -> list[str]:
-    """What the table says of one file."""
+    """Return the cells of one file."""
     return [
         *(f"{file.size:,}", f"{file.float_layers}", f"{cosines.mean():.5f}", f"{cosines.min():.5f}"),
         *(f"{100 * found:.2f}", f"{100 * (found - own):+z.2f}"),
@@ -124,7 +125,7 @@ def cells(file: File, cosines: np.ndarray, found: float, own: float) -> list[str
 def timed(
     files: dict[tuple[float, str], File], width: float, image: np.ndarray, budget: float
 ) -> Iterator[tuple[tuple[float, str], str]]:
-    """By form, the time of one image over that by the ONNX file in float32."""
+    """Yield the time for one image in each form, relative to the float32 ONNX file."""
     times = take_turns({form: partial(files[width, form].embed, image) for form in FORMS}, budget)
     for form in FORMS:
         yield (width, form), f"{ratio(times[form], times['onnx']):.2f}"

@@ -1,4 +1,4 @@
-"""Exported files on other runtimes: whether they read them, and whether they compute the same."""
+"""Test whether other runtimes can read exported files, and whether they compute the same."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sfsc.embedding.exported import ExportedModel
 from sfsc.training.config import read_config
 
 EXPLANATION = """
-The smallest sub-model of {backbone}, exported, on runtimes that read the file or convert it, each in a
-fresh environment, with {images} test images of `{dataset}`. The cosines are those with the embeddings that
-onnxruntime gives for the ONNX file of the same form. The code is in `benchmarks/platforms.py`."""
+The smallest sub-model of {backbone} is exported and run by runtimes that read or convert the file, each in a
+fresh environment, with {images} test images of `{dataset}`. The cosines compare with the embeddings of the
+ONNX file of the same form in onnxruntime. The code is in `benchmarks/platforms.py`."""
 HEADING = ["runtime", "version", "reads", "least cosine", "mean"]
-# What runs in the other environment: `images` are (n, height, width, 3) uint8, `embed` is to give (n, dim).
+# The script in the other environment: `images` are (n, height, width, 3) uint8, `embed` returns (n, dim).
 FRAME = """
 import os, sys
 import numpy as np
@@ -66,7 +66,7 @@ def embed(images):
         found.append(interpreter.get_tensor(interpreter.get_output_details()[0]["index"])[0].copy())
     return np.array(found)
 """
-# By the package that brings it: the runtime, whether it wants torch, its code, and the files it is given.
+# By package: the name of the runtime, whether it needs torch, its code, and the files that it runs.
 RUNTIMES = {
     "openvino": ("OpenVINO", False, OPENVINO, ["float32.onnx", "int8.onnx"]),
     "executorch": ("ExecuTorch, XNNPACK", True, EXECUTORCH, ["float32.pt2"]),
@@ -79,7 +79,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--run", type=Path, default=Path("runs/emoji"), help="folder of a trained run")
     arguments.add_argument("--dataset", metavar="KIND:PATH", help="default: the run's own")
-    arguments.add_argument("--images", type=int, default=256, help="that are embedded")
+    arguments.add_argument("--images", type=int, default=256, help="number of images to embed")
     arguments.add_argument("--packages", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
     chosen = arguments.parse_args()
     family = Family.load(chosen.run)
@@ -100,7 +100,7 @@ def main() -> None:
 
 
 def rows_of(package: str, folder: Path, pixels: np.ndarray) -> Iterator[list[str]]:
-    """A row of the table for each file that the runtime of a package is given."""
+    """Yield a row of the table for each file that the runtime of a package runs."""
     runtime, torch, code, files = RUNTIMES[package]
     needs = [pinned("torch")] if torch else []
     python = make(folder / package, needs, [*needs, package, "numpy"])

@@ -1,4 +1,4 @@
-"""Have sub-models the shapes that torch-pruning finds, which analyses a network in another way?"""
+"""Compare the shapes of sub-models with those that torch-pruning finds by another analysis."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from sfsc.switchable.network import Switchable
 
 WIDTHS = (0.25, 0.5, 0.75)
 EXPLANATION = """
-Each backbone at its default size, with its embedding head and images of {size}x{size} pixels. torch-pruning
+Each backbone has its default size and its embedding head; images have {size}x{size} pixels. torch-pruning
 {version} (DepGraph, Fang et al., CVPR 2023) removes the last channels of every group that it finds, so that
-ceil(r C) of C channels stay; the layer that writes the embedding is left out. Compared are the whole shapes
-of all parameters with those of our sub-model of width r, `round_to=1`. A unit is what we cut as one: a head
-of an attention, a group of a convolution in groups."""
+ceil(r C) of C channels remain, except in the layer that computes the embedding. The shapes of all parameters
+are compared with those of our sub-model of width r, `round_to=1`. A unit is a set of channels that we cut
+together, such as a head of attention or a group of a grouped convolution."""
 KNOWN = {".downsample.": "four slices of the map become one, and torch-pruning cuts two of them"}
 
 
@@ -33,7 +33,7 @@ def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument("--backbones", nargs="+", choices=BACKBONES, default=[*BACKBONES], metavar="NAME")
-    arguments.add_argument("--size", type=int, default=224, help="of the images, in pixels")
+    arguments.add_argument("--size", type=int, default=224, help="size of the images in pixels")
     chosen = arguments.parse_args()
     rows = [[name, *compare(BACKBONES[name], chosen.size)] for name in track(chosen.backbones, "pruning")]
     explanation = EXPLANATION.format(size=chosen.size, version=version("torch-pruning"))
@@ -42,7 +42,7 @@ def main() -> None:
 
 
 def compare(backbone: str, size: int) -> list[str]:
-    """The cells of one backbone."""
+    """Return the cells of one backbone."""
     torch.manual_seed(0)
     network = Embedder.build(find_backbone(backbone), (size, size), EMBEDDING_DIM).eval()
     images = pictures(2, size)
@@ -61,10 +61,10 @@ def compare(backbone: str, size: int) -> list[str]:
 def compare_at(
     network: Embedder, switchable: Switchable, images: Tensor, width: float
 ) -> tuple[str, dict[str, str]]:
-    """The cell of one width, and by subject what there is to say about it."""
+    """Return the cell of one width, and notes about it by subject."""
     try:
         pruned = prune_tail(network, images, width)
-    except Exception as error:  # it raises errors of many unrelated classes
+    except Exception as error:  # torch-pruning raises errors of many unrelated classes
         return "-", {"failed": f"torch-pruning at {width:g}: `{type(error).__name__}: {first_line(error)}`"}
     theirs, ours = shapes(pruned), shapes(switchable.at(width))
     different = [name for name in {**ours, **theirs} if ours.get(name) != theirs.get(name)]
@@ -80,7 +80,7 @@ def compare_at(
 
 
 def by_reason(switchable: Switchable, names: list[str]) -> dict[str, list[str]]:
-    """The parameters of which the shapes differ, by the reason why."""
+    """Return the names of parameters with different shapes, by the reason for the difference."""
     reasons: dict[str, list[str]] = {}
     for name in names:
         sizes = unit_sizes(switchable, name)
@@ -91,7 +91,7 @@ def by_reason(switchable: Switchable, names: list[str]) -> dict[str, list[str]]:
 
 
 def prune_tail(network: Embedder, images: Tensor, width: float) -> nn.Module:
-    """A copy without the last channels of every group that torch-pruning finds."""
+    """Return a copy without the last channels of every group that torch-pruning finds."""
     pruned = copy.deepcopy(network)
     graph = torch_pruning.DependencyGraph().build_dependency(pruned, images, verbose=False)
     for group in graph.get_all_groups(ignored_layers=[pruned.linear]):
@@ -101,12 +101,12 @@ def prune_tail(network: Embedder, images: Tensor, width: float) -> nn.Module:
 
 
 def shapes(network: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shapes of all parameters by name."""
+    """Return the shapes of all parameters by name."""
     return {name: tuple(parameter.shape) for name, parameter in network.named_parameters()}
 
 
 def unit_sizes(switchable: Switchable, name: str) -> set[int]:
-    """The channels in a unit, where they are several, of the groups that a parameter belongs to."""
+    """Return the numbers of channels in a unit, if more than 1, for the groups of a parameter."""
     structure = switchable.structure
     layouts = structure.layouts.get(name, {}).values()
     groups = {int(group) for layout in layouts for group in layout.groups.unique() if group >= 0}

@@ -1,4 +1,4 @@
-"""The service under load from a second process, and what becomes of requests when it is told to end."""
+"""Measure the service under load from a second process, and the fate of requests when it is told to end."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ from sfsc import Condition, Family, Gallery
 from sfsc.progress import track
 
 BATCH = 50_000
-SECONDS = 60.0  # that one answer may take
-PATIENCE = 600.0  # seconds until the service must be there
+SECONDS = 60.0  # maximum time of one answer
+PATIENCE = 600.0  # maximum seconds until the service answers, or until it ends
 EXPLANATION = """
-`sfsc serve` runs in a process of its own, on loopback, with {rows:,} rows of {dimension} dimensions. This
-process sends {requests:,} searches by embedding, ten hits each, and a twentieth of that exactly, from
-{clients} clients at once, each of which waits for its answer before it asks again. An embedding takes some
-{size:.1f} kB of JSON."""
+`sfsc serve` runs in a separate process, on loopback, with {rows:,} rows of {dimension} dimensions. This
+process sends {requests:,} searches by embedding with ten hits each, and a twentieth of that number of exact
+searches, from {clients} clients at once. Each client waits for its answer before it sends the next request.
+An embedding takes about {size:.1f} kB of JSON."""
 END = """
-**SIGTERM under load.** While {clients} clients added rows (an image is embedded for each, and its row
+**SIGTERM under load.** While {clients} clients added rows (an image is embedded for each, and its row is
 stored), the service was told to end after {after:g} s. It ended with code {code}. {acknowledged} adds had
-been answered with 200; of their rows the gallery lacks **{lost}**. {cut} requests that had a connection got
-no answer; {refused} found nobody who listened."""
+been answered with 200; **{lost}** of their rows are missing in the gallery. {cut} requests that had a
+connection got no answer; {refused} were refused a connection."""
 HEADING = ["search", "requests", "requests/s", "p50", "p95", "in Gallery.search, p50", "not 200"]
 
 
 def main() -> None:
     """Measure, and print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, default=1_000_000, help="of the gallery")
-    arguments.add_argument("--dimension", type=int, default=128, help="of the embeddings")
+    arguments.add_argument("--rows", type=int, default=1_000_000, help="rows of the gallery")
+    arguments.add_argument("--dimension", type=int, default=128, help="embedding dimension")
     arguments.add_argument("--requests", type=int, default=2000, help="for each kind of search")
-    arguments.add_argument("--clients", type=int, default=8, help="at once")
+    arguments.add_argument("--clients", type=int, default=8, help="number of clients at once")
     arguments.add_argument("--after", type=float, default=3.0, help="seconds of load before SIGTERM")
     chosen = arguments.parse_args()
     with tempfile.TemporaryDirectory() as folder:
@@ -70,7 +70,7 @@ def main() -> None:
 
 
 def build(run: Path, gallery: Path, rows: int, dimension: int) -> np.ndarray:
-    """An untrained family and a gallery of its dimension; returns queries."""
+    """Write an untrained family and a gallery of its dimension; return queries."""
     family = Family.create("small", (0.25, 1.0), dimension, (32, 32)).eval()
     family.save(run)
     vectors, queries = clustered(rows, 500, dimension)
@@ -84,7 +84,7 @@ def build(run: Path, gallery: Path, rows: int, dimension: int) -> np.ndarray:
 
 @contextmanager
 def served(run: Path, gallery: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """The address of a service, once it answers, and its process."""
+    """Start the service; once it answers, yield its address and its process."""
     command = [sys.executable, "-m", "sfsc", "serve", str(run), "--gallery", str(gallery), "--port", "0"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
@@ -107,7 +107,7 @@ def served(run: Path, gallery: Path) -> Iterator[tuple[str, subprocess.Popen[str
 def searches(
     url: str, queries: np.ndarray, requests: int, clients: int, exact: bool, share: int = 1
 ) -> list[str]:
-    """Requests and their times: sent, per second, p50 and p95 in milliseconds, inside the gallery, failed."""
+    """Send requests; return their number, rate, p50 and p95, time in the gallery, and failures."""
     bodies = [{"embedding": query.tolist(), "exact": exact} for query in queries]
 
     def ask(client: httpx.Client, number: int) -> tuple[float, float, bool]:
@@ -121,7 +121,7 @@ def searches(
             return [ask(client, number) for number in range(first, requests // share, clients)]
 
     with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(work, range(requests // share - clients, requests // share)))  # once, uncounted
+        list(pool.map(work, range(requests // share - clients, requests // share)))  # not counted
         start = time.perf_counter()
         found = [one for part in pool.map(work, range(clients)) for one in part]
         seconds = time.perf_counter() - start
@@ -137,7 +137,7 @@ def searches(
 def end_under_load(
     url: str, process: subprocess.Popen[str], gallery: Path, clients: int, after: float
 ) -> dict[str, int]:
-    """What became of adds and searches while the service was told to end."""
+    """Tell the service to end while clients add rows, and count what happened to the requests."""
     counts: Counter[str] = Counter()
     acknowledged: list[str] = []
     picture = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
@@ -145,7 +145,7 @@ def end_under_load(
     def work(client: int) -> None:
         for number in count():
             name = f"https://example.org/{client}/{number}.png"
-            try:  # a connection for each, so that none is closed while it is not in use
+            try:  # one connection for each request, so that no idle one is closed
                 answer = httpx.post(
                     f"{url}/rows", files={"image": picture}, data={"path": name}, timeout=SECONDS
                 )

@@ -1,4 +1,4 @@
-"""What a training step of a family costs over the steps of the dense networks that it replaces."""
+"""Compare a training step of a family with the steps of the dense networks that it replaces."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from sfsc.progress import track
 
 CASES = ["resnet18@64", "resnet18@128", "efficientnet_lite0@64"]
 EXPLANATION = """
-A step of a family with the recipe `sfsc`, granularity `tensor`, against the steps of four dense networks, one
-of each width, with a classifier and an optimizer each; all on the same batch of {batch} images of {classes}
-identities, the family and the four in turns. A step is forward pass, loss, backward pass, aggregation (the
-family's alone), clipping and AdamW. Medians over the rounds. What is above 1 is split into its parts, as
-shares of the dense steps' time: computing Gram matrices, weights and weighted sum of the gradients, clipping
-and AdamW (less than 0: one optimizer instead of four), forward and backward passes. The aim is 1.10 at most;
-both sides do the same forward and backward passes, so that 1.0 is about what can be reached."""
+A step of a family with the recipe `sfsc` and granularity `tensor` is compared with the steps of four dense
+networks, one for each width, with a classifier and an optimizer each. All use the same batch of {batch}
+images of {classes} identities; the family and the four networks take turns. A step consists of forward pass,
+loss, backward pass, aggregation (only for the family), clipping and AdamW. Values are medians over the
+rounds. The difference of the ratio from 1 is split into parts, as shares of the dense steps' time: computing
+Gram matrices, weights and weighted sum of the gradients, clipping and AdamW (below 0, because there is one
+optimizer instead of four), forward and backward passes. The aim is at most 1.10. Both sides do the same
+forward and backward passes, so about 1.0 is the best possible value."""
 MEMORY = """
-The largest amount of memory that tensors take in a step, weights and optimizer included, against that of the
-full dense network alone. The aim is 1.5 at most. Counted are the bytes of live tensors: they are the same in
-every run, unlike the process's resident memory."""
+The peak memory of tensors in a step, including weights and optimizer, is compared with that of the full dense
+network alone. The aim is at most 1.5. Only the bytes of live tensors are counted: unlike the process's
+resident memory, they are the same in every run."""
 
 
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument(
-        "--cases", nargs="+", default=CASES, help="backbones @ sizes of the images, in pixels"
+        "--cases", nargs="+", default=CASES, help="cases as BACKBONE@SIZE, image sizes in pixels"
     )
     arguments.add_argument("--batch", type=int, default=64, help="images in a batch")
     arguments.add_argument("--seconds", type=float, default=60, help="time for each row")
@@ -51,7 +52,7 @@ def main() -> None:
 
 
 def cases_of(texts: Iterable[str], batch: int) -> Iterator[Case]:
-    """What the texts name; networks with depthwise convolutions in both memory layouts."""
+    """Yield the cases in the texts; networks with depthwise convolutions have both memory layouts."""
     for text in texts:
         backbone, _, size = text.partition("@")
         yield Case(backbone, int(size), batch)
@@ -60,7 +61,7 @@ def cases_of(texts: Iterable[str], batch: int) -> Iterator[Case]:
 
 
 def cells(case: Case, budget: float) -> list[str]:
-    """The time of the dense steps, the ratio of the family's to it, and what is above 1 in its parts."""
+    """Return the time of the dense steps, the family's ratio to it, and the parts of its excess over 1."""
     family, dense = trainings(case)
     times = take_turns({"family": family, "dense": lambda: each(dense)}, budget, case.device)
     total = ratio(times["family"], times["dense"])
@@ -73,13 +74,13 @@ def cells(case: Case, budget: float) -> list[str]:
 
 
 def each(steps: Iterable[Training]) -> None:
-    """Do a step of each."""
+    """Do one step of each training."""
     for step in steps:
         step()
 
 
 def memory_cells(case: Case) -> list[str]:
-    """The peaks of the full dense network and of the family, in MiB, and their ratio."""
+    """Return the peaks of the full dense network and of the family, in MiB, and their ratio."""
     family, dense = trainings(case)
     peaks = [training.peak_bytes() for training in (dense[-1], family)]
     return [*(f"{peak / 2**20:.0f} MiB" for peak in peaks), f"{peaks[1] / peaks[0]:.2f}"]

@@ -1,4 +1,4 @@
-"""What rows of fewer bytes cost: retrieval by galleries in each numeric form, and in all of them at once."""
+"""Measure what smaller rows cost: retrieval from galleries in each numeric form, and in all of them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from sfsc.retrieval.ranking import evaluate_ranking
 from sfsc.training.config import read_config
 
 EXPLANATION = """
-A trained family of {backbone} on `{dataset}`: {queries:,} queries against a gallery of {rows:,} rows of {dim}
-dimensions that the full sub-model wrote, stored in each numeric form, and in all of them, one row after the
-other in the next form. M(q, g) is the mAP, in percent, of queries of width q in a gallery of width g; beside
-it stands what the form changes, in percentage points. Bytes are those of the embedding."""
+A trained family of {backbone} on `{dataset}`: {queries:,} queries are searched in a gallery of {rows:,} rows
+of {dim} dimensions that the full sub-model wrote. The rows are stored in each numeric form; in the last line,
+the forms alternate from row to row. M(q, g) is the mAP, in percent, of queries of width q in a gallery of
+width g; *change* shows the effect of the form, in percentage points. Bytes are those of the embedding."""
 
 
 def main() -> None:
@@ -49,7 +49,7 @@ def main() -> None:
 
 
 def rows_of(images: ImageSet, dataset: Dataset, widths: tuple[float, float]) -> Iterator[list[str]]:
-    """A row of the table for each form, and for all of them."""
+    """Yield a row of the table for each form, and for all of them."""
     gallery = images.of(dataset.gallery.paths)[1.0]
     queries = images.of(dataset.query.paths)
     before: list[float] = []
@@ -65,7 +65,7 @@ def rows_of(images: ImageSet, dataset: Dataset, widths: tuple[float, float]) -> 
 
 
 def store(rows: np.ndarray, forms: list[str]) -> tuple[np.ndarray, float]:
-    """The rows as they are read again, row n stored in the n-th form, and the mean of their bytes."""
+    """Return the rows as they are read again, stored with alternating forms, and their mean bytes."""
     read, size = np.empty_like(rows), 0
     for place, form in enumerate(forms):
         encoded = encode(rows[place :: len(forms)], form)
@@ -75,7 +75,7 @@ def store(rows: np.ndarray, forms: list[str]) -> tuple[np.ndarray, float]:
 
 
 def cells(found: float, before: float) -> list[str]:
-    """The mAP and its change, in percent and percentage points."""
+    """Return the mAP in percent and its change in percentage points."""
     return [f"{100 * found:.2f}", f"{100 * (found - before):+.3f}"]
 
 

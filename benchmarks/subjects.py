@@ -1,4 +1,4 @@
-"""The networks that are measured, and pictures for them."""
+"""The networks that are measured, and images for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sfsc import Family
 from sfsc.backbones.sources import find_backbone
 from sfsc.family.embedder import Embedder
 
-# DenseNet and others that no package brings.
+# DenseNet and other networks that are not in a package.
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "switchable"))
 
 BUILT_IN = ("small", "resnet18", "resnet50", "efficientnet_lite0")
@@ -21,7 +21,7 @@ TRANSFORMERS = (
     *("resnet", "mobilenet_v2", "efficientnet", "regnet", "hgnet_v2", "bit"),
     *("convnext", "convnextv2", "vit", "dinov2", "swin"),
 )
-# By the name in the tables, the name of the backbone.
+# The name of each backbone, by its name in the tables.
 BACKBONES = {
     **{name: name for name in BUILT_IN},
     **{f"transformers:{name}": f"transformers:{name}" for name in TRANSFORMERS},
@@ -32,13 +32,13 @@ EMBEDDING_DIM = 128
 
 
 def pictures(batch: int, size: int, seed: int = 0) -> Tensor:
-    """(batch, 3, size, size) float32 in [0, 1]: coloured blots, so that pictures differ in their means."""
+    """Draw (batch, 3, size, size) float32 images in [0, 1]: coloured blots, so that their means differ."""
     blots = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
     return F.interpolate(blots, (size, size), mode="bicubic").clamp(0, 1)
 
 
 def lively_embedder(backbone: str, size: int) -> Embedder:
-    """An embedder in evaluation mode, of random weights under which embeddings depend on the picture."""
+    """Build an embedder in evaluation mode, with random weights for which embeddings depend on the image."""
     from networks import with_lively_weights
 
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def lively_embedder(backbone: str, size: int) -> Embedder:
 
 
 def lively_family(backbone: str, size: int) -> Family:
-    """A family in evaluation mode, of random weights."""
+    """Build a family in evaluation mode, with random weights."""
     family = Family.create(backbone, embedding_dim=EMBEDDING_DIM, image_size=(size, size)).eval()
     for width in family.widths:
         _fit_statistics(family.at(width), pictures(8, size))
@@ -58,7 +58,7 @@ def lively_family(backbone: str, size: int) -> Family:
 
 @torch.no_grad()
 def _fit_statistics(network: nn.Module, images: Tensor) -> None:
-    """Make BatchNorm's running statistics those of a batch: under made-up ones the signal may die."""
+    """Set BatchNorm's running statistics to those of a batch, because others may suppress the signal."""
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.train()

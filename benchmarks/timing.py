@@ -1,4 +1,4 @@
-"""Times that are compared with each other are taken in turns, in one run."""
+"""Timing of calls that take turns in one run, so that their times can be compared."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Call = Callable[[], object]
 
 
 def seconds(call: Call, device: str, clock: Callable[[], float] = time.perf_counter) -> float:
-    """How long one call takes by a clock; on a GPU, until the device is done with it."""
+    """Return the duration of one call by a clock; on a GPU, until the device is done."""
     if torch.device(device).type != "cuda":
         start = clock()
         call()
@@ -35,11 +35,10 @@ def take_turns(
     device: str = "cpu",
     clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
-    """Seconds of each call in every round; rounds go on for `budget` seconds, with at least five.
+    """Return the seconds of each call in every round. There are at least five rounds, for `budget` seconds.
 
-    Every other round goes backwards, so that no call always comes first or always follows another. One
-    round before them is not counted. By `time.process_time`, what other processes do counts less than by the
-    default clock.
+    Every other round runs backwards, so that no call always comes first or always follows another. The first
+    round is not counted. With `time.process_time` as the clock, other processes have less influence.
     """
     for call in calls.values():
         seconds(call, device)
@@ -53,5 +52,5 @@ def take_turns(
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> float:
-    """The median of the ratios of what was measured in the same rounds."""
+    """Return the median of the ratios of times from the same rounds."""
     return median(a / b for a, b in zip(numerators, denominators, strict=True))

@@ -1,4 +1,4 @@
-"""Training steps to measure: of a family, and of the dense networks that it replaces."""
+"""Training steps to measure: those of a family and of the dense networks that it replaces."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CLASSES = 500
 
 @dataclass(frozen=True)
 class Case:
-    """What is trained, on what."""
+    """The network, the batch and the settings of a measured training."""
 
     backbone: str
     size: int
@@ -38,7 +38,7 @@ class Case:
     device: str = "cpu"
 
     def config(self) -> Config:
-        """The settings of a training run."""
+        """Return the settings of a training run."""
         return Config.make(
             {
                 "dataset": "folder:none",
@@ -50,13 +50,13 @@ class Case:
         )
 
     def name(self) -> list[str]:
-        """Its cells in the tables."""
+        """Return the cells that name the case in the tables."""
         layout = ", channels-last" if self.channels_last else ""
         return [f"{self.backbone}{layout}", f"{self.size}x{self.size}"]
 
 
 class Training:
-    """Steps of a network on one batch; a part of the time they take is kept."""
+    """Training steps of a network on one batch; records the time of the optimizer's updates."""
 
     def __init__(self, network: nn.Module, case: Case) -> None:
         self.config = case.config()
@@ -77,11 +77,11 @@ class Training:
         self.updating.append(seconds(self._update, "cpu"))
 
     def differentiate(self) -> None:
-        """Set the gradients."""
+        """Compute the gradients."""
         raise NotImplementedError
 
     def parameters(self) -> list[nn.Parameter]:
-        """All that is trained."""
+        """Return all trained parameters."""
         return [*self.network.parameters(), self.classifier]
 
     def _update(self) -> None:
@@ -89,8 +89,8 @@ class Training:
         self.optimizer.step()
 
     def peak_bytes(self) -> int:
-        """The most that tensors take in a step."""
-        self()  # makes the optimizer's state
+        """Return the peak memory of tensors in a step, in bytes."""
+        self()  # creates the optimizer's state
         for parameter in self.parameters():
             parameter.grad = None
         states = [value for state in self.optimizer.state.values() for value in state.values()]
@@ -99,11 +99,11 @@ class Training:
 
     def _twice(self) -> None:
         self()
-        self()  # begins with the gradients of the one before
+        self()  # begins with the gradients of the previous step
 
 
 class FamilyTraining(Training):
-    """Steps of a family."""
+    """Training steps of a family."""
 
     def __init__(self, family: Family, case: Case) -> None:
         super().__init__(family, case)
@@ -114,7 +114,7 @@ class FamilyTraining(Training):
         self.combining: list[float] = []
 
     def differentiate(self) -> None:
-        """Set the aggregated gradients."""
+        """Compute the aggregated gradients."""
         m = len(self.state.family.widths)
         order = random_order(m, len(self.gram))
         batch = Batch(self.images, self.labels, order, self.recipe.phases(m)[0])
@@ -129,25 +129,25 @@ class FamilyTraining(Training):
 
 
 class TimedGradients(NestedGradients):
-    """Knows when their aggregation began."""
+    """Nested gradients that record when their aggregation began."""
 
     began = 0.0
 
     def aggregate(self, *arguments: Any, **settings: Any) -> Tensor:
-        """As its parent does."""
+        """Record the time, and aggregate the gradients."""
         self.began = time.perf_counter()
         return super().aggregate(*arguments, **settings)
 
 
 class DenseTraining(Training):
-    """Steps of one dense network."""
+    """Training steps of one dense network."""
 
     def __init__(self, network: nn.Module, case: Case) -> None:
         super().__init__(network, case)
         self.forward = torch.compile(network) if case.compile else network
 
     def differentiate(self) -> None:
-        """Set the gradients of the loss."""
+        """Compute the gradients of the loss."""
         self.optimizer.zero_grad()
         images, config = self.images, self.config
         if config.channels_last:
@@ -159,7 +159,7 @@ class DenseTraining(Training):
 
 
 def trainings(case: Case) -> tuple[FamilyTraining, list[DenseTraining]]:
-    """A family, and the dense networks that are its sub-models."""
+    """Return the trainings of a family and of the dense networks that equal its sub-models."""
     family = Family.create(case.backbone, embedding_dim=EMBEDDING_DIM, image_size=(case.size, case.size))
     dense = [DenseTraining(family.submodel(width), case) for width in family.widths]
     return FamilyTraining(family, case), dense

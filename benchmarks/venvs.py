@@ -1,4 +1,4 @@
-"""Fresh environments of Python, apart from the one that runs a benchmark."""
+"""Fresh Python environments, separate from the one that runs a benchmark."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ OUTSIDE = {name: value for name, value in os.environ.items() if name != "PYTHONP
 
 
 def make(folder: Path, *steps: list[str]) -> Path:
-    """The Python of a new environment, after `pip install` with the arguments of each step, if any."""
+    """Make an environment, run `pip install` with the arguments of each step, and return its Python."""
     subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     python = folder / "bin" / "python"
     for arguments in filter(None, steps):
@@ -23,7 +23,7 @@ def make(folder: Path, *steps: list[str]) -> Path:
 
 
 def output(*command: str | Path) -> str:
-    """What a command prints that knows nothing of the environment of this process."""
+    """Return the output of a command that runs without the PYTHONPATH of this process."""
     try:
         return subprocess.run(command, check=True, capture_output=True, text=True, env=OUTSIDE).stdout
     except subprocess.CalledProcessError as error:
@@ -31,7 +31,7 @@ def output(*command: str | Path) -> str:
 
 
 def copy_sources(folder: Path) -> Path:
-    """What an installation is built from, in a new folder: pip leaves traces where it builds."""
+    """Copy the sources of an installation into a folder, because pip leaves files where it builds."""
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("*.egg-info", "__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, folder)
@@ -39,6 +39,6 @@ def copy_sources(folder: Path) -> Path:
 
 
 def pinned(package: str) -> str:
-    """`package==version`, as constraints.txt has it."""
+    """Return `package==version` from constraints.txt."""
     lines = CONSTRAINTS.read_text().splitlines()
     return next(line for line in lines if line.startswith(f"{package}=="))

@@ -1,1 +1,1 @@
-"""Dense networks made switchable: one network whose nested sub-networks share its weights."""
+"""Conversion of dense networks to switchable ones, whose nested sub-networks share one set of weights."""

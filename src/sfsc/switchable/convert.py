@@ -1,9 +1,10 @@
-"""From one dense network to nested ones: sorting channels by importance, cutting corners.
+"""Conversion of a dense network to nested ones: sorting channels by importance and cutting corners.
 
-The parameters of a narrower network are parts of the full network's. Where a parameter's channels are one
-group, its part is a corner (first rows, first columns): a view of the same storage. Where they are several,
-as behind a concatenation, the part takes the first channels of each: a copy that is renewed. Only
-normalisation layers are a network's own (Yu et al., Slimmable Neural Networks, ICLR 2019).
+The parameters of a narrower network are parts of the full network's parameters. If the channels of a
+parameter are one group, its part is a corner (first rows, first columns), which is a view of the same
+storage. If they are several groups, as after a concatenation, the part contains the first channels of each
+group. It is then a copy, which is renewed when the weights change. Only normalisation layers are separate for
+each network (Yu et al., Slimmable Neural Networks, ICLR 2019).
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ Positions = dict[int, Tensor]
 
 @torch.no_grad()
 def sort_by_importance(network: nn.Module, structure: Structure) -> None:
-    """Order the units of every group by falling importance, in place; the function stays the same.
+    """Sort the units of every group by decreasing importance, in place. The function stays the same.
 
-    The importance of a unit is the sum, over all weights that write or read it, of the mean absolute
-    weight that concerns it, each weight's values divided by their mean so that all count alike (the L1
-    criterion of Li et al., Pruning Filters, ICLR 2017, over the whole group).
+    The importance of a unit is the mean absolute value of its entries in a weight, summed over all weights
+    that write or read it. The values of each weight are divided by their mean, so that all weights count
+    equally (the L1 criterion of Li et al., Pruning Filters, ICLR 2017, over the whole group).
     """
     state = state_of(network)
     totals = [torch.zeros(group.size) for group in structure.groups]
@@ -56,7 +57,7 @@ def _add_importance(totals: list[Tensor], weight: Tensor, dimension: int, layout
 
 
 def _permutation(layout: Layout, orders: list[Tensor]) -> Tensor:
-    """(n,) int64: for each position the one whose content goes there."""
+    """Return (n,) int64: for each position, the position whose content moves there."""
     moved = torch.arange(len(layout.groups))
     for group in layout.groups.unique().tolist():
         if group >= 0:
@@ -68,7 +69,7 @@ def _permutation(layout: Layout, orders: list[Tensor]) -> Tensor:
 
 @dataclass
 class Gathered:
-    """A part that is a copy: `part` is to hold `whole` at these positions."""
+    """A part of a tensor that is a copy: `part` contains the entries of `whole` at these positions."""
 
     part: Tensor
     whole: Tensor
@@ -77,14 +78,14 @@ class Gathered:
 
     @torch.no_grad()
     def renew(self) -> None:
-        """Copy the positions again if the whole has changed."""
+        """Copy the entries again if `whole` has changed."""
         if self.whole._version != self.version:
             self.part.copy_(select(self.whole, self.positions))
             self.version = self.whole._version
 
 
 def cut_positions(structure: Structure, counts: Sequence[int]) -> dict[str, Positions]:
-    """By parameter and dimension, the positions that stay when each group keeps this many units."""
+    """Return, by parameter and dimension, the positions that remain when each group keeps `counts` units."""
     return {
         name: {dimension: layout.kept(counts) for dimension, layout in dimensions.items()}
         for name, dimensions in structure.layouts.items()
@@ -92,7 +93,7 @@ def cut_positions(structure: Structure, counts: Sequence[int]) -> dict[str, Posi
 
 
 def cut_norms(network: nn.Module, structure: Structure, counts: Sequence[int]) -> dict[str, nn.Module]:
-    """Copies of the network's normalisation layers, by name, with the channels that stay."""
+    """Return copies of the network's normalisation layers, by name, with the channels that remain."""
     positions = cut_positions(structure, counts)
     norms: dict[str, nn.Module] = {}
     for name in norm_names(network):
@@ -108,12 +109,12 @@ def cut_norms(network: nn.Module, structure: Structure, counts: Sequence[int]) -
 def narrow(
     network: nn.Module, structure: Structure, counts: Sequence[int], norms: Mapping[str, nn.Module]
 ) -> tuple[nn.Module, list[Gathered]]:
-    """The sub-network that keeps this many units of each group: the same classes over parts of the weights.
+    """Return the sub-network that keeps `counts` units of each group, of the same classes as the network.
 
     Args:
-        network: the full network; it keeps the storage.
-        structure: what can be cut of it.
-        counts: the units that each group keeps.
+        network: the full network, which owns the storage of the weights.
+        structure: the structure of the network.
+        counts: the number of units that each group keeps.
         norms: the sub-network's own normalisation layers, by name.
 
     Returns:
@@ -145,7 +146,7 @@ def narrow(
 
 
 def select(tensor: Tensor, positions: Positions) -> Tensor:
-    """The entries at these positions along every dimension: a view where they are the first."""
+    """Return the entries at these positions along every dimension; a view if they are the first entries."""
     for dimension, chosen in positions.items():
         if is_prefix(chosen):
             tensor = tensor.narrow(dimension, 0, len(chosen))
@@ -155,17 +156,17 @@ def select(tensor: Tensor, positions: Positions) -> Tensor:
 
 
 def is_prefix(positions: Tensor) -> bool:
-    """Whether increasing positions are 0, 1, 2, ..."""
+    """Return whether increasing positions are 0, 1, 2, ..."""
     return bool(positions[-1] == len(positions) - 1)
 
 
 def norm_names(network: nn.Module) -> list[str]:
-    """The names of the normalisation layers of a network."""
+    """Return the names of the normalisation layers of a network."""
     return [name for name, module in network.named_modules() if isinstance(module, NORMS)]
 
 
 def state_of(network: nn.Module) -> dict[str, Tensor]:
-    """All parameters and buffers, a shared one under each of its names."""
+    """Return all parameters and buffers; a shared one is listed under each of its names."""
     parameters = dict(network.named_parameters(remove_duplicate=False))
     return {**parameters, **dict(network.named_buffers(remove_duplicate=False))}
 
@@ -189,7 +190,7 @@ def _assign(module: nn.Module, key: str, tensor: Tensor) -> None:
 
 
 def _declare_sizes(module: nn.Module) -> None:
-    """Make a layer's own record of its sizes agree with its tensors."""
+    """Set the sizes that a layer stores to those of its tensors."""
     if isinstance(module, nn.modules.conv._ConvNd):
         channels, per_group = module.weight.shape[:2]
         if module.groups > 1:
@@ -212,7 +213,10 @@ def _declare_sizes(module: nn.Module) -> None:
 
 
 def size_attributes(module: nn.Module, layouts: Sequence[Layout]) -> dict[str, Layout]:
-    """The attributes of a module, integers or tuples of one, that may count a dimension of these layouts."""
+    """Return the attributes of a module that may be the size of a dimension with one of these layouts.
+
+    Such an attribute is an integer, or a tuple of one integer.
+    """
     of_size = {len(layout.groups): layout for layout in layouts}
     values = {
         name: value[0] if value and type(value) is tuple else value for name, value in vars(module).items()
@@ -221,7 +225,7 @@ def size_attributes(module: nn.Module, layouts: Sequence[Layout]) -> dict[str, L
 
 
 def _resize_attributes(module: nn.Module, sizes: Mapping[str, Layout], counts: Sequence[int]) -> None:
-    """Change the sizes that a module keeps for its own code, such as the number of its heads."""
+    """Change the sizes that a module stores for its own code, such as the number of its heads."""
     for name, layout in sizes.items():
         kept = len(layout.kept(counts))
         setattr(module, name, kept if type(getattr(module, name)) is int else (kept,))

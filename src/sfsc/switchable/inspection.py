@@ -1,4 +1,4 @@
-"""What a switchable network looks like at each width: channels, parameters, multiply-adds."""
+"""The channels, parameters and multiply-adds of a switchable network at each width."""
 
 from __future__ import annotations
 
@@ -14,13 +14,15 @@ from sfsc.switchable.network import Switchable
 
 @dataclass(frozen=True)
 class Inspection:
-    """A switchable network, width by width.
+    """A summary of a switchable network, made by `inspect`.
 
-    widths: the widths.
-    parameters: of each sub-network, its normalisation layers included.
-    multiply_adds: of each sub-network's convolutions, linear layers and attention, for one input.
-    channels: for each series of output channels, one number a width, the layers that have it.
-    whole: the layers that keep all of their inputs or outputs, and which.
+    Attributes:
+        widths: the widths.
+        parameters: the parameter count of each sub-network, including its normalisation layers.
+        multiply_adds: the multiply-adds of each sub-network's convolutions, linear layers and attention, for
+            one input.
+        channels: the names of the layers, by their numbers of output channels at all widths.
+        whole: for each layer that keeps all of its inputs or outputs, which of them it keeps.
     """
 
     widths: tuple[float, ...]
@@ -31,11 +33,11 @@ class Inspection:
 
 
 def inspect(switchable: Switchable, example_input: Tensor) -> Inspection:
-    """Count what each sub-network has.
+    """Return the channels, parameters and multiply-adds of each sub-network.
 
     Args:
-        switchable: it is left as it was.
-        example_input: (batch, ...) float32, as for `to_switchable`; the first of the batch is counted.
+        switchable: the network; it is not changed.
+        example_input: (batch, ...) float32, as for `to_switchable`. Only its first item is used.
     """
     networks = [switchable.at(width) for width in switchable.widths]
     return Inspection(
@@ -49,7 +51,7 @@ def inspect(switchable: Switchable, example_input: Tensor) -> Inspection:
 
 @torch.no_grad()
 def count_multiply_adds(network: nn.Module, example: Tensor) -> int:
-    """Those of a network's convolutions, linear layers and attention, for an example input (batch, ...)."""
+    """Count the multiply-adds of convolutions, linear layers and attention for an example (batch, ...)."""
     was_training = network.training
     counter = FlopCounterMode(display=False)
     with counter:
@@ -59,7 +61,7 @@ def count_multiply_adds(network: nn.Module, example: Tensor) -> int:
 
 
 def _layers(switchable: Switchable) -> dict[str, nn.Module]:
-    """The modules with a weight of inputs and outputs, by name."""
+    """Return the modules whose weight has inputs and outputs, by name."""
     norms = set(norm_names(switchable.network))
     return {
         name: module

@@ -1,8 +1,8 @@
-"""ValueLabels: which channel each element of an activation belongs to.
+"""Labels: the channel that each element of an activation belongs to.
 
-A label tensor has the rank of the tensor that it describes; a dimension along which the labels are all the
-same has size 1 there. A label is the number of a channel, `WHOLE` for what is never cut (the channels of
-an image, of the embedding), or `NONE` where there is no channel (padding, a mean over channels).
+A label tensor has the rank of the tensor that it describes, and size 1 along every dimension along which its
+labels are equal. A label is the number of a channel, `WHOLE` for channels that are never cut (those of an
+image or of the embedding), or `NONE` for elements without a channel (padding, a mean over channels).
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from torch import Tensor
 WHOLE = 0
 NONE = -1
 
-ValueLabels = Tensor | list[Tensor] | None  # of a node's value, of each of its values, or of what has none
+ValueLabels = Tensor | list[Tensor] | None  # of a node's value, of each of its values, or no labels
 
 
 class Partition:
-    """ValueLabels that stand for the same channel, by union and find."""
+    """A union-find structure of the labels that stand for the same channel."""
 
     def __init__(self) -> None:
         self.parent = torch.tensor([WHOLE])
 
     def new(self, count: int) -> Tensor:
-        """(count,) int64 labels of channels not seen before."""
+        """Return (count,) int64 labels of new channels."""
         labels = torch.arange(len(self.parent), len(self.parent) + count)
         self.parent = torch.cat([self.parent, labels])
         return labels
 
     def find(self, labels: Tensor) -> Tensor:
-        """For each label the smallest of its class; `NONE` stays. Shapes are kept."""
+        """Return the smallest label of each label's class, in the same shape; `NONE` remains `NONE`."""
         found = self.parent[labels.clamp_min(WHOLE)]
         while True:
             further = self.parent[found]
@@ -40,7 +40,7 @@ class Partition:
             found = further
 
     def unify(self, a: Tensor, b: Tensor) -> None:
-        """Make labels at equal places of two tensors, which broadcast, one channel; `NONE` ties nothing."""
+        """Tie the labels at equal places of two tensors, which are broadcast; `NONE` is not tied."""
         a, b = torch.broadcast_tensors(a, b)
         pairs = torch.stack([a.reshape(-1), b.reshape(-1)])
         pairs = pairs[:, (pairs >= WHOLE).all(0)]
@@ -54,7 +54,7 @@ class Partition:
 
 
 def compact(labels: Tensor) -> Tensor:
-    """The same labels with size 1 along every dimension where they do not differ."""
+    """Return the labels with size 1 along every dimension along which they do not differ."""
     for dimension in range(labels.ndim):
         if labels.shape[dimension] > 1:
             first = labels.narrow(dimension, 0, 1)
@@ -64,12 +64,12 @@ def compact(labels: Tensor) -> Tensor:
 
 
 def along(labels: Tensor, dimensions: Sequence[int]) -> bool:
-    """Whether compact labels differ along any of these dimensions."""
+    """Return whether compact labels differ along any of these dimensions."""
     return any(labels.shape[dimension] > 1 for dimension in dimensions)
 
 
 def placed(vector: Tensor, dimension: int, rank: int) -> Tensor:
-    """(n,) labels as a label tensor of this rank that differs along one dimension."""
+    """Return (n,) labels as a label tensor of this rank that differs along one dimension."""
     shape = [1] * rank
     shape[dimension] = -1
     return vector.view(shape)

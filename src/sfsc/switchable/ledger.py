@@ -1,4 +1,4 @@
-"""The ledger of channels: the labels of the values and parameters of a graph, and which are one channel."""
+"""The ledger of channels: the labels of values and parameters of a graph, and which labels are tied."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def no_cut(node: fx.Node, reason: str) -> SfscError:
 
 
 class Ledger:
-    """The labels of every value and parameter of a graph, as rules enter and tie them."""
+    """The labels of every value and parameter of a graph, which the rules enter and tie."""
 
     def __init__(self, names: Mapping[str, str], values: Mapping[fx.Node, Any]) -> None:
-        """Open an empty ledger.
+        """Create an empty ledger.
 
         Args:
-            names: the parameter or buffer that each placeholder of the graph stands for.
-            values: what each node computed from an example; filled while the ledger is kept.
+            names: the name of the parameter or buffer of each placeholder of the graph.
+            values: the value that each node computed from an example; filled while the graph runs.
         """
         self.names = names
         self.values = values
@@ -50,25 +50,25 @@ class Ledger:
         self._sizes: dict[str, list[Tensor]] = {}
 
     def enter(self, node: fx.Node, labels: ValueLabels) -> None:
-        """Enter the labels of a node's value; None where it has no channels."""
+        """Enter the labels of a node's value; None if it has no channels."""
         self._labels[node] = labels
 
     def keep_whole(self, nodes: Sequence[fx.Node]) -> None:
-        """Make the channels of these values ones that are never cut."""
+        """Mark the channels of these values as never cut."""
         for node in nodes:
             self.partition.unify(self.labels(node), torch.tensor(WHOLE))
 
     def is_labelled(self, node: fx.Node) -> bool:
-        """Whether a node's value may have channels."""
+        """Return whether a node's value may have channels."""
         return self._labels.get(node) is not None or node.name in self.names
 
     def is_cut(self, node: fx.Node) -> bool:
-        """Whether the channels of a node's value differ along a dimension."""
+        """Return whether the channels of a node's value differ along a dimension."""
         labels = self.labels(node)
         return along(labels, range(labels.ndim))
 
     def all_labels(self, node: fx.Node) -> ValueLabels:
-        """The labels of a node's value, or of each of its values; of a constant, `WHOLE`."""
+        """Return the labels of a node's value, or of each of its values; `WHOLE` for a constant."""
         if node.name in self.names and node not in self._labels:
             self._labels[node] = self._raw_labels(node)
         labels = self._labels.get(node)
@@ -80,13 +80,13 @@ class Ledger:
         return compact(self.partition.find(labels))
 
     def labels(self, node: fx.Node) -> Tensor:
-        """The compact labels of a node's value."""
+        """Return the compact labels of a node's value."""
         labels = self.all_labels(node)
         assert isinstance(labels, Tensor)
         return labels
 
     def _raw_labels(self, node: fx.Node) -> Tensor:
-        """A parameter that is no layer's weight: each element may be a channel until it meets another."""
+        """Return new labels for a parameter that is not a layer's weight, one for each of its elements."""
         name, shape = self.names[node.name], shape_of(node)
         if name in self._weighed:
             raise self._two_roles(name)
@@ -94,11 +94,11 @@ class Ledger:
         return self._raw[name]
 
     def full_labels(self, node: fx.Node) -> Tensor:
-        """The labels of a node's value in the value's own shape."""
+        """Return the labels of a node's value, expanded to the shape of the value."""
         return self.labels(node).expand(shape_of(node))
 
     def arguments_with_labels(self, node: fx.Node) -> tuple[Any, Any]:
-        """The node's arguments, each floating tensor replaced by its labels."""
+        """Return the node's arguments with each floating-point tensor replaced by its labels."""
 
         def replace(value: fx.Node) -> Any:
             if isinstance(value.meta["val"], Tensor) and not value.meta["val"].is_floating_point():
@@ -108,15 +108,15 @@ class Ledger:
         return fx.map_arg(node.args, replace), fx.map_arg(node.kwargs, replace)
 
     def value(self, node: fx.Node) -> Any:
-        """What the node computed from the example."""
+        """Return the value that the node computed from the example."""
         return self.values[node]
 
     def new_channels(self, count: int) -> Tensor:
-        """(count,) labels of a layer's output; a single channel cannot be cut."""
+        """Return (count,) labels for a layer's output; a single channel cannot be cut."""
         return self.partition.new(count) if count > 1 else torch.tensor([WHOLE])
 
     def merge(self, labels: Tensor, dimensions: Sequence[int]) -> Tensor:
-        """Make all channels along these dimensions one; compact labels."""
+        """Tie all channels along these dimensions, and return compact labels."""
         for dimension in dimensions:
             if labels.shape[dimension] > 1:
                 best = labels.amax(dimension, keepdim=True)
@@ -125,23 +125,23 @@ class Ledger:
         return labels
 
     def join(self, a: Tensor, b: Tensor) -> Tensor:
-        """Make what is at equal places one channel; the labels of both, broadcast."""
+        """Tie the channels at equal places of two label tensors, and return both in one, broadcast."""
         self.partition.unify(a, b)
         return compact(self.partition.find(torch.where(a == NONE, b, a)))
 
     def tie_across(self, node: fx.Node, dimension: int) -> Tensor:
-        """(n,) labels along a dimension, made one over all others."""
+        """Tie the channels over all dimensions but one, and return (n,) labels along that dimension."""
         labels = self.labels(node)
         others = [d for d in range(labels.ndim) if d != dimension % labels.ndim]
         vector = self.merge(labels, others).flatten().expand(shape_of(node)[dimension])
         return vector.clamp_min(WHOLE)
 
     def tie_groups(self, channels: Tensor, groups: int) -> Tensor:
-        """(groups,) labels: the channels of each group, one behind the other, made one."""
+        """Tie the channels of each group, which are consecutive, and return (groups,) labels."""
         return self.merge(channels.view(groups, -1), [1]).flatten()
 
     def weigh(self, node: fx.Node, parameter: Any, dimension: int, channels: Tensor) -> None:
-        """The channels along one dimension of a layer's weight; what is no tensor is passed by."""
+        """Enter the channels along one dimension of a layer's weight; ignore a weight that is no tensor."""
         if not isinstance(parameter, fx.Node):
             return
         name = self.names.get(parameter.name)
@@ -153,7 +153,7 @@ class Ledger:
         self.partition.unify(known, channels)
 
     def note_sizes(self, node: fx.Node, labels: Tensor) -> None:
-        """Remember the labels along dimensions whose size may be written in the module's code."""
+        """Record the labels along dimensions whose size may occur in the module's code."""
         for dimension in range(labels.ndim):
             if labels.shape[dimension] > 1:
                 others = [d for d in range(labels.ndim) if d != dimension]
@@ -170,23 +170,23 @@ class Ledger:
         )
 
     def layers(self) -> int:
-        """Count the dimensions of layers' weights, which are the first of `dimensions`."""
+        """Return the number of dimensions of layers' weights, which `dimensions` yields first."""
         return sum(len(weighed) for weighed in self._weighed.values())
 
     def noted_sizes(self) -> dict[str, list[Tensor]]:
-        """Return, by module name, the labels along dimensions whose size the module's code may know."""
+        """Return, by module name, the labels along dimensions whose size may occur in the module's code."""
         return {
             name: [self.partition.find(labels) for labels in noted] for name, noted in self._sizes.items()
         }
 
     def labelled(self) -> Iterator[tuple[fx.Node, Tensor]]:
-        """Iterate over the nodes whose value is one tensor with channels, and their labels."""
+        """Yield the nodes whose value is one tensor with channels, and their labels."""
         for node, labels in self._labels.items():
             if isinstance(labels, Tensor):
                 yield node, self.labels(node)
 
     def dimensions(self) -> Iterator[tuple[str, int, Tensor]]:
-        """Each parameter's dimensions: (name, dimension, (n,) labels)."""
+        """Yield (name, dimension, (n,) labels) for the dimensions of every parameter."""
         for name, dimensions in self._weighed.items():
             for dimension, labels in dimensions.items():
                 yield name, dimension, self.partition.find(labels)
@@ -199,7 +199,7 @@ class Ledger:
                 yield name, dimension, labels.flatten()
 
     def _without_unused(self, labels: Tensor) -> Tensor:
-        """A raw parameter's labels, where elements that met no other tensor count as their neighbours."""
+        """Return the labels of a raw parameter, with those of a neighbour for elements that are not tied."""
         uses = torch.bincount(self.partition.find(torch.arange(len(self.partition.parent))))
         used = torch.where(uses[labels] > 1, labels, NONE)
         if bool((used == NONE).all()):

@@ -1,4 +1,4 @@
-"""A switchable network: one set of weights, a dense sub-network at every width."""
+"""A switchable network: one set of weights with a dense sub-network at every width."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ ROUND_TO = 8
 
 
 class Switchable(nn.Module):
-    """A network with a nested sub-network for each width; made by `to_switchable`.
+    """A network with a nested sub-network for each width. Create it with `to_switchable`.
 
-    Each sub-network is a dense network of the original classes over parts of one set of weights (views,
-    wherever the kept channels are the first), with normalisation layers of its own. No state says which
-    width is in force: it is an argument, so any number of threads may run at different widths at once.
+    Each sub-network is a dense network of the original classes, with parts of one set of weights (views, if
+    the kept channels come first) and its own normalisation layers. The width is an argument and not a state,
+    so any number of threads can use different widths at once.
 
-    `parameters()` are those of the full network, then the narrower widths' normalisation layers.
+    `parameters()` yields the parameters of the full network, then those of the narrower widths' normalisation
+    layers.
     """
 
     def __init__(self, network: nn.Module, structure: Structure, widths: Widths, round_to: int) -> None:
-        """Lay sub-networks over a network, which becomes the widest of them.
+        """Build the sub-networks of a network, which itself becomes the widest of them.
 
         Raises:
-            SfscError: two widths keep the same channels everywhere.
+            SfscError: two widths keep the same channels in every layer.
         """
         super().__init__()
         self.network = network
@@ -69,18 +70,18 @@ class Switchable(nn.Module):
                 )
 
     def forward(self, inputs: Tensor, width: float = 1.0) -> Any:
-        """What the sub-network of this width makes of a batch."""
+        """Return the output of the sub-network of this width for a batch."""
         return self.at(width)(inputs)
 
     def at(self, width: float) -> nn.Module:
-        """The live sub-network of this width; ask for it again after the weights have changed.
+        """Return the live sub-network of this width. Call `at` again after the weights have changed.
 
-        Where gradients are recorded, or in training mode, it shares the weights. In evaluation mode without
-        gradients it is a contiguous copy, made once and again when the weights have changed, because
-        convolutions copy weights that are not contiguous at every call.
+        In training mode, or if gradients are recorded, the sub-network shares the weights. In evaluation mode
+        without gradients, it is a contiguous copy, because convolutions copy weights that are not contiguous
+        at every call. The copy is kept until the weights change.
 
         Raises:
-            SfscError: not one of the widths.
+            SfscError: `width` is not one of the widths.
         """
         index = self.widths.index(width)
         if index == len(self.widths) - 1:
@@ -98,13 +99,14 @@ class Switchable(nn.Module):
         return self._packed[index][1]
 
     def submodel(self, width: float) -> nn.Module:
-        """A plain dense copy of one sub-network, of the original class, with no trace of the others."""
+        """Return a plain dense copy of one sub-network, of the original class and without the others."""
         return copy.deepcopy(self.at(width))
 
     def corners(self) -> dict[str, list[nn.Parameter]]:
-        """For each shared parameter, by name, its part in every sub-network, narrow first; the last is whole.
+        """Return the parts of each shared parameter in all sub-networks, by name, narrow first.
 
-        Parameters of normalisation layers are not shared and not among them.
+        The last part is the whole parameter. Parameters of normalisation layers are not shared, and are not
+        included.
         """
         own = set(norm_names(self.network))
         networks = [dict(network.named_parameters()) for network in (*self._narrow, self.network)]
@@ -115,10 +117,10 @@ class Switchable(nn.Module):
         }
 
     def corner_orders(self) -> dict[str, list[dict[int, Tensor]]]:
-        """For each shared parameter with parts that are no corners: how to reorder each part to be one.
+        """Return how to reorder the parts of each shared parameter whose parts are not corners.
 
-        Reordered by `index_select` along every dimension named, (n,) int64, the parts are nested: each is
-        the first entries of the next.
+        Each part has a dictionary from dimension to (n,) int64. After `index_select` with these along their
+        dimensions, the parts are nested: each part equals the first entries of the next one.
         """
         positions = [cut_positions(self.structure, counts) for counts in self.counts]
         orders: dict[str, list[dict[int, Tensor]]] = {}
@@ -133,11 +135,11 @@ class Switchable(nn.Module):
         return orders
 
     def parameter_count(self, width: float) -> int:
-        """The number of parameters of one sub-network."""
+        """Return the number of parameters of one sub-network."""
         return sum(p.numel() for p in self.at(width).parameters())
 
     def _build(self) -> None:
-        """Lay the narrow networks over the full one's storage; needed whenever that storage moves."""
+        """Build the narrow networks on the full network's storage; needed whenever that storage moves."""
         self._packed: dict[int, tuple[list[int], nn.Module]] = {}
         self._narrow: list[nn.Module] = []
         self._gathered: list[list[Gathered]] = []
@@ -177,20 +179,21 @@ def to_switchable(
     keep: Sequence[str] = (),
     round_to: int = ROUND_TO,
 ) -> Switchable:
-    """Make a plain network switchable: at width r, its layers have ceil(r * C) of their C channels.
+    """Make a plain network switchable. At width r, its layers have ceil(r * C) of their C channels.
 
-    The channels of the input and of the outputs are never cut. Channels are sorted by importance first,
+    The channels of the input and of the outputs are never cut. Channels are first sorted by importance,
     which does not change the function of the full network.
 
     Args:
         model: a network whose forward pass takes one tensor; it is copied, not changed.
-        example_input: (batch, ...) float32, of the size that will be used; its values do not matter.
+        example_input: (batch, ...) float32 of the size that will be used; its values do not matter.
         widths: channel ratios, increasing to 1.0.
-        keep: dotted names of modules that are to stay whole.
-        round_to: channel counts are rounded up to multiples of this, at most to the full count; 1 for none.
+        keep: dotted names of modules that keep all channels at every width.
+        round_to: channel counts are rounded up to multiples of this, at most to the full count. 1 turns
+            rounding off.
 
     Raises:
-        SfscError: a module cannot be cut; the message names it and the remedy.
+        SfscError: a module cannot be cut; the message names the module and the remedy.
     """
     network, widths = copy.deepcopy(model), Widths.of(widths)
     structure, graph = analyse(network, example_input, keep)

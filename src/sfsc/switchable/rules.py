@@ -1,8 +1,9 @@
-"""How each operation of a graph carries channels from its inputs to its output.
+"""Rules that describe how each operation of a graph passes channels from its inputs to its output.
 
-A rule takes the ledger of channels and the node of an `aten` operation, ties the channels that the operation
-ties, and returns the labels of its output. Operations that only move data need no rule of their own: they are
-run on the labels. Operations that `torch` tags as pointwise tie their inputs element by element.
+A rule takes the ledger of channels and the node of an `aten` operation. It ties the channels that the
+operation ties, and returns the labels of its output. Operations that only move data need no rule of their
+own: they are run on the labels. Operations that `torch` tags as pointwise tie their inputs element by
+element.
 """
 
 from __future__ import annotations
@@ -34,24 +35,24 @@ def find_rule(node: fx.Node) -> Rule | None:
 
 
 def source(node: fx.Node, position: int = 0) -> fx.Node:
-    """An argument that is a tensor."""
+    """Return the argument at a position, which must be a tensor."""
     value = node.args[position]
     assert isinstance(value, fx.Node)
     return value
 
 
 def argument(node: fx.Node, position: int, name: str, default: Any = None) -> Any:
-    """An argument by position or by name."""
+    """Return an argument by position or by name."""
     return node.args[position] if len(node.args) > position else node.kwargs.get(name, default)
 
 
 def unchanged(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """The output has the channels of the first input."""
+    """Give the output the channels of the first input."""
     return ledger.labels(source(node))
 
 
 def elementwise(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """A sum, a product or the like: elements that meet are of one channel."""
+    """Tie the elements that a sum, a product or a similar operation combines."""
     rank = len(shape_of(node))
     operands = [
         (labels.view(_padded(labels.shape, rank)), _padded(shape_of(value), rank))
@@ -74,15 +75,15 @@ def _padded(shape: Sequence[int], rank: int) -> list[int]:
 
 
 def _without_constraint(labels: Tensor, extent: list[int], *others: Tensor) -> Tensor:
-    """What is whole, but is spread over the channels of another operand, does not keep them whole."""
+    """Replace `WHOLE` by `NONE` in an operand that is broadcast over the channels of another operand."""
     spread = any(size == 1 and other.shape[d] > 1 for other in others for d, size in enumerate(extent))
     return torch.where(labels == WHOLE, NONE, labels) if spread else labels
 
 
 def movement(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Views, slices, permutations: the operation itself, run on the labels."""
+    """Run a view, slice or permutation on the labels."""
     args, kwargs = ledger.arguments_with_labels(node)
-    # ValueLabels are not laid out in memory as the values are.
+    # Labels do not have the memory layout of the values, so a view of them may be impossible.
     target: Any = aten.reshape.default if node.target is aten.view.default else node.target
     result = target(*args, **kwargs)
     if isinstance(result, Tensor):
@@ -93,7 +94,7 @@ def movement(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def cat(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Channels are put one behind the other; along any other dimension, parts must have equal channels."""
+    """Concatenate channels; along any other dimension, tie the channels of the parts."""
     parts: Any = node.args[0]
     dimension = argument(node, 1, "dim", 0) % len(shape_of(node))
     labels = [ledger.labels(part) for part in parts]
@@ -106,21 +107,21 @@ def cat(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def pad(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Padding has no channel."""
+    """Pad the labels with `NONE`, because padding has no channel."""
     amounts: Any = node.args[1]
     labels = ledger.full_labels(source(node))
     return compact(torch.nn.functional.pad(labels, amounts, value=NONE))
 
 
 def item(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """One of several outputs."""
+    """Return the labels of one of several outputs."""
     parts = ledger.all_labels(source(node))
     index: Any = node.args[1]
     return parts[index] if isinstance(parts, list) else parts
 
 
 def convolution(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Dense: new channels. In groups: an output channel belongs to its group's input channels."""
+    """Create new output channels; in groups, tie them to the input channels of their group."""
     weight, bias, groups = source(node, 1), argument(node, 2, "bias"), argument(node, 6, "groups", 1)
     channels = ledger.tie_across(source(node), 1)
     out_channels = shape_of(weight)[0]
@@ -135,7 +136,7 @@ def convolution(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def linear(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """New channels in the last dimension."""
+    """Create new channels in the last dimension."""
     weight, bias = source(node, 1), argument(node, 2, "bias")
     ledger.weigh(node, weight, 1, ledger.tie_across(source(node), -1))
     outputs = ledger.new_channels(shape_of(weight)[0])
@@ -145,13 +146,13 @@ def linear(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def matmul(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """A product of two activations: attention's scores, or its weighted values."""
+    """Tie the channels of a product of two activations, such as the scores of attention."""
     a, b = source(node), source(node, 1)
     return _product(ledger, ledger.labels(a), _extent(a), ledger.labels(b), _extent(b))
 
 
 def attention(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Scaled dot-product attention (Vaswani et al., NeurIPS 2017): cut by whole heads."""
+    """Tie the channels of each head of scaled dot-product attention (Vaswani et al., NeurIPS 2017)."""
     query, key, value = (source(node, position) for position in range(3))
     keys, extent = ledger.labels(key).transpose(-1, -2), _extent(key)
     scores = _product(
@@ -169,7 +170,7 @@ def attention(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def _product(ledger: Ledger, a: Tensor, extent_a: list[int], b: Tensor, extent_b: list[int]) -> Tensor:
-    """ValueLabels of a @ b. A dimension that is summed over within heads makes each head one channel."""
+    """Return the labels of a @ b. Summing over a dimension within heads makes each head one channel."""
     rank = max(a.ndim, b.ndim)
     a, b = a.view([1] * (rank - a.ndim) + [*a.shape]), b.view([1] * (rank - b.ndim) + [*b.shape])
     if not along(a, range(rank - 1)) and not along(b, [*range(rank - 2), -1]):
@@ -182,7 +183,7 @@ def _product(ledger: Ledger, a: Tensor, extent_a: list[int], b: Tensor, extent_b
 
 
 def batch_norm(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Each channel by itself; its affine parameters and statistics belong to it."""
+    """Keep channels separate, and tie each one to its affine parameters and statistics."""
     channels = ledger.tie_across(source(node), 1)
     for position in range(1, 5):
         ledger.weigh(node, argument(node, position, ""), 0, channels)
@@ -190,7 +191,7 @@ def batch_norm(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def group_norm(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Cut by whole groups; a single group is normalised over the channels that are left."""
+    """Tie the channels of each group; a single group is normalised over the remaining channels."""
     groups: Any = node.args[1]
     channels = ledger.tie_across(source(node), 1)
     if groups > 1:
@@ -202,7 +203,7 @@ def group_norm(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def layer_norm(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Normalised over the channels that are left; within heads, each head is one channel."""
+    """Normalise over the remaining channels; within heads, tie the channels of each head."""
     labels = ledger.labels(source(node))
     last = normalised(node)
     if along(labels, last) and along(labels, range(last[0])):
@@ -217,7 +218,7 @@ def layer_norm(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def reduction(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """A mean, sum or norm: over space the channels stay, over the channels nothing is left to cut."""
+    """Reduce by a mean, sum or norm: over space, channels remain; over channels, nothing remains to cut."""
     labels = ledger.labels(source(node))
     dimensions = normalised(node)
     others = [d for d in range(labels.ndim) if d not in dimensions]
@@ -230,7 +231,7 @@ def reduction(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def normalised(node: fx.Node) -> list[int]:
-    """The dimensions over which a reduction, a layer or group normalisation computes its statistic."""
+    """Return the dimensions over which a reduction, layer norm or group norm computes its statistic."""
     rank = len(shape_of(source(node)))
     rule = find_rule(node)
     if rule is layer_norm:
@@ -243,17 +244,17 @@ def normalised(node: fx.Node) -> list[int]:
 
 
 def softmax(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """What is normalised together is kept together."""
+    """Tie the channels that are normalised together."""
     return ledger.merge(ledger.labels(source(node)), [argument(node, 1, "dim")])
 
 
 def over_space(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Pooling and resizing: each channel by itself."""
+    """Keep channels separate, as pooling and resizing do."""
     return placed(ledger.tie_across(source(node), 1), 1, len(shape_of(node)))
 
 
 def prelu(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """A slope for each channel, or one for all."""
+    """Tie each channel to its slope, unless all channels have the same slope."""
     channels = ledger.tie_across(source(node), 1)
     if shape_of(source(node, 1))[0] > 1:
         ledger.weigh(node, source(node, 1), 0, channels)
@@ -261,13 +262,13 @@ def prelu(ledger: Ledger, node: fx.Node) -> ValueLabels:
 
 
 def gated(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """A gated linear unit (Dauphin et al., ICML 2017): one half times a function of the other."""
+    """Tie the two halves of the input of a gated linear unit (Dauphin et al., ICML 2017)."""
     values, gates = ledger.full_labels(source(node)).chunk(2, argument(node, 1, "dim", -1))
     return ledger.join(values, gates)
 
 
 def embedding(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Rows of a table, picked by indices."""
+    """Select rows of a table by indices."""
     indices = ledger.value(source(node, 1))
     return compact(ledger.full_labels(source(node))[indices])
 

@@ -1,4 +1,4 @@
-"""A structure as text: what was found of a network is kept with its weights and not sought again."""
+"""A structure as text, which is stored with a network's weights so that the network is analysed only once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sfsc.files.schema import conform
 from sfsc.switchable.convert import size_attributes
 from sfsc.switchable.structure import ChannelGroup, Layout, Structure
 
-# By name, and by dimension or attribute: where its layout is listed.
+# The index of a layout in the list, by name and by dimension or attribute.
 Places = Mapping[str, Mapping[str, int]]
 
 
@@ -26,7 +26,7 @@ class _Stored(TypedDict):
 
 
 def structure_to_text(structure: Structure) -> str:
-    """Return a structure as JSON: layouts that are equal once, and named by their place in the list."""
+    """Return a structure as JSON. Equal layouts are stored once and referred to by their index."""
     places: dict[str, int] = {}
 
     def place(layout: Layout) -> int:
@@ -49,10 +49,10 @@ def structure_to_text(structure: Structure) -> str:
 
 
 def structure_from_text(text: str, network: nn.Module) -> Structure:
-    """Read what `structure_to_text` wrote of this network.
+    """Return the structure of a network from the text that `structure_to_text` returned.
 
     Raises:
-        ValueError: the text is no structure, or not one of this network.
+        ValueError: the text is not a structure, or is that of another network.
     """
     stored: _Stored = conform(parse_json(text), _Stored)
     groups = [ChannelGroup(*pair) for pair in stored["groups"]]
@@ -67,7 +67,7 @@ def structure_from_text(text: str, network: nn.Module) -> Structure:
     sizes: dict[str, dict[str, Layout]] = {}
     for name, attribute, layout in _placed(stored["sizes"], layouts):
         if name not in modules or attribute not in size_attributes(modules[name], [layout]):
-            raise ValueError(f"{name}.{attribute} is no size of a module")
+            raise ValueError(f"{name}.{attribute} is not a size of a module")
         sizes.setdefault(name, {})[attribute] = layout
     return Structure(groups, by_dimension, sizes)
 
@@ -77,7 +77,7 @@ def _layout(groups: list[int], units: list[int], known: list[ChannelGroup]) -> L
         raise ValueError("a layout lacks groups or units")
     for group, unit in zip(groups, units, strict=True):
         if not -1 <= group < len(known) or not 0 <= unit < (known[group].size if group >= 0 else 1):
-            raise ValueError("a layout names a unit that there is not")
+            raise ValueError("a layout names a unit that does not exist")
     return Layout(torch.tensor(groups), torch.tensor(units))
 
 
@@ -91,5 +91,5 @@ def _placed(positions: Places, layouts: list[Layout]) -> list[tuple[str, str, La
 def _dimension(text: str, layout: Layout, tensor: Tensor | None) -> int:
     dimension = int(text) if text.isdecimal() and len(text) < 3 else -1
     if tensor is None or not 0 <= dimension < tensor.ndim or tensor.shape[dimension] != len(layout.groups):
-        raise ValueError("a layout is not that of a parameter's dimension")
+        raise ValueError("a layout does not fit a dimension of its parameter")
     return dimension

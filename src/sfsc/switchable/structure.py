@@ -1,8 +1,8 @@
-"""What can be cut of a network: units of channels that belong together, in groups.
+"""The structure of a network: the units of channels that can be cut, in groups.
 
 Two tensors share a channel when the network adds them, filters them depthwise, normalises them, and so on.
-Channels that belong together form a unit: a sub-model keeps all of it or none. Units that occur in the same
-parameters form a group: a sub-model keeps the first of them.
+Channels that belong together form a unit, of which a sub-model keeps all channels or none. Units that occur
+in the same parameters form a group, of which a sub-model keeps the first units.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from sfsc.widths import cut
 
 @dataclass(frozen=True)
 class ChannelGroup:
-    """`size` units that are cut as one, each of `channels` channels where it has the fewest."""
+    """A group of `size` units, each with `channels` channels in the layer where it has the fewest."""
 
     size: int
     channels: int
 
     def kept(self, width: float, multiple: int) -> int:
-        """The units of a sub-model: ceil(width * size), then up to a multiple of channels, at most all."""
+        """Return the units kept: ceil(width * size), rounded up to a multiple of channels, at most `size`."""
         if multiple < 1:
             raise SfscError(f"round_to is a number of channels, at least 1, got {multiple}")
         step = multiple // math.gcd(multiple, self.channels)
@@ -39,26 +39,28 @@ class ChannelGroup:
 class Layout:
     """The units along one dimension of a parameter.
 
-    `groups`: (n,) int64, the group of each position, -1 where it is never cut. `units`: (n,) int64, its
-    place in the group.
+    Attributes:
+        groups: (n,) int64, the group of each position, or -1 if the position is never cut.
+        units: (n,) int64, the index of each position's unit in its group.
     """
 
     groups: Tensor
     units: Tensor
 
     def kept(self, counts: Sequence[int]) -> Tensor:
-        """The positions, increasing, that stay when each group keeps this many units."""
-        limits = torch.tensor([*counts, 1])[self.groups]  # index -1 is the last: never cut
+        """Return the positions, increasing, that remain when each group keeps `counts` units."""
+        limits = torch.tensor([*counts, 1])[self.groups]  # index -1 is the last limit: never cut
         return torch.where(self.groups < 0, 0, self.units).lt(limits).nonzero().flatten()
 
 
 @dataclass(frozen=True)
 class Structure:
-    """What can be cut.
+    """The parts of a network that can be cut.
 
-    groups: in the order in which the network meets them.
-    layouts: for each parameter and buffer that is cut, by name: the layout of each dimension that is.
-    sizes: for each module that keeps sizes for its own code, by name: the layout that each attribute counts.
+    Attributes:
+        groups: the groups, in the order in which they occur in the network.
+        layouts: the layout of each dimension that can be cut, by name of the parameter or buffer.
+        sizes: the layout of each attribute that stores a size for the module's own code, by module name.
     """
 
     groups: list[ChannelGroup]
@@ -66,16 +68,20 @@ class Structure:
     sizes: dict[str, dict[str, Layout]] = field(default_factory=dict)
 
     def counts(self, width: float, multiple: int = 1) -> list[int]:
-        """How many units each group keeps."""
+        """Return the number of units that each group keeps."""
         return [group.kept(width, multiple) for group in self.groups]
 
 
 @dataclass(frozen=True)
 class LabelledGraph:
-    """An exported graph, and for each node the group and the unit of its elements.
+    """An exported graph with the group and the unit of each element of its values.
 
-    `inputs` are the graph's inputs: names in the network's state, constants, and the example. `sizes` are,
-    by module name, the layouts of dimensions whose size the module's own code may have to know.
+    Attributes:
+        module: the graph.
+        example: the example input.
+        inputs: the inputs of the graph: names in the network's state, constants, and the example.
+        units: the groups and the units of the elements of each node's value.
+        sizes: the layouts of dimensions whose size may occur in a module's own code, by module name.
     """
 
     module: fx.GraphModule
@@ -85,15 +91,15 @@ class LabelledGraph:
     sizes: dict[str, list[Layout]]
 
     def inputs_from(self, state: Mapping[str, Tensor]) -> list[Any]:
-        """The inputs, with the parameters and buffers of this state."""
+        """Return the inputs, with the parameters and buffers of this state."""
         return [state[value].cpu() if isinstance(value, str) else value for value in self.inputs]
 
 
 class Numbering:
-    """Numbers groups, and the units in each, in the order in which the parameters meet them."""
+    """Numbers for groups, and for the units in each group, in the order in which they occur in parameters."""
 
     def __init__(self, dimensions: list[tuple[str, int, Tensor]], layers: int, labels: int) -> None:
-        """Number so many labels by where they occur; the first `layers` dimensions are layers' weights."""
+        """Number labels by where they occur; the first `layers` dimensions are those of layers' weights."""
         occurrences = _occurrences(dimensions)
         numbers: dict[tuple[tuple[int, int], ...], int] = {}
         sizes: list[int] = []
@@ -109,18 +115,18 @@ class Numbering:
         self.groups = [ChannelGroup(*pair) for pair in zip(sizes, fewest, strict=True)]
 
     def of(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """The group (-1 for none) and the unit of each label, in the same shape."""
+        """Return the group (-1 for none) and the unit of each label, in the same shape."""
         cuttable = labels > WHOLE
         index = labels.clamp_min(WHOLE)
         return torch.where(cuttable, self.group_of[index], -1), torch.where(cuttable, self.unit_of[index], 0)
 
     def layout(self, labels: Tensor) -> Layout:
-        """The layout of a dimension with these labels."""
+        """Return the layout of a dimension with these labels."""
         return Layout(*self.of(labels))
 
 
 def _occurrences(dimensions: list[tuple[str, int, Tensor]]) -> dict[int, dict[int, int]]:
-    """For each label but `WHOLE`, how often it occurs in which of the dimensions."""
+    """Return how often each label except `WHOLE` occurs in each dimension that contains it."""
     occurrences: dict[int, dict[int, int]] = {}
     for index, (_, _, labels) in enumerate(dimensions):
         for label in labels.tolist():

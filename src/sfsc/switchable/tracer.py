@@ -1,7 +1,7 @@
-"""The structure of a network, read off its graph.
+"""The analysis of a network's graph, which gives its structure.
 
-`torch.export` gives the graph. It is run on an example, and beside each value its labels are entered into a
-ledger, by the rule of the operation that computed it.
+`torch.export` returns the graph. It is run on an example, and the rule of each operation enters the labels of
+its value into a ledger.
 """
 
 from __future__ import annotations
@@ -21,19 +21,18 @@ from sfsc.switchable.structure import LabelledGraph, Layout, Numbering, Structur
 
 
 def analyse(network: nn.Module, example: Tensor, keep: Sequence[str] = ()) -> tuple[Structure, LabelledGraph]:
-    """The structure of a network that maps a batch of images to one or several tensors, and its graph.
+    """Return the structure and the graph of a network that maps a batch of images to one or several tensors.
 
     The channels of its input and of its outputs are never cut.
 
     Args:
         network: a plain module; it is not changed.
-        example: (batch, ...) float32 input, of the size that will be used; its values do not matter.
-        keep: dotted names of modules whose parameters are not to be cut.
+        example: (batch, ...) float32 input of the size that will be used; its values do not matter.
+        keep: dotted names of modules whose parameters are not cut.
 
     Raises:
-        SfscError: the network cannot be exported, or a module does something with its channels that has
-            no cut; the message names the module. Nothing can be cut, or there is no module of a name in
-            `keep`.
+        SfscError: the network cannot be exported, a module uses its channels in a way that cannot be cut (the
+            message names the module), nothing can be cut, or `keep` names a module that does not exist.
     """
     _check_names(network, keep)
     plain = copy.deepcopy(network).cpu().eval()
@@ -56,7 +55,7 @@ def _check_names(network: nn.Module, keep: Sequence[str]) -> None:
 
 
 class Running:
-    """Knows the module whose forward pass began last and has not ended."""
+    """Tracks the module whose forward pass began last and has not ended."""
 
     def __init__(self, network: nn.Module) -> None:
         self._stack: list[str] = []
@@ -71,22 +70,22 @@ class Running:
         self._stack.pop()
 
     def where(self) -> str:
-        """Its dotted name; empty for the network itself."""
+        """Return the dotted name of the running module; empty for the network itself."""
         return self._stack[-1] if self._stack else ""
 
     def stop(self) -> None:
-        """Stop watching."""
+        """Remove the hooks."""
         for hook in self._hooks:
             hook.remove()
 
 
 class Tracer(fx.Interpreter):
-    """Runs an exported graph on an example and keeps the ledger of its channels."""
+    """Runs an exported graph on an example and enters its channels into a ledger."""
 
     def __init__(self, program: torch.export.ExportedProgram, example: Tensor, keep: Sequence[str]) -> None:
         super().__init__(program.graph_module)
         self.graph_module = program.graph_module
-        self.extra_traceback = False  # it would be written into our messages
+        self.extra_traceback = False  # otherwise error messages contain the trace
         signature = program.graph_signature
         self.names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         self.constants = signature.inputs_to_lifted_tensor_constants
@@ -97,7 +96,7 @@ class Tracer(fx.Interpreter):
         self.ledger = Ledger(self.names, self.values)
 
     def structure(self) -> tuple[Structure, LabelledGraph]:
-        """Trace the graph and read the groups and layouts off the ledger."""
+        """Trace the graph and return the structure and the labelled graph."""
         placeholders = [node.name for node in self.graph_module.graph.nodes if node.op == "placeholder"]
         with torch.no_grad():
             self.run(*map(self._input, placeholders), initial_env=self.values)
@@ -108,7 +107,7 @@ class Tracer(fx.Interpreter):
         return self.example if name is None else self.state[name]
 
     def run_node(self, node: fx.Node) -> Any:
-        """Run one node, and its rule."""
+        """Run one node and its rule."""
         result = super().run_node(node)
         if node.op == "call_function":
             self.ledger.enter(node, self._apply_rule(node))

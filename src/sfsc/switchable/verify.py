@@ -1,8 +1,8 @@
-"""Does a sub-network compute what the full network computes with the other channels silenced?
+"""Verification that a sub-network computes what the full network computes with the other channels silenced.
 
-The reference is the full network's graph, run with every channel that the sub-network lacks set to zero in
-every value, and with means over channels taken over those that it has. It knows nothing of how networks are
-cut, so a size that is kept in a module's code, or a view that mixes channels, shows as a difference.
+The reference is the full network's graph. In every value, the channels that the sub-network lacks are set to
+zero, and means over channels only include the channels that it has. The reference does not depend on how
+networks are cut. So a size in a module's code, or a view that mixes channels, shows as a difference.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TOLERANCE = 1e-3
 
 
 class _Mismatch(SfscError):
-    """A sub-network that fails or differs, and the module in which it does."""
+    """The error for a sub-network that fails in a module, or first differs from the reference there."""
 
     def __init__(self, module: str, reason: str) -> None:
         super().__init__(
@@ -41,22 +41,22 @@ class _Mismatch(SfscError):
 def settle(
     network: nn.Module, structure: Structure, graph: LabelledGraph, counts: Sequence[Sequence[int]]
 ) -> Structure:
-    """Find the sizes that modules keep for their own code, so that all sub-networks compute what they should.
+    """Find the sizes that modules store for their own code and that must change with the width.
 
-    A module that works with its attributes as they are keeps them. Where one fails or differs, those of its
-    attributes that equal a size of channels in its code are changed, in all modules of its class alike.
+    The attributes of modules that work unchanged stay as they are. If a module fails or differs, attributes
+    that equal a number of channels in its code are changed, in all modules of its class.
 
     Args:
         network: the full network; it is not changed.
-        structure: what can be cut of it.
-        graph: its graph.
-        counts: for each sub-network, the units that each group keeps.
+        structure: the structure of the network.
+        graph: the graph of the network.
+        counts: the number of units that each group keeps, for each sub-network.
 
     Returns:
-        The structure, with `sizes`.
+        The structure with `sizes`.
 
     Raises:
-        SfscError: no change makes a sub-network equal to the silenced full network; the message names the
+        SfscError: no change makes a sub-network equal to the silenced full network. The message names the
             module in which they first differ.
     """
     full = _randomised(network)
@@ -95,7 +95,7 @@ def _sizes(
 
 
 def _verify(full: nn.Module, structure: Structure, graph: LabelledGraph, counts: Sequence[int]) -> None:
-    """Compare one sub-network with the silenced full network, on the example that was analysed."""
+    """Compare one sub-network with the silenced full network on the example of the graph."""
     part, _ = narrow(full, structure, counts, cut_norms(full, structure, counts))
     outputs = _outputs(part, graph.example)
     inputs = graph.inputs_from(state_of(full))
@@ -119,7 +119,7 @@ def _outputs(network: nn.Module, example: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def _randomised(network: nn.Module) -> nn.Module:
-    """A copy on the CPU, to be evaluated, with weights under which every branch passes something on."""
+    """Return a copy on the CPU in evaluation mode, with random weights so that every branch has an effect."""
     copied = copy.deepcopy(network).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     for tensor in state_of(copied).values():
@@ -143,7 +143,7 @@ def _close(output: Tensor, expected: Tensor) -> bool:
 def _first_difference(
     network: nn.Module, graph: LabelledGraph, counts: Sequence[int], inputs: Sequence[Any]
 ) -> str:
-    """The name of the module whose code makes the first difference: a layer of torch has none of its own."""
+    """Return the module whose code causes the first difference; instead of a layer of torch, its parent."""
     reference = _Silenced(graph, counts, record=True)
     reference.run(*inputs)
     found: list[str] = []
@@ -170,7 +170,7 @@ def _first_difference(
 class _Silenced(fx.Interpreter):
     """Runs a graph with the cut channels of every value set to zero.
 
-    If told to record, `of_layer` then holds, by module name, the kept elements of the last value that each
+    With `record`, `of_layer` then contains, by module name, the kept elements of the last value that each
     module itself computed.
     """
 
@@ -182,7 +182,7 @@ class _Silenced(fx.Interpreter):
         self.of_layer: dict[str, Tensor] = {}
 
     def run_node(self, node: fx.Node) -> Any:
-        """Run one node and silence its value."""
+        """Run one node and set the cut channels of its value to zero."""
         dimensions = self._cut_together(node)
         result = self._over_kept(node, dimensions) if dimensions else super().run_node(node)
         if not isinstance(result, Tensor):
@@ -195,14 +195,14 @@ class _Silenced(fx.Interpreter):
         return result
 
     def _kept(self, node: fx.Node) -> Tensor:
-        """Which elements of a node's value a sub-network keeps; broadcasts with the value."""
+        """Return which elements of a node's value a sub-network keeps; the mask broadcasts with the value."""
         if node not in self.units:
             return torch.tensor(True)
         groups, units = self.units[node]
         return units < self.limits[groups]
 
     def _cut_together(self, node: fx.Node) -> list[int]:
-        """The dimensions over which a node computes a statistic and of which a sub-network keeps a part."""
+        """Return the dimensions over which a node computes a statistic and which the sub-network cuts."""
         rule = find_rule(node) if node.op == "call_function" else None
         if rule not in (layer_norm, group_norm, reduction):
             return []
@@ -210,7 +210,7 @@ class _Silenced(fx.Interpreter):
         return [d for d in normalised(node) if kept.ndim and kept.shape[d] > 1 and not kept.all()]
 
     def _over_kept(self, node: fx.Node, dimensions: list[int]) -> Tensor:
-        """The statistic over what is kept, put back among zeros where the dimension is still there."""
+        """Compute the statistic over the kept channels, and fill the others with zeros if they remain."""
         (value, *rest), kwargs = self.fetch_args_kwargs_from_env(node)
         dimension = dimensions[0]
         positions = self._kept(source(node)).flatten().nonzero().flatten()

@@ -1,4 +1,4 @@
-"""Batch normalisation whose statistics are those of all ranks' batches together."""
+"""Batch normalisation with statistics over the batches of all ranks."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from sfsc.training.distributed import messages
 
 
 class SynchronisedBatchNorm(TorchFunctionMode):
-    """A context within which batch normalisation in training mode is over the batches of all ranks.
+    """A context in which batch normalisation in training mode uses the batches of all ranks.
 
-    It stands in for the function that every nn.BatchNorm1d, 2d and 3d calls. So it holds for whatever network
-    runs within it, and no network is changed: what is saved or copied shows nothing of it. The layers update
-    their running statistics as ever, with the statistics of the whole batch.
+    It replaces the function that every nn.BatchNorm1d, 2d and 3d calls. It works for any network and does not
+    change it, so it affects neither saved nor copied networks. The layers update their running statistics as
+    usual, with the statistics of the whole batch.
     """
 
     def __torch_function__(
         self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
-        """Call the function, or what stands in for it."""
+        """Call `func`, or `batch_norm` instead of torch's own."""
         return (batch_norm if func is F.batch_norm else func)(*args, **(kwargs or {}))
 
 
@@ -39,24 +39,25 @@ def batch_norm(
     momentum: float = 0.1,
     eps: float = 1e-5,
 ) -> Tensor:
-    """`torch.nn.functional.batch_norm` over the batches of all ranks, which must be of one size.
+    """Compute `torch.nn.functional.batch_norm` over the batches of all ranks, which must have equal sizes.
 
     Args:
-        input: (batch, channels, ...) of any float dtype; statistics are computed in float32 or, of float64,
-            in float64. All that follow are of that dtype.
+        input: (batch, channels, ...) of any float dtype. Statistics are computed in float32, or in float64 if
+            the input is float64. The following tensors have this dtype.
         running_mean: (channels,), updated in place in training.
-        running_var: (channels,), updated in place in training, by the unbiased variance.
+        running_var: (channels,), updated in place in training with the unbiased variance.
         weight: (channels,).
         bias: (channels,).
-        training: normalise by the batch rather than by the running statistics; only then do ranks meet.
-        momentum: share of the new statistics in the running ones.
-        eps: added to the variance.
+        training: whether to normalise by the statistics of the batch instead of the running statistics. The
+            ranks communicate only if it is True.
+        momentum: the weight of the new statistics in the running statistics.
+        eps: the value that is added to the variance.
 
     Returns:
-        As `input`.
+        A tensor with the shape and dtype of `input`.
 
     Raises:
-        RankLost: a rank is gone.
+        RankLost: a rank ended or does not answer.
     """
     if not training:
         return F.batch_norm(input, running_mean, running_var, weight, bias, False, momentum, eps)
@@ -73,10 +74,10 @@ def batch_norm(
     return output
 
 
-# An operator of its own, for the compiler to take as a whole.
+# A custom operator, because the compiler does not trace into it.
 @torch.library.custom_op("sfsc::normalise", mutates_args=())
 def _normalise(input: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    """The normalised input, and mean and biased variance (channels,) of all ranks' inputs."""
+    """Return the normalised input, and the mean and biased variance (channels,) over all ranks."""
     dimensions = _all_but_channels(input)
     exact = _at_least_float32(input)
     mean = exact.mean(dimensions)
@@ -87,7 +88,7 @@ def _normalise(input: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple
         dist.all_gather(list(parts), own)
     means, variances = parts.unbind(1)
     mean = means.mean(0)
-    # The variance of all is the mean of the parts' variances and the variance of their means.
+    # For parts of equal size, the variance is the mean of their variances plus the variance of their means.
     variance = variances.mean(0) + (means - mean).square().mean(0)
     return F.batch_norm(input, mean, variance, weight, bias, False, 0.0, eps), mean, variance
 
@@ -101,8 +102,8 @@ def _(input: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, 
 def _normalise_backward(
     gradient: Tensor, input: Tensor, weight: Tensor, mean: Tensor, variance: Tensor, eps: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The gradients of the input, and of this rank's use of weight and bias."""
-    # As if the statistics were constants; then what comes through them.
+    """Return the gradient of the input, and this rank's gradients of weight and bias."""
+    # The gradients if the statistics were constants. The terms through the statistics are added below.
     direct, *own = torch.ops.aten.native_batch_norm_backward(
         gradient, input, weight, mean, variance, None, None, False, eps, [True, True, True]
     )
@@ -146,5 +147,5 @@ def _all_but_channels(input: Tensor) -> list[int]:
 
 
 def _beside(values: Tensor, input: Tensor) -> Tensor:
-    """(channels,) values, for arithmetic with (batch, channels, ...)."""
+    """Reshape (channels,) values so that they broadcast with (batch, channels, ...)."""
     return values.view(-1, *[1] * (input.ndim - 2))

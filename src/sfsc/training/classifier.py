@@ -1,4 +1,4 @@
-"""The classifiers' first directions."""
+"""Initialisation of the classifiers."""
 
 from __future__ import annotations
 
@@ -21,18 +21,19 @@ from sfsc.training.distributed import ALONE, World
 def initialise(
     classifiers: Sequence[nn.Parameter], family: Family, images: Split, config: Config, world: World = ALONE
 ) -> None:
-    """Set classifiers, each (classes, dim), in place, before the first step.
+    """Initialise classifiers, each (classes, dim), in place.
 
-    They are the full sub-model's, or one for each width, narrow first. Without pretrained weights their
-    directions are random. With them, a class's direction is the mean of its images' embeddings by the
-    classifier's sub-model, less the mean of all (imprinting: Qi et al., CVPR 2018): what the backbone knows
-    then reaches every sub-model from the first step. Each rank embeds its share.
+    There is one classifier for the full sub-model, or one for each width, narrow first. Without pretrained
+    weights, the directions are random. With pretrained weights, a class's direction is the mean embedding of
+    its images by the classifier's sub-model, minus the mean embedding of all images (imprinting: Qi et al.,
+    CVPR 2018). The classifier then fits the backbone from the first step. Each rank embeds its share of the
+    images.
     """
     if config.weights == "none":
         generator = torch.Generator().manual_seed(config.seed)
         for classifier in reversed(classifiers):
             directions = torch.randn(classifier.shape, generator=generator)
-            classifier.copy_(directions / 100)  # short vectors turn fast
+            classifier.copy_(directions / 100)  # the directions of short vectors change fast
         return
     widths = family.widths.ratios[-len(classifiers) :]
     for classifier, means in zip(
@@ -44,7 +45,7 @@ def initialise(
 def _class_means(
     family: Family, widths: Sequence[float], images: Split, config: Config, world: World
 ) -> list[Tensor]:
-    """For each width, (classes, dim) float32."""
+    """Return the directions of the classes, (classes, dim) float32, for each width."""
     family.eval()
     embedders = {width: partial(family.embed_pixels, width=width) for width in widths}
     paths, labels = images.paths[world.share(len(images))], torch.from_numpy(images.labels())

@@ -30,7 +30,7 @@ from sfsc.runs.paths import CONFIG_FILE, find
 from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
-MOST_BYTES = 1 << 20  # of a settings file
+MOST_BYTES = 1 << 20  # maximum size of a settings file
 NO_PATHS = {"default", "none", "imagenet"}  # values of `weights` that are not paths
 
 
@@ -136,7 +136,7 @@ class Config(BaseModel):
 
     @property
     def method(self) -> Recipe:
-        """The recipe with the changes that the settings make; raises `SfscError` for an unknown recipe."""
+        """The recipe with the changes of the settings. Raises `SfscError` for an unknown recipe."""
         return find_recipe(self.recipe, {name: getattr(self, name) for name in ADJUSTABLE})
 
     def relocated(self, place: Callable[[str], str]) -> Config:

@@ -1,4 +1,4 @@
-"""A family that was made of a trained one, in a folder of its own that knows what the run knew."""
+"""Families that are derived from a trained family, each in a run folder of its own."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from sfsc.training.record import LISTING_FILE, begun, refuse_used
 
 
 def check_folder(run: Path, out: Path, widths: Iterable[float]) -> None:
-    """Raise `SfscError` where a folder cannot take a family of these widths that is made of a run's.
+    """Raise `SfscError` unless a family with these widths, derived from a run, can be saved in a folder.
 
-    What it may hold is what `save_derived` leaves that was cut before it had written the family.
+    The folder may contain the files of a `save_derived` that was interrupted before it wrote the family.
     """
     settings = _settings(run, widths)
     if begun(out) or not (out / CONFIG_FILE).exists() or read_config(out) != settings:
@@ -23,12 +23,12 @@ def check_folder(run: Path, out: Path, widths: Iterable[float]) -> None:
 
 
 def save_derived(family: Family, run: Path, out: Path) -> None:
-    """Write a family into a folder, with the settings, environment and list of images of its run.
+    """Save a family with the settings, the environment and the list of images of its run.
 
-    The family comes last: a folder that has it is complete.
+    The family is written last, so a folder that contains it is complete.
 
     Raises:
-        SfscError: `run` is no run folder, or `out` cannot be written.
+        SfscError: `run` is not a run folder, or `out` cannot be written.
     """
     for name in (ENVIRONMENT_FILE, LISTING_FILE):
         if (run / name).exists():

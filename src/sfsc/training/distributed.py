@@ -1,6 +1,6 @@
-"""The ranks of a training job: the processes that torchrun starts, or one process alone.
+"""The ranks of a training job: the processes that torchrun starts, or a single process.
 
-A world of one rank takes the same way through the code as one of many, and passes no messages.
+A single process runs the same code as several ranks but sends no messages.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from sfsc.errors import SaidElsewhere, SfscError, first_line
 
 T = TypeVar("T")
 
-TIMEOUT = timedelta(minutes=30)  # of one message: so long at most one rank may be busy while others wait
+TIMEOUT = timedelta(minutes=30)  # of a message: how long ranks wait for a rank that is busy
 
 
 class RankLost(SfscError):
-    """A message between the ranks failed: one of them ended or does not answer."""
+    """A message between ranks failed because a rank ended or does not answer."""
 
 
 @contextmanager
 def messages() -> Iterator[None]:
-    """A message that fails within is a RankLost."""
+    """Raise RankLost if a message inside the context fails."""
     try:
         yield
     except RuntimeError as error:
@@ -39,10 +39,10 @@ def messages() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class World:
-    """The ranks of a job, as one of them sees them: its own number, from 0, and how many there are.
+    """The number of this rank, counted from 0, and the number of ranks in the job.
 
-    Every method that passes messages must be called by all ranks, in the same order; it raises RankLost where
-    one of them is gone.
+    All ranks must call the methods that send messages, and in the same order. These methods raise RankLost if
+    a rank is gone.
     """
 
     rank: int = 0
@@ -50,15 +50,15 @@ class World:
 
     @property
     def first(self) -> bool:
-        """Whether this is rank 0, which reads, writes and prints for all."""
+        """Whether this is rank 0, which reads, writes and prints for all ranks."""
         return self.rank == 0
 
     def share(self, count: int) -> slice:
-        """This rank's part of `count` things: the parts of all ranks, one after the other, are the whole."""
+        """Return this rank's slice of `count` items. The slices of all ranks, in order, cover all items."""
         return slice(count * self.rank // self.size, count * (self.rank + 1) // self.size)
 
     def on_first(self, function: Callable[[], T]) -> T:
-        """What the function returns on rank 0, where alone it runs; its SfscError is raised on all ranks."""
+        """Run a function on rank 0 only; return its result, or raise its SfscError, on all ranks."""
         if self.size == 1:
             return function()
         result, error = _attempt(function) if self.first else (None, None)
@@ -68,7 +68,7 @@ class World:
         return self._agree(result if self.first else message[0][0], message[0][1])
 
     def on_all(self, function: Callable[[], T]) -> T:
-        """What the function returns here; where a rank has an SfscError, the first is raised on all ranks."""
+        """Run a function on every rank; return its own result, or raise the first SfscError on all ranks."""
         if self.size == 1:
             return function()
         result, error = _attempt(function)
@@ -76,7 +76,7 @@ class World:
         return self._agree(result, next((e for e in errors if e is not None), None))
 
     def gather(self, part: Sequence[T]) -> list[T]:
-        """The parts of all ranks, one after the other, on each of them."""
+        """Return the parts of all ranks, concatenated in the order of the ranks, on every rank."""
         if self.size == 1:
             return list(part)
         parts: list[Any] = [None] * self.size
@@ -85,7 +85,7 @@ class World:
         return [item for items in parts for item in items]
 
     def mean(self, tensor: Tensor) -> Tensor:
-        """The mean over the ranks of a CPU tensor."""
+        """Return the mean of a CPU tensor over the ranks."""
         if self.size == 1:
             return tensor
         total = tensor / self.size
@@ -94,14 +94,14 @@ class World:
         return total
 
     def average(self, tensors: Sequence[Tensor]) -> tuple[list[Tensor], Callable[[], None]]:
-        """Begin to average tensors over the ranks: one message for all of them, under way while others work.
+        """Start to average tensors over the ranks, in one message that is sent in the background.
 
         Args:
-            tensors: of any shapes and one dtype, on the training device.
+            tensors: tensors of any shapes and one dtype, on the training device.
 
         Returns:
-            Tensors of the same shapes, which hold the means, the same bits on every rank, once the function
-            beside them was called.
+            Tensors of the same shapes, and a function that waits for the message. After the function has been
+            called, the tensors contain the means, which are bitwise equal on all ranks.
         """
         if self.size == 1:
             return list(tensors), _nothing
@@ -113,14 +113,14 @@ class World:
         return means, partial(_wait, work)
 
     def device(self, name: str) -> torch.device:
-        """The device of this rank: with "cuda", each rank of a machine has its own.
+        """Return the device of this rank; with "cuda", each rank of a machine has a device of its own.
 
         Raises:
-            SfscError: the device cannot be used, or several ranks would have one accelerator.
+            SfscError: the device cannot be used, or several ranks would share one accelerator.
         """
         try:
             device = torch.device(name)
-        except RuntimeError:  # its message lists all kinds of devices that there are anywhere
+        except RuntimeError:  # torch's message lists every kind of device that it knows
             raise SfscError(f"there is no device {name!r}: this machine has {_devices()}") from None
         several = device.type == "cuda" and self.size > 1
         if several and device.index is not None:
@@ -133,7 +133,7 @@ class World:
             torch.ones(1, device=device).item()
             if several:
                 torch.cuda.set_device(device)
-        except NotImplementedError:  # torch's word for a device that this build has no operators for
+        except NotImplementedError:  # raised if this build of torch has no operators for the device
             raise SfscError(f"device {name!r} does not exist: this machine has {_devices()}") from None
         except (RuntimeError, AssertionError, ImportError) as error:
             raise SfscError(
@@ -142,13 +142,13 @@ class World:
         return device
 
     def speaks(self) -> bool:
-        """Whether this is the one rank that prints and saves when ranks are gone, and cannot be asked."""
+        """Return whether this is the rank that prints and saves after ranks were lost."""
         if self.size == 1:
             return True
         try:
             store = dist.distributed_c10d._get_default_store()
             speaker = store.compare_set("sfsc/speaker", "", str(self.rank))
-        except RuntimeError:  # the store is gone as well: better said twice than not at all
+        except RuntimeError:  # the store is gone too: printing twice is better than not at all
             return True
         return speaker == str(self.rank).encode()
 
@@ -163,9 +163,9 @@ ALONE = World()
 
 @contextmanager
 def joined() -> Iterator[World]:
-    """The world of this process: that of torchrun where it was started by it, else one of its own.
+    """Yield the world of this process: the ranks that torchrun started, or a single rank.
 
-    Within another `joined`, or where the caller has set up torch.distributed, it is the world that is there.
+    Inside another `joined`, or if the caller has initialised torch.distributed, the existing ranks are used.
 
     Raises:
         SfscError: the ranks cannot connect to each other.
@@ -175,7 +175,7 @@ def joined() -> Iterator[World]:
     elif dist.is_available() and dist.is_torchelastic_launched() and int(os.environ["WORLD_SIZE"]) > 1:
         _join()
         yield World(dist.get_rank(), dist.get_world_size())
-        # After an error this is not reached: to take leave of ranks that are gone would wait for them.
+        # Not reached after an error, because it would wait for ranks that are gone.
         dist.destroy_process_group()
     else:
         yield ALONE
@@ -189,7 +189,7 @@ def _join() -> None:
     backend = "cpu:gloo,cuda:nccl" if accelerated else "gloo"
     try:
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-        # When torchrun starts the ranks again, what those before them wrote must not be found.
+        # If torchrun restarts the ranks, they must not find the keys of their predecessors.
         fresh = PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
         dist.init_process_group(backend, store=fresh, rank=rank, world_size=size, timeout=TIMEOUT)
     except (RuntimeError, ValueError) as error:
@@ -197,7 +197,7 @@ def _join() -> None:
 
 
 def _devices() -> str:
-    """The names of the devices that torch finds."""
+    """Return the names of the devices that torch finds."""
     cuda = [f"cuda:{index}" for index in range(torch.cuda.device_count())]
     return ", ".join(["cpu", *cuda, *(["mps"] if torch.backends.mps.is_available() else [])])
 

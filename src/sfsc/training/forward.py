@@ -1,4 +1,4 @@
-"""The sub-models' forward passes in training."""
+"""Forward passes of the sub-models in training."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
 
-GRAPHS = 64  # that one process may compile of the same code
+GRAPHS = 64  # maximum number of graphs that a process compiles from the same code
 
 
 class Forward:
-    """Embeds batches by the sub-models of a family in training mode.
+    """Embeds batches with the sub-models of a family in training mode.
 
-    The settings say in which precision and memory layout, whether compiled, and whether batches are
-    normalised over all ranks. Compiled networks are kept here and not in the family: what it
-    saves does not know of them.
+    The settings determine the precision, the memory layout, whether networks are compiled, and whether batch
+    normalisation covers all ranks. Compiled networks are stored here instead of in the family, so that they
+    are not saved with it.
     """
 
     def __init__(self, family: Family, config: Config, world: World = ALONE) -> None:
@@ -33,10 +33,10 @@ class Forward:
         self.compiled: dict[float, Callable[[Tensor], Tensor]] = {}
 
     def __call__(self, images: Tensor, width: float) -> Tensor:
-        """Embeddings (batch, dim) of images (batch, 3, height, width) float32 in [0, 1].
+        """Embed images (batch, 3, height, width) float32 in [0, 1] as (batch, dim).
 
         Raises:
-            SfscError: the sub-models shall be compiled and cannot.
+            SfscError: the settings demand compilation, but the network cannot be compiled.
         """
         network = self.family.at(width)
         if self.config.compile and width not in self.compiled:
@@ -52,7 +52,7 @@ def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
     import torch._dynamo.config
     from torch._dynamo.exc import TorchDynamoException
 
-    # All sub-models run the same code, and by default torch compiles no more than eight versions of it.
+    # All sub-models run the same code, of which torch compiles at most eight versions by default.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     compiled = torch.compile(network)
 

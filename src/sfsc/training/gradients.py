@@ -1,4 +1,4 @@
-"""One training step of a family: a gradient per sub-model, kept as corners, aggregated into one."""
+"""One training step of a family: the gradients of all sub-models, aggregated into one gradient."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from sfsc.training.recipes import AGGREGATIONS, Recipe, sub_model_loss
 
 @dataclass(frozen=True)
 class Batch:
-    """What a step is given.
+    """The inputs of a training step.
 
     Attributes:
-        images: this rank's (batch, 3, height, width) float32 in [0, 1].
+        images: (batch, 3, height, width) float32 in [0, 1], the images of this rank.
         labels: (batch,) int64.
-        order: (m, m) int64, the order of projection.
-        active: the sub-models that are trained, wide first.
-        target: (batch, dim), a frozen network's embeddings of the images, to which all sub-models are drawn;
-            None where the full one is trained and the narrow ones are drawn to its own.
+        order: (m, m) int64, the order of the projections.
+        active: the indices of the sub-models that are trained, wide first.
+        target: (batch, dim), the embeddings of the images by a frozen network, towards which all sub-models
+            are pulled. If None, narrow sub-models are pulled towards the full sub-model's embeddings.
         progress: the share of the steps that are done, in [0, 1).
     """
 
@@ -43,11 +43,16 @@ class Batch:
 
 @dataclass(frozen=True)
 class StepStatistics:
-    """What a step reports of this rank, on its device: three (m,) float32 in the order of the widths.
+    """The statistics of a step on one rank, as tensors on its device.
 
-    NaN stands where there is nothing to report: of a sub-model that is not trained, or has no classifier, or
-    shares no weights. `conflicts_by_group` is (groups,) float32, the share of conflicting pairs in each group
-    of parameters, in the order of the network.
+    A value is NaN if its sub-model is not trained, has no classifier or shares no weights.
+
+    Attributes:
+        loss: (m,) float32, the loss of each sub-model, in the order of the widths.
+        uncertainty: (m,) float32, the mean uncertainty of each sub-model.
+        conflicts: (m,) float32, the share of conflicting pairs of each sub-model.
+        conflicts_by_group: (groups,) float32, the share of conflicting pairs in each group of parameters, in
+            the order of the network.
     """
 
     loss: Tensor
@@ -57,10 +62,11 @@ class StepStatistics:
 
 
 class NestedGradients:
-    """The gradients of a family and its classifiers, by every sub-model, averaged over the ranks.
+    """The gradients of a family and its classifiers for every sub-model, averaged over the ranks.
 
-    `shared` maps a parameter's name to its corners by sub-model; `own` holds the parameters of one sub-model
-    alone (normalisation layers, a classifier of its own) with their gradients.
+    `shared` maps the name of a shared parameter to its gradient corners by sub-model. `own` contains the
+    parameters that belong to a single sub-model (normalisation layers, its own classifier) with their
+    gradients.
     """
 
     def __init__(
@@ -97,10 +103,10 @@ class NestedGradients:
         self.arrivals: list[Callable[[], None]] = []
 
     def add(self, loss: Tensor, index: int) -> None:
-        """Differentiate the loss of the index-th sub-model and free its graph.
+        """Compute the gradients of the index-th sub-model's loss and free its graph.
 
-        The gradients' way to the other ranks begins here and is waited for in `aggregate`: meanwhile the next
-        sub-model computes its own.
+        The gradients are sent to the other ranks in the background, while the next sub-model computes its
+        own. `aggregate` waits for them.
         """
         corners = [corners[index] for corners in self.parameters.values()]
         own = self.own_parameters[index]
@@ -116,14 +122,14 @@ class NestedGradients:
         self.own += zip(own, gradients[len(corners) :], strict=True)
 
     def aggregate(self, order: Tensor) -> Tensor:
-        """Set `.grad` of the full parameters and of each sub-model's own; let go of the gradients.
+        """Set `.grad` of the full parameters and of each sub-model's own parameters, and free the gradients.
 
         Args:
-            order: (m, m) int64, as in `random_order`.
+            order: (m, m) int64, as returned by `random_order`.
 
         Returns:
-            (groups, m) float32, the share of conflicting pairs of every sub-model in every group of
-            parameters; no rows where nothing is shared.
+            (groups, m) float32, the share of conflicting pairs of each sub-model in each group of parameters;
+            without rows if no parameters are shared.
         """
         for arrival in self.arrivals:
             arrival()
@@ -148,26 +154,29 @@ class NestedGradients:
         return conflicts(grouped)
 
     def held_elements(self) -> int:
-        """How many gradient elements are held at the moment."""
+        """Return the number of gradient elements that are currently stored."""
         shared = sum(g.numel() for held in self.shared.values() for g in held.values())
         return shared + sum(gradient.numel() for _, gradient in self.own)
 
     def networks(self) -> list[list[nn.Parameter]]:
-        """What is trained, by network: one that all sub-models share, or one for each."""
+        """Return the parameters of each trained network: a shared one, or one for each sub-model."""
         return [self.all_parameters] if self.parameters else self.own_parameters
 
 
 def family_step(
     state: TrainingState, gradients: NestedGradients, forward: Forward, batch: Batch, config: Config
 ) -> StepStatistics:
-    """Compute the aggregated gradient of one batch into `.grad`; the optimizer's step is the caller's.
+    """Compute the aggregated gradient of one batch into `.grad`. The caller runs the optimizer's step.
 
     Args:
-        state: the family; sub-models that are not active are in evaluation mode, the others in training mode.
-        gradients: made for this family, its classifiers and the recipe.
-        forward: made for this family.
-        batch: images, labels and what else changes from step to step.
-        config: for the scale of the logits and the nested dimensions; losses are float32.
+        state: the state of training. Active sub-models are in training mode, the others in evaluation mode.
+        gradients: the gradients of this family, its classifiers and the recipe.
+        forward: the forward passes of this family.
+        batch: the inputs of the step.
+        config: the settings, which give the scale of the logits and the nested dimensions.
+
+    Returns:
+        The statistics of the step; losses are float32.
     """
     widths, images = state.family.widths.ratios, batch.images
     nothing = images.new_full((len(widths),), torch.nan, dtype=torch.float32)
@@ -199,7 +208,7 @@ def _reordered(gradient: Tensor, order: dict[int, Tensor]) -> Tensor:
 
 
 def _group_indices(names: list[str], granularity: str) -> Tensor:
-    """(parameters,) int64: the group in which each parameter's inner products are summed."""
+    """Return (parameters,) int64, the group in which each parameter's inner products are summed."""
     layers = [name.rpartition(".")[0] or name for name in names]
     keys = {"tensor": names, "layer": layers, "model": [""] * len(names)}[granularity]
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}

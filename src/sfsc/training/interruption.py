@@ -1,4 +1,4 @@
-"""Being asked to end: a step is completed first, so that what is saved is never half a step."""
+"""Interruption of training: the current step is completed first, so that no partial step is saved."""
 
 from __future__ import annotations
 
@@ -13,37 +13,37 @@ from types import FrameType
 from sfsc.interruption import NUMBERS, Hold, held
 from sfsc.training.distributed import World
 
-PATIENCE = 20.0  # seconds; torchrun kills 30 seconds after it asked
+PATIENCE = 20.0  # seconds; torchrun kills ranks 30 seconds after it told them to end
 
 
 class Interruption(Hold):
-    """Whether this process was asked to end, and whether it has answered."""
+    """Records whether a signal told this process to end, and whether the process has answered."""
 
     def __init__(self) -> None:
         super().__init__()
         self._answered = threading.Event()
 
     def note(self, number: int, _: FrameType | None) -> None:
-        """Take note of a signal."""
+        """Record a signal."""
         self.signal = signal.Signals(number)
 
     def answer(self) -> None:
-        """Say that the step is over, or was given up: from here on the process ends by itself."""
+        """Report that the step is complete or abandoned, so that the process now ends by itself."""
         self._answered.set()
 
     def answered(self, seconds: float) -> bool:
-        """Wait for the answer, so long at most."""
+        """Wait at most `seconds` for the answer, and return whether it was given."""
         return self._answered.wait(seconds)
 
 
 @contextmanager
 def interruptible(world: World) -> Iterator[Interruption]:
-    """A context within which SIGINT and SIGTERM are noted instead of obeyed.
+    """Record SIGINT and SIGTERM inside the context instead of ending the process.
 
-    One process alone holds them as `sfsc.interruption.held` does. Among several ranks, to which torchrun
-    passes signals on, more than one is noted. A process that is not heard of for 20 seconds after, because it
-    waits for a rank that hangs, says so in one line and ends with 2. Ranks that end by an exception go on
-    noting signals: torchrun asks them to end while they still say why.
+    A single process holds them as `sfsc.interruption.held` does. Several ranks, to which torchrun passes
+    signals on, also record repeated signals. A rank that gives no answer within 20 seconds, because it waits
+    for a rank that hangs, prints one line and exits with 2. After an exception, ranks continue to record
+    signals, because torchrun tells them to end while they still print the error.
     """
     interruption = Interruption()
     if world.size == 1 or threading.current_thread() is not threading.main_thread():
@@ -59,7 +59,7 @@ def interruptible(world: World) -> Iterator[Interruption]:
 
 @contextmanager
 def _watched(interruption: Interruption, world: World) -> Iterator[None]:
-    """Watch from a thread that signals are answered: the main one learns of none while it waits in C++."""
+    """Watch signals from a thread, because the main thread does not see them while it waits in C++."""
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     before = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)

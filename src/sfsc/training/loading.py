@@ -1,4 +1,4 @@
-"""Images in batches: which ones, loaded by worker processes, augmented as whole batches."""
+"""Batches of images: sampling by identity, decoding in worker processes, augmenting whole batches."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from sfsc.images.reading import CorruptImage, decode, decode_bytes, read_image
 from sfsc.progress import track
 
 _CHECK_CHUNK = 32
-_OF_THE_BATCH = {"order", "forward_input_shape"}  # drawn by kornia once, not for each image
+_OF_THE_BATCH = {"order", "forward_input_shape"}  # parameters that kornia draws once for a batch
 
 
 def identity_batches(
     labels: np.ndarray, identities_per_batch: int, images_per_identity: int, seed: int, epoch: int
 ) -> list[np.ndarray]:
-    """The batches of one epoch: P different identities with K images each.
+    """Return the batches of one epoch: P different identities with K images each.
 
-    `labels` is (N,) int64. Returns max(1, round(N / (P K))) arrays (P K,) int64 of positions in `labels`,
-    the K images of an identity one after the other. All identities are drawn equally often, up to one
-    draw. An identity with fewer than K images repeats them. Seed and epoch determine the result. Raises
+    `labels` is (N,) int64. The result is max(1, round(N / (P K))) arrays (P K,) int64 of positions in
+    `labels`; the K images of an identity are consecutive. The numbers of draws of two identities differ by at
+    most one. An identity with fewer than K images repeats them. Seed and epoch determine the result. Raises
     SfscError if there are fewer than P identities.
     """
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
@@ -51,7 +51,7 @@ def identity_batches(
 def _draw_identities(
     identities: int, per_batch: int, batches: int, random: np.random.Generator
 ) -> Iterator[list[int]]:
-    """Draw from successive permutations of all, putting off what the batch at the seam has already."""
+    """Draw from successive permutations, and postpone identities that a batch contains already."""
     waiting: list[int] = []
     for _ in range(batches):
         chosen, waiting = waiting[:per_batch], waiting[per_batch:]
@@ -66,9 +66,9 @@ def _draw_identities(
 def identity_share(
     batches: Sequence[np.ndarray], identities_per_batch: int, rank: int, ranks: int
 ) -> list[np.ndarray]:
-    """The part of every batch of `identity_batches` that is one rank's: P / `ranks` identities.
+    """Return one rank's part of every batch of `identity_batches`: P / `ranks` identities.
 
-    The parts of all ranks, one after the other, are the batches. Raises SfscError if they cannot be equal.
+    The parts of all ranks, concatenated, are the batches. Raises SfscError if P is not a multiple of `ranks`.
     """
     if identities_per_batch % ranks:
         raise SfscError(
@@ -83,8 +83,8 @@ def load_batches(
 ) -> Generator[Tensor]:
     """Yield the images of each batch, in order: (batch, 3, height, width) uint8 RGB.
 
-    A batch is an array of positions in `paths`. `workers` processes decode; with 0 it is done in this one.
-    Raises CorruptImage at the first image that cannot be read.
+    A batch is an array of positions in `paths`. `workers` processes decode the images; with 0, this process
+    does. Raises CorruptImage at the first image that cannot be read.
     """
     for decoded in _in_workers(partial(_try_decode, size=size), paths, batches, workers):
         for image in decoded:
@@ -94,7 +94,7 @@ def load_batches(
 
 
 def check_images(paths: Sequence[str], workers: int) -> list[bytes | CorruptImage]:
-    """Decode every image once, under a progress bar; its digest, or what is wrong with it, for each path."""
+    """Decode every image once, with a progress bar, and return its digest or its error for each path."""
     chunks = _chunks(len(paths), _CHECK_CHUNK)
     results = _in_workers(_check_image, paths, chunks, workers)
     each = (result for chunk in results for result in chunk)
@@ -104,12 +104,12 @@ def check_images(paths: Sequence[str], workers: int) -> list[bytes | CorruptImag
 def augment(
     images: Tensor, mirrors: bool, seed: int, strength: float = 1.0, part: int = 0, parts: int = 1
 ) -> Tensor:
-    """Alter each image in its own way: position, size, colours, a white patch; mirrored if `mirrors`.
+    """Change position, size and colours of each image at random, add white patches, and mirror if `mirrors`.
 
-    `images` is (batch, 3, height, width) float32 in [0, 1], and so is the result. The seed determines it;
-    the global random state is left alone. `strength` in [0, 1] scales all changes; at 0 there are none.
-    Where `images` is one of several equal parts of a batch, each is altered as it would be in the whole. The
-    device is not waited for.
+    `images` and the result are (batch, 3, height, width) float32 in [0, 1]. The seed determines the result;
+    the global random state does not change. `strength` in [0, 1] scales all changes; 0 turns them off. If
+    `images` is one of several equal parts of a batch, its images change as they would in the whole batch. The
+    function does not wait for the device.
     """
     if strength == 0:
         return images
@@ -128,7 +128,7 @@ def augment(
 @cache
 def _augmentation(mirrors: bool, strength: float) -> list[Any]:
     s = strength
-    # No change of hue: its conversion to HSV and back costs more than all the others together.
+    # Hue is not changed, because conversion to HSV and back costs more than all other steps together.
     steps = [
         kornia.RandomAffine(
             10 * s, (0.1 * s, 0.1 * s), (1 - 0.2 * s, 1 + 0.2 * s), padding_mode="border", p=1.0
@@ -140,7 +140,7 @@ def _augmentation(mirrors: bool, strength: float) -> list[Any]:
 
 
 class _Mapped(Dataset[Any]):
-    """`function` of each path."""
+    """The results of `function` for each path."""
 
     def __init__(self, function: Callable[[str], Any], paths: Sequence[str]) -> None:
         self.function = function
@@ -156,14 +156,14 @@ class _Mapped(Dataset[Any]):
 def _in_workers(
     function: Callable[[str], Any], paths: Sequence[str], chunks: Sequence[np.ndarray], workers: int
 ) -> Iterator[list[Any]]:
-    """For each chunk, in order, the list of what `function` returns for its paths."""
+    """Return an iterator over the chunks, in order, with the list of the function's results for each."""
     loader: DataLoader[Any] = DataLoader(
         _Mapped(function, paths),
         batch_sampler=[chunk.tolist() for chunk in chunks],
         num_workers=workers,
         collate_fn=list,
         worker_init_fn=_start_worker if workers else None,
-        # Its own generator: without one it draws from the global random state.
+        # Without a generator, the loader draws from the global random state.
         generator=torch.Generator(),
     )
     return iter(loader)
@@ -171,8 +171,8 @@ def _in_workers(
 
 def _start_worker(_: int) -> None:
     cv2.setNumThreads(0)
-    # Terminals, torchrun and job schedulers tell all processes to end at once, but training first completes
-    # its step, for which it needs this one, and then ends it: a SIGTERM is obeyed when it is said again.
+    # Terminals, torchrun and job schedulers signal all processes at once, but training needs its workers to
+    # complete the current step, and ends them afterwards. So a worker ends at the second SIGTERM only.
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _obey_the_next)
@@ -185,7 +185,7 @@ def _obey_the_next(number: int, _: FrameType | None) -> None:
 def _try_decode(path: str, size: tuple[int, int]) -> np.ndarray | CorruptImage:
     try:
         return decode(path, size)
-    except CorruptImage as error:  # returned, for a worker's exception arrives wrapped in its traceback
+    except CorruptImage as error:  # returned, because a worker's exception arrives with its traceback
         return error
 
 
@@ -203,6 +203,6 @@ def _chunks(count: int, size: int) -> list[np.ndarray]:
 
 
 def _stack(images: list[np.ndarray], size: tuple[int, int]) -> Tensor:
-    """(n, 3, height, width) uint8 from n arrays (height, width, 3); n may be 0."""
+    """Stack n arrays (height, width, 3) as (n, 3, height, width) uint8; n may be 0."""
     stacked = np.stack(images) if images else np.empty((0, *size, 3), np.uint8)
     return torch.from_numpy(stacked).permute(0, 3, 1, 2).contiguous()

@@ -1,4 +1,4 @@
-"""The training log: JSON lines, means over the steps since the last line."""
+"""The training log: JSON lines with means over the steps since the previous line."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sfsc.training.gradients import StepStatistics
 
 
 class TrainingLog:
-    """Collects step statistics on their device and writes a line every so many steps.
+    """Collects the statistics of steps on their device and writes their means to the log of a run.
 
-    A line holds step, epoch, lr, seconds (since the run started or resumed) and, in the order of the
-    widths, the mean loss, uncertainty and share of conflicting pairs, over all ranks, with null where there
-    is none; and, in the order of the network, the share of conflicting pairs in each group of parameters.
+    A line contains step, epoch, lr, and the seconds since the run started or resumed. It also contains means
+    over all ranks: loss, uncertainty and share of conflicting pairs in the order of the widths, and the share
+    of conflicting pairs in each group of parameters in the order of the network. Undefined means are null.
     """
 
     def __init__(self, run: Path, step: int, world: World = ALONE) -> None:
-        """Open the run's log at a step: later lines, of a run that was interrupted, are dropped."""
+        """Open the log of a run at a step, and remove later lines, which an interrupted run has left."""
         self.path = run / LOG_FILE
         self.world = world
         world.on_first(lambda: self._cut(step))
@@ -36,20 +36,20 @@ class TrainingLog:
         self.pending: list[StepStatistics] = []
 
     def add(self, statistics: StepStatistics) -> None:
-        """Take the statistics of one step, without waiting for the device."""
+        """Add the statistics of one step, without waiting for the device."""
         self.pending.append(statistics)
 
     def write(self, step: int, epoch: float, lr: float, active: Sequence[int]) -> None:
-        """Write the means of what was added since the last line; all ranks must.
+        """Write the means of the statistics that were added since the last line. All ranks must call it.
 
         Args:
-            step: how many are done.
-            epoch: how many are done, in passes over the images.
+            step: the number of completed steps.
+            epoch: the number of completed passes over the images.
             lr: the learning rate.
-            active: the sub-models that are trained, and must have a loss.
+            active: the indices of the sub-models that are trained and must have a finite loss.
 
         Raises:
-            SfscError: the disk is full, or the loss is no longer finite.
+            SfscError: the disk is full, or a loss is not finite.
         """
         if not self.pending:
             return
@@ -70,7 +70,7 @@ class TrainingLog:
 
     def _cut(self, step: int) -> None:
         lines = self.path.read_bytes().splitlines() if self.path.exists() else []
-        whole = [line for line in lines if line.endswith(b"}")]  # a crash may have cut the last
+        whole = [line for line in lines if line.endswith(b"}")]  # a crash may have cut off the last line
         kept = [
             line
             for number, line in enumerate(whole, 1)

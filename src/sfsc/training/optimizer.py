@@ -1,4 +1,4 @@
-"""The optimizer and its learning rate."""
+"""The optimizer and the schedule of its learning rate."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sfsc.training.config import Config
 def make_optimizer(
     family: Family, classifiers: Sequence[nn.Parameter], config: Config
 ) -> torch.optim.Optimizer:
-    """AdamW or SGD over the family and the classifiers, without decay of vectors (norms, biases)."""
+    """Return AdamW or SGD for a family and its classifiers, without weight decay of norms and biases."""
     parameters = [*family.parameters(), *classifiers]
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -27,7 +27,7 @@ def make_optimizer(
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, config: Config) -> float:
-    """Set, and return, the learning rate of a step."""
+    """Set and return the learning rate of a step."""
     lr = learning_rate(step, steps, config)
     for group in optimizer.param_groups:
         group["lr"] = lr
@@ -35,7 +35,7 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, step: int, steps: int, c
 
 
 def learning_rate(step: int, steps: int, config: Config) -> float:
-    """The learning rate of a step: a linear rise over the warm-up, then half a cosine to zero."""
+    """Return the learning rate of a step: a linear rise during warm-up, then half a cosine to zero."""
     warmup = round(config.warmup * steps)
     if step < warmup:
         return config.lr * (step + 1) / warmup

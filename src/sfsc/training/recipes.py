@@ -1,4 +1,4 @@
-"""Recipes: training methods, each the losses of its sub-models and a way to make one gradient of theirs."""
+"""Recipes: training methods, each with losses for the sub-models and an aggregation of their gradients."""
 
 from __future__ import annotations
 
@@ -34,17 +34,21 @@ class Recipe:
     """A training method.
 
     Attributes:
-        loss: of the logits of a classifier: cross_entropy or evidential.
-        aggregation: how the gradients of the sub-models become one: sum, projection, upgrad, cagrad, mgda.
-        influence: weight of the influence loss of narrow sub-models, under the full one's classifier.
-        asymmetric: weight of the contrastive loss of narrow sub-models to the full one's embeddings.
-        alignment: weight of the alignment of narrow sub-models to the full one's embeddings, at its height:
-            it rises over the first half of training.
-        shared: one switchable network for all widths; else an independent network for each.
-        classifiers: shared, one for all; own, one for each; full, one for the full sub-model alone.
-        full_first: the full network is trained first, and is frozen while the others are; where not shared.
-        teacher: a full network is trained first, alone. The family starts from it, under its classifier,
-            which is frozen, and all sub-models, also the full one, are drawn to its embeddings.
+        loss: the classification loss: cross_entropy or evidential.
+        aggregation: how the gradients of the sub-models are combined into one: sum, projection, upgrad,
+            cagrad or mgda.
+        influence: the weight of the influence loss of narrow sub-models under the full one's classifier.
+        asymmetric: the weight of the contrastive loss of narrow sub-models against the full sub-model's
+            embeddings.
+        alignment: the final weight of the alignment of narrow sub-models with the full sub-model's
+            embeddings. The weight rises during the first half of training.
+        shared: whether all widths share one switchable network. If False, each has an independent network.
+        classifiers: shared (one for all sub-models), own (one for each) or full (one for the full sub-model
+            only).
+        full_first: whether the full network is trained first, and frozen while the others are trained.
+            Requires that the networks are independent.
+        teacher: whether a full network is trained first, alone. The family then starts from its weights and
+            uses its frozen classifier, and all sub-models are pulled towards its embeddings.
     """
 
     loss: str = "cross_entropy"
@@ -59,12 +63,12 @@ class Recipe:
 
     @property
     def compatible(self) -> bool:
-        """Whether anything draws the sub-models into one space."""
+        """Whether a loss or a shared classifier pulls the sub-models into one embedding space."""
         drawn = self.influence or self.asymmetric or self.alignment
         return self.classifiers == "shared" or bool(drawn)
 
     def phases(self, m: int) -> list[list[int]]:
-        """The sub-models, of m, that are trained in each phase of a run, wide first."""
+        """Return the indices of the sub-models, of m, that each phase of a run trains, wide first."""
         narrow = list(reversed(range(m - 1)))
         return [[m - 1], narrow] if self.full_first and narrow else [[m - 1, *narrow]]
 
@@ -78,7 +82,7 @@ RECIPES = {
     "sfsc": Recipe(loss="evidential", aggregation="projection"),
     "sfsc+": Recipe(loss="evidential", aggregation="projection", asymmetric=1.0, alignment=2.0, teacher=True),
 }
-# What the settings of a run may change of its recipe.
+# The fields of a recipe that the settings of a run can change.
 ADJUSTABLE = ("loss", "aggregation", "influence", "asymmetric", "alignment")
 
 
@@ -101,21 +105,21 @@ def sub_model_loss(
     scale: float,
     progress: float,
 ) -> tuple[Tensor, Tensor]:
-    """The loss of one sub-model on a batch, and its uncertainty.
+    """Compute the loss of one sub-model on a batch, and its uncertainty.
 
     Args:
-        recipe: says which losses.
+        recipe: the recipe, which selects the losses.
         embeddings: (batch, dim), of length 1.
-        target: the embeddings of the batch by the full sub-model or the teacher; None for the full sub-model
-            where there is no teacher.
-        classifiers: one for all or one for each, (classes, dim).
-        index: which sub-model it is.
+        target: (batch, dim), the embeddings of the batch by the full sub-model or the teacher. None for the
+            full sub-model without a teacher.
+        classifiers: (classes, dim) each; one for all sub-models or one for each.
+        index: the index of the sub-model.
         labels: (batch,) int64.
         scale: the logit of cosine 1.
         progress: the share of the steps that are done, in [0, 1).
 
     Returns:
-        Both () float32; the uncertainty is NaN where the sub-model has no classifier.
+        The loss and the uncertainty, both () float32. The uncertainty is NaN without a classifier.
     """
     total, uncertainty = embeddings.new_zeros((), dtype=torch.float32), embeddings.new_full((), torch.nan)
     if recipe.classifiers != "full" or target is None:

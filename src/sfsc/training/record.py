@@ -1,4 +1,4 @@
-"""The images that a run was started with: written down once, compared when the run goes on or is tested."""
+"""The record of the images that a run was started with. They are compared when it is resumed or evaluated."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ LISTING_FILE = "images.json"
 
 
 def begun(run: Path) -> bool:
-    """Whether anything was trained in a run folder."""
+    """Return whether anything was trained in a run folder."""
     files = [CHECKPOINT_FILE, f"{TEACHER_FOLDER}/{CHECKPOINT_FILE}", FAMILY_FILE, DESCRIPTION_FILE]
     return any((run / file).exists() for file in files)
 
 
 def refuse_used(run: Path, how: str) -> None:
-    """Raise `SfscError`, which says how to go on, where a folder holds a run or what remains of one."""
+    """Raise `SfscError` with the advice `how` if a folder contains a run or parts of one."""
     if (run / CONFIG_FILE).exists() or begun(run):
         raise SfscError(f"{run} already contains a run: {how}")
 
 
 def has_record(run: Path) -> bool:
-    """Whether anything was trained in a run folder, and is known with which images."""
+    """Return whether anything was trained in a run folder that has a record of its images."""
     return begun(run) and (run / LISTING_FILE).exists()
 
 
@@ -37,12 +37,12 @@ def check(run: Path, now: Listing, same: Callable[[Entry, Entry], bool] = Entry.
     """Compare the training images with those that a run was started with, if anything was trained in it.
 
     Args:
-        run: one of an earlier version does not say what it was started with.
-        now: the images as they are now.
-        same: whether an identity's entries, then and now, count as equal.
+        run: the run folder. A run of an older version has no record, so nothing is compared.
+        now: the current images.
+        same: a function that returns whether the recorded and the current entry of an identity are equal.
 
     Raises:
-        SfscError: they are others.
+        SfscError: the training images differ.
     """
     if has_record(run) and (changes := _stored(run).changes(now, TRAIN, same)):
         raise SfscError(
@@ -52,14 +52,14 @@ def check(run: Path, now: Listing, same: Callable[[Entry, Entry], bool] = Entry.
 
 
 def record(run: Path, now: Listing) -> None:
-    """Write down what a run starts with; or, if it has begun, compare the contents as `check` does."""
+    """Record the images that a run starts with; if it has begun, compare their contents as `check` does."""
     check(run, now, Entry.same_contents)
     if not begun(run):
         now.write(run / LISTING_FILE)
 
 
 def remarks(run: Path, dataset: Dataset) -> list[str]:
-    """What has changed in a run's own data set since the run was started; of another, nothing is said."""
+    """Describe what has changed in a run's own data set since its start; return [] for other data sets."""
     if not (run / LISTING_FILE).exists() or results_folder(run, dataset.source) != run:
         return []
     before, now = _stored(run), Listing.of(dataset)

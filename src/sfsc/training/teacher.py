@@ -1,4 +1,4 @@
-"""The network that a family learns from: a full one, trained first and alone, then frozen."""
+"""The teacher of a family: a full network that is trained first, alone, and then frozen."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ TEACHER_FOLDER = "teacher"
 
 @dataclass(frozen=True)
 class Teacher:
-    """A trained full network and its classifier, (classes, dim); nothing changes them."""
+    """A trained full network and its classifier, (classes, dim). Both are frozen."""
 
     family: Family
     classifier: Tensor
 
     @classmethod
     def of(cls, run: Path, family: Family, device: torch.device, world: World) -> Teacher:
-        """The teacher of a run, from its trained family and, on rank 0, the folder of its own training.
+        """Return the teacher of a run from its trained family. Rank 0 reads its classifier from the run.
 
         Raises:
-            SfscError: the folder's checkpoint is gone or damaged.
+            SfscError: the teacher's checkpoint is missing or damaged.
         """
         checkpoint = world.on_first(lambda: read_checkpoint(run / TEACHER_FOLDER))
         if checkpoint is None:
@@ -41,6 +41,6 @@ class Teacher:
 
 
 def teacher_config(config: Config) -> Config:
-    """The settings of the teacher's own training: the family's, but for what takes several widths."""
+    """Return the settings that train the teacher: the family's, except those for several widths."""
     single = {"recipe": "sfsc", "widths": (1.0,), "aggregation": "sum"}
     return config.model_copy(update={**single, "influence": 0.0, "asymmetric": 0.0, "alignment": 0.0})

@@ -1,5 +1,5 @@
-"""Aggregation: from one nested gradient per sub-model to one gradient.
+"""Aggregation: combining the nested gradients of all sub-models into one gradient.
 
-The Gram matrices of inner products say which gradients conflict (`gram`); from them come the weights with
-which the gradients are summed (`projection`).
+The Gram matrices of inner products show which gradients conflict (`gram`). They determine the weights with
+which the gradients are summed (`projection`, `torchjd`).
 """

@@ -1,8 +1,8 @@
 """Inner products and weighted sums of nested gradients.
 
-The gradient of a shared parameter by each of m sub-models is a list of m *corners*, narrow first: the
-i-th has the shape of the parameter's part in sub-model i, fits into the (i+1)-th from index 0 along every
-dimension, and stands for a gradient that is zero outside of it. No full copies are made.
+The gradients of a shared parameter for m sub-models are a list of m *corners*, narrow first. The i-th corner
+has the shape of the parameter's part in sub-model i and covers the first entries of the (i+1)-th corner. It
+represents a gradient that is zero elsewhere. No full copies are made.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor
 
 
 def gram_matrix(corners: Sequence[Tensor]) -> Tensor:
-    """The (m, m) float32 matrix of inner products of m nested gradients; on their device, not waited for."""
+    """Compute the (m, m) float32 inner products of nested gradients on their device, without waiting."""
     m = len(corners)
     products = [
         (corners[i].float() * _within(corners[j], corners[i]).float()).sum()
@@ -28,10 +28,10 @@ def gram_matrix(corners: Sequence[Tensor]) -> Tensor:
 
 
 def combine(corners: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """The sum of nested gradients, each times its weight, in the memory of the last and largest.
+    """Compute the weighted sum of nested gradients in the memory of the last and largest.
 
     Args:
-        corners: m nested gradients; the last is overwritten.
+        corners: m nested gradients; the last one is overwritten.
         weights: (m,) float32.
     """
     total = corners[-1].mul_(weights[-1])
@@ -41,7 +41,7 @@ def combine(corners: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def conflicts(grams: Tensor) -> Tensor:
-    """For each sub-model, the share of its pairs with the others whose inner product is negative.
+    """Return the share of each sub-model's pairs with the others whose inner product is negative.
 
     Args:
         grams: (groups, m, m) float32.

@@ -1,4 +1,4 @@
-"""Projection: gradients that conflict lose the part in which they do."""
+"""Projection: the conflicting components of gradients are removed."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from torch import Tensor
 
 
 def projection_weights(grams: Tensor, order: Tensor) -> Tensor:
-    """The weights that sum the projected gradients, from their inner products alone.
+    """Return the weights that sum the projected gradients, computed from inner products alone.
 
-    For each i, g_i' starts as g_i; for each j != i in the given order, where <g_i', g_j> < 0, g_i' loses its
-    part along g_j. The result is sum_i g_i' = sum_k w_k g_k (Yu et al., Gradient Surgery, NeurIPS 2020,
-    algorithm 1; SFSC, CVPR 2023).
+    For each i, g_i' starts as g_i. For each j != i in the given order, if <g_i', g_j> < 0, the component of
+    g_i' along g_j is subtracted. The result is sum_i g_i' = sum_k w_k g_k (Yu et al., Gradient Surgery,
+    NeurIPS 2020, algorithm 1; SFSC, CVPR 2023).
 
     Args:
         grams: (..., m, m) float32, one matrix for each group of parameters.
-        order: (m, m) int64 on the CPU, row i a permutation of 0..m-1 (i itself is skipped).
+        order: (m, m) int64 on the CPU. Row i is a permutation of 0..m-1, in which i itself is skipped.
 
     Returns:
-        (..., m) float32: all ones where nothing conflicts.
+        (..., m) float32; all ones if no gradients conflict.
     """
     m = grams.shape[-1]
     squares = grams.diagonal(dim1=-2, dim2=-1)
@@ -36,11 +36,11 @@ def projection_weights(grams: Tensor, order: Tensor) -> Tensor:
 
 
 def random_order(m: int, seed: int) -> Tensor:
-    """An order for `projection_weights`: (m, m) int64 on the CPU, equal wherever the seed is."""
+    """Return an order for `projection_weights`, (m, m) int64 on the CPU, determined by the seed."""
     generator = torch.Generator().manual_seed(seed)
     return torch.stack([torch.randperm(m, generator=generator) for _ in range(m)])
 
 
 def sum_weights(grams: Tensor, order: Tensor) -> Tensor:
-    """The weights of the plain sum: (..., m) float32 ones for grams (..., m, m)."""
+    """Return the weights of the plain sum: (..., m) float32 ones for grams (..., m, m)."""
     return torch.ones_like(grams[..., 0])

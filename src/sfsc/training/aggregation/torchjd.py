@@ -1,4 +1,4 @@
-"""Aggregations of the package torchjd, by name."""
+"""Aggregations of the torchjd package, by name."""
 
 from __future__ import annotations
 
@@ -13,14 +13,12 @@ from sfsc.errors import missing_extra
 
 
 def torchjd_weights(name: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The weights of an aggregation of torchjd: upgrad (Quinton and Rey, 2024), cagrad, mgda.
+    """Return the function that computes the weights of upgrad (Quinton and Rey, 2024), cagrad or mgda.
 
     Returns:
-        A function of grams (groups, m, m) float32 and an order, which plays no part, that gives weights
-        (groups, m) of the gradients: m times torchjd's, which sum to a mean.
-
-    Raises:
-        SfscError: when called, if torchjd or a solver that it needs is not installed.
+        A function of grams (groups, m, m) float32 and an order, which it ignores. It returns the weights of
+        the gradients, (groups, m): m times torchjd's weights, which give a mean. It raises `SfscError` if
+        torchjd or a solver that it needs is not installed.
     """
 
     def weights(grams: Tensor, order: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Alignment: what one sub-model makes of an image, another shall make of it too."""
+"""Alignment of a sub-model's embeddings with those of another model."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from torch import Tensor
 
 
 def alignment_loss(embeddings: Tensor, target: Tensor) -> Tensor:
-    """The mean of 1 - cos(f, t) over the images of a batch.
+    """Compute the mean of 1 - cos(f, t) over the images of a batch.
 
     Args:
         embeddings: (batch, dim), of length 1.
-        target: (batch, dim), of length 1, of the same images; no gradient reaches it.
+        target: (batch, dim), of length 1, of the same images; it receives no gradient.
 
     Returns:
         () float32 in [0, 2].

@@ -9,10 +9,10 @@ MARGIN = 0.5
 
 
 def asymmetric_loss(embeddings: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """The contrastive loss between a sub-model's embeddings and a teacher's of the same batch.
+    """Compute the contrastive loss between a sub-model's and a teacher's embeddings of the same batch.
 
-    An image a is drawn to the teacher's embeddings of all images p of its identity, its own among them, and
-    driven from those of other identities n where their cosine s exceeds a margin m = 0.5:
+    An image a is pulled towards the teacher's embeddings of all images p of its identity, including its own,
+    and pushed away from images n of other identities whose cosine s exceeds the margin m = 0.5:
 
         mean over a of   mean_p (1 - s(a, p))  +  sum_n max(0, s(a, n) - m) / |p|
 
@@ -21,7 +21,7 @@ def asymmetric_loss(embeddings: Tensor, teacher: Tensor, labels: Tensor) -> Tens
 
     Args:
         embeddings: (batch, dim), of length 1.
-        teacher: (batch, dim), of length 1, of the same images; no gradient reaches it.
+        teacher: (batch, dim), of length 1, of the same images; it receives no gradient.
         labels: (batch,) int64.
 
     Returns:

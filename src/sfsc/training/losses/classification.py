@@ -1,4 +1,4 @@
-"""What a classifier's logits cost."""
+"""The cross-entropy of a classifier's logits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sfsc.training.losses.evidential import uncertainty
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The cross-entropy of the softmax of the logits; beside it the uncertainty, which plays no part in it.
+    """Compute the cross-entropy of the softmax of the logits, and their uncertainty for the log.
 
     Args:
-        logits: (batch, classes); computed in float32 whatever their dtype.
+        logits: (batch, classes) of any float dtype; computed in float32.
         labels: (batch,) int64.
 
     Returns:

@@ -1,4 +1,4 @@
-"""The compatible loss, weighted by Dirichlet uncertainty."""
+"""The evidential loss and the Dirichlet uncertainty of logits."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-MAX_LOGIT = 80.0  # exp of it, summed over any number of classes, is finite in float32
+MAX_LOGIT = 80.0  # exp(80) can be summed over thousands of classes in float32
 
 
 def cosine_logits(embeddings: Tensor, classifier: Tensor, scale: float) -> Tensor:
-    """Scaled cosines between embeddings and class directions, in float32.
+    """Compute scaled cosines between embeddings and class directions, in float32.
 
     Args:
         embeddings: (batch, dim), of length 1.
@@ -25,14 +25,14 @@ def cosine_logits(embeddings: Tensor, classifier: Tensor, scale: float) -> Tenso
 
 
 def evidential_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The expected cross-entropy under the Dirichlet distribution that the logits are evidence for.
+    """Compute the expected cross-entropy under the Dirichlet distribution that the logits define.
 
-    With evidence e_c = exp(z_c), alpha_c = e_c + 1 and S = sum_c alpha_c, a sample of class y costs
-    digamma(S) - digamma(alpha_y), and its uncertainty is u = C / S (SFSC, CVPR 2023; Sensoy et al.,
-    Evidential Deep Learning, NeurIPS 2018, equation 4).
+    With evidence e_c = exp(z_c), alpha_c = e_c + 1 and S = sum_c alpha_c, a sample of class y has the loss
+    digamma(S) - digamma(alpha_y) and the uncertainty u = C / S (SFSC, CVPR 2023; Sensoy et al., Evidential
+    Deep Learning, NeurIPS 2018, equation 4).
 
     Args:
-        logits: (batch, classes); computed in float32 whatever their dtype, clamped at 80.
+        logits: (batch, classes) of any float dtype; computed in float32 and clamped at 80.
         labels: (batch,) int64.
 
     Returns:
@@ -48,7 +48,7 @@ def evidential_loss(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def uncertainty(logits: Tensor) -> Tensor:
-    """The mean uncertainty u = C / S of logits (batch, classes), () float32 in (0, 1]."""
+    """Return the mean uncertainty u = C / S of logits (batch, classes), () float32 in (0, 1]."""
     evidence = logits.float().clamp(max=MAX_LOGIT).exp()
     classes = evidence.shape[1]
     return (classes / (evidence.sum(1) + classes)).mean()

@@ -9,14 +9,14 @@ from sfsc.training.losses.evidential import cosine_logits
 
 
 def influence_loss(embeddings: Tensor, classifier: Tensor, labels: Tensor, scale: float) -> Tensor:
-    """The cross-entropy of a sub-model's embeddings under another model's classifier, which stays as it is.
+    """Compute the cross-entropy of a sub-model's embeddings under another model's frozen classifier.
 
-    It draws the embeddings to where that other model has learnt to expect their identities (Shen et al.,
-    Towards Backward-Compatible Representation Learning, CVPR 2020, equation 4).
+    It pulls the embeddings to where the other model expects their identities (Shen et al., Towards
+    Backward-Compatible Representation Learning, CVPR 2020, equation 4).
 
     Args:
         embeddings: (batch, dim), of length 1.
-        classifier: (classes, dim), of any length; no gradient reaches it.
+        classifier: (classes, dim), of any length; it receives no gradient.
         labels: (batch,) int64.
         scale: the logit of cosine 1.
 

@@ -1,4 +1,4 @@
-"""A loss of embeddings, also asked of their first components."""
+"""A loss of whole embeddings combined with the same loss of their first components."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from torch import Tensor
 from torch.nn import functional as F
 
-# From embeddings, a target for them or None, and classifiers, to a loss and an uncertainty.
+# Maps embeddings, their target or None, and classifiers to a loss and an uncertainty.
 EmbeddingLoss = Callable[[Tensor, Tensor | None, Sequence[Tensor]], tuple[Tensor, Tensor]]
 
-# Of the losses of first components, beside that of the whole embeddings: among 0.1, 0.3 and 1, the one that
-# cost the whole ones least on validation identities (docs/research.md).
+# Weight of the losses of first components. Of 0.1, 0.3 and 1, it hurt whole embeddings least on validation
+# identities (docs/research.md).
 WEIGHT = 0.1
 
 
@@ -22,16 +22,16 @@ def nested_loss(
     target: Tensor | None,
     classifiers: Sequence[Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """The weighted mean of a loss of whole embeddings and of their first k components, for every nested k.
+    """Compute the weighted mean of a loss of whole embeddings and of their first k components.
 
-    First components are brought to length 1, those of the target too; of a classifier, whose rows the loss
-    brings to length 1, the first k columns are taken. (Kusupati et al., Matryoshka Representation Learning,
-    NeurIPS 2022, equation 1, with shared classifiers; the paper's weights are equal. A mean, and not a sum,
-    so that the loss keeps its scale.)
+    The first components of embeddings and target are normalised to length 1. The first k columns of each
+    classifier are used; the loss normalises its rows. (Kusupati et al., Matryoshka Representation Learning,
+    NeurIPS 2022, equation 1, with shared classifiers; the paper uses equal weights. Unlike a sum, the mean
+    keeps the scale of the loss.)
 
     Args:
-        loss: of what follows.
-        nested_dims: the numbers k; none for the loss itself.
+        loss: the loss, a function of embeddings, target and classifiers.
+        nested_dims: the values of k; if there are none, the result is the loss of whole embeddings.
         embeddings: (batch, dim), of length 1.
         target: (batch, dim), of length 1, or None.
         classifiers: (classes, dim) each.
