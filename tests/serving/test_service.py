@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import cv2
 import httpx
 import numpy as np
 import pytest
@@ -31,7 +32,7 @@ from sfsc.gallery.indexing import index
 from sfsc.gallery.searching import search
 from sfsc.images.reading import decode, write_png
 from sfsc.serving import create_app
-from sfsc.serving.guard import MAX_BODY, MAX_JSON, check_origins
+from sfsc.serving.guard import JSON_NUMBER, MAX_BODY, MAX_JSON, check_origins
 from tests.conftest import draw
 from tests.serving.conftest import WIDTHS, serving
 
@@ -49,6 +50,7 @@ def refused(answer: httpx.Response, status: int, *words: str) -> None:
     assert list(answer.json()) == ["error"]
     message = answer.json()["error"]
     assert "\n" not in message
+    assert len(message) < 10_000
     assert all(word in message for word in words), message
 
 
@@ -189,6 +191,7 @@ def test_the_id_of_a_row_is_its_path_by_default(writer: TestClient, picture: Pat
     [
         ("no json", "attributes must be a JSON object"),
         ("[1]", "attributes must be a JSON object"),
+        ('{"a": "' + "x" * 100_000 + '"}', "at most 100,000 characters"),
         ('{"a": [1]}', "column a contains list"),
         ('{"a": {"b": 1}}', "column a contains dict"),
         ('{"": 1}', "an attribute cannot be named ''"),
@@ -402,6 +405,7 @@ def test_searches_that_are_wrong(client: TestClient, picture: Path, body: dict[s
         ('{"embedding": [1' + ", 1" * 15 + '], "width": 2}', "width 2"),
         ('{"embedding": [1' + ", 1" * 15 + '], "fingerprint": "other"}', "belongs to the family"),
         ('{"embedding": "text"}', "embedding"),
+        ('{"embedding": ["x"' + ', "x"' * 10_000 + "]}", "embedding.0: Input should be a valid number"),
         ("{", "JSON"),
     ],
 )
@@ -425,8 +429,10 @@ def test_a_body_that_is_too_large(client: TestClient) -> None:
     form = {"Content-Type": "multipart/form-data; boundary=x"}
     refused(client.post("/rows", content=b"x" * (MAX_BODY + 1), headers=form), 413, "10 MiB")
     refused(client.post("/rows", content=parts(), headers=form), 413, "10 MiB")  # no Content-Length
-    refused(client.post("/search/id", content=b" " * (MAX_JSON + 1)), 413, "1 MiB")
-    refused(client.post("/search/id", content=parts()), 413, "1 MiB")
+    most = MAX_JSON + JSON_NUMBER * 16
+    refused(client.post("/search/id", content=b" " * (most + 1)), 413, "128 KiB")
+    refused(client.post("/search/id", content=b" " * most), 422)
+    refused(client.post("/search/id", content=parts()), 413, "128 KiB")
     refused(client.post("/search/image", files={"image": ("a.png", part * 11)}), 413, "10 MiB")
     assert client.get("/health").status_code == 200
 
@@ -589,6 +595,31 @@ def test_a_full_queue_refuses_and_recovers(
         assert [first.result().status_code, second.result().status_code] == [200, 200]
         assert client.post("/search/image", files=upload(picture)).status_code == 200
         assert 'sfsc_rejected_total{queue="embedding"} 1.0' in client.get("/metrics").text
+
+
+def test_large_images_leave_threads_for_the_others(
+    run: Path, stored: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = create_app(run, stored, hosts=["testserver"])
+    decode, go, begun = service_module.decode_bytes, threading.Event(), threading.Event()
+
+    def slow_if_large(data: bytes, *arguments: Any) -> Any:
+        if data == large:
+            begun.set()
+            assert go.wait(30)
+        return decode(data, *arguments)
+
+    large = cv2.imencode(".png", np.zeros((2100, 2100, 3), np.uint8))[1].tobytes()
+    monkeypatch.setattr(service_module, "decode_bytes", slow_if_large)
+    with TestClient(app) as client, ThreadPoolExecutor(3) as pool:
+        files = {"image": ("large.png", large)}
+        answers = [pool.submit(client.post, "/search/image", files=files) for _ in range(3)]
+        assert begun.wait(30)
+        while 'sfsc_queue_length{queue="large images"} 2.0' not in client.get("/metrics").text:
+            pass
+        assert client.post("/search/image", files=upload(picture)).status_code == 200
+        go.set()
+        assert {answer.result().status_code for answer in answers} == {200}
 
 
 def test_one_slow_image_does_not_stall_the_others(

@@ -71,7 +71,14 @@ def create_app(
     key = [Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))] if api_key else []
     app.include_router(router, dependencies=key)
     app.include_router(page_router)
-    app.add_middleware(Guard, metrics=service.metrics, api_key=api_key, origins=origins, hosts=hosts)
+    app.add_middleware(
+        Guard,
+        metrics=service.metrics,
+        api_key=api_key,
+        origins=origins,
+        hosts=hosts,
+        dimension=service.family.dimension,
+    )
     _answer_errors(app, service)
     return app
 

@@ -18,7 +18,9 @@ from sfsc.serving.attempts import Attempts
 from sfsc.serving.metrics import Metrics
 
 MAX_BODY = 10 * 1024 * 1024  # bytes of a form, which may contain an image
-MAX_JSON = 1024 * 1024  # bytes of any other body, because parsing it delays all other requests
+# Bytes of any other body, because parsing it delays all other requests: conditions, and an embedding.
+MAX_JSON = 128 * 1024
+JSON_NUMBER = 32  # bytes of one component, at most
 BODY_SECONDS = 30.0  # the time in which a body must arrive
 ANY_HOST = "*"
 KEY_HEADER = "X-API-Key"
@@ -73,8 +75,9 @@ class Guard:
 
     Pages of `origins` may do everything that the service's own page may. CORS headers tell the browser so.
 
-    The size is checked while the body arrives: at most `MAX_BODY` or `MAX_JSON` bytes are read within
-    `BODY_SECONDS`, whatever size the client announced.
+    The size is checked while the body arrives, whatever size the client announced: at most `MAX_BODY` bytes
+    of a form, and at most `MAX_JSON` bytes and an embedding of `dimension` components of any other body, are
+    read within `BODY_SECONDS`.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Guard:
         api_key: str | None,
         origins: Collection[str],
         hosts: Collection[str],
+        dimension: int,
     ) -> None:
         self._app = app
+        self._max_json = MAX_JSON + JSON_NUMBER * dimension
         self._metrics = metrics
         self._key = None if api_key is None else api_key.encode()
         self._attempts = Attempts()
@@ -110,7 +115,7 @@ class Guard:
             await send(message)
 
         try:
-            limited = _limited(receive, _most(Headers(scope=scope)))
+            limited = _limited(receive, self._most(Headers(scope=scope)))
             await (self._answer(scope, bool(shared)) or self._app)(asked, limited, sending)
         finally:
             route = getattr(asked.get("route"), "path", "other")
@@ -145,7 +150,7 @@ class Guard:
                 403, "a page of another site cannot use this service: start it with --allow-origin for that"
             )
         length = headers.get("Content-Length", "")
-        if length.isdecimal() and int(length[:20]) > (most := _most(headers)):
+        if length.isdecimal() and int(length[:20]) > (most := self._most(headers)):
             return error_response(413, _too_large(most))
         return None
 
@@ -163,6 +168,11 @@ class Guard:
         if given is not None:
             self._attempts.note(client)
         return error_response(401, f"this service wants its API key in the header {KEY_HEADER}")
+
+    def _most(self, headers: Headers) -> int:
+        """Return the maximum number of bytes in the body of a request."""
+        is_form = headers.get("Content-Type", "").startswith("multipart/form-data")
+        return MAX_BODY if is_form else self._max_json
 
     def _is_host(self, header: str) -> bool:
         name = header.rpartition(":")[0] if re.search(r":\d{0,5}$", header) else header
@@ -186,11 +196,6 @@ def _foreign(headers: Headers) -> bool:
         return site not in ("same-origin", "none")
     origin = headers.get("Origin")
     return origin is not None and origin.partition("://")[2] != headers.get("Host")
-
-
-def _most(headers: Headers) -> int:
-    """Return the maximum number of bytes in the body of a request."""
-    return MAX_BODY if headers.get("Content-Type", "").startswith("multipart/form-data") else MAX_JSON
 
 
 def _limited(receive: Receive, most: int) -> Receive:
@@ -218,5 +223,6 @@ def _limited(receive: Receive, most: int) -> Receive:
 
 
 def _too_large(most: int) -> str:
-    what = "a smaller image" if most == MAX_BODY else "less"
-    return f"the request is larger than {most // 1024 // 1024} MiB: send {what}"
+    if most == MAX_BODY:
+        return f"the request is larger than {most // 1024 // 1024} MiB: send a smaller image"
+    return f"the request is larger than {most // 1024} KiB: send less"

@@ -61,7 +61,7 @@ class CompareById(Search):
 class SearchByEmbedding(Search):
     """A search with an embedding that the client computed."""
 
-    embedding: Annotated[list[float], Field(min_length=1, max_length=65536)]
+    embedding: Annotated[list[float], Field(min_length=1, max_length=65536, fail_fast=True)]
     width: Annotated[float | None, Field(description="The sub-model that computed it, if known.")] = None
     fingerprint: Annotated[
         str | None,

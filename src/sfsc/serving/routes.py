@@ -46,13 +46,17 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     400: {"model": Error, "description": "The body cannot be parsed"},
     401: {"model": Error, "description": "The API key is missing or wrong"},
     404: {"model": Error, "description": "There is no such row"},
-    413: {"model": Error, "description": "A form is larger than 10 MiB, or any other body larger than 1 MiB"},
+    413: {
+        "model": Error,
+        "description": "The body is too large: 10 MiB for a form, else about 128 KiB",
+    },
     422: {"model": Error, "description": "The request is invalid"},
     429: {"model": Error, "description": "The queue is full: try again after Retry-After seconds"},
     503: {"model": Error, "description": "The gallery cannot be read or written at the moment"},
 }
 
 MOST_ATTRIBUTES = 100  # maximum number of attributes of a new row
+MOST_TEXT = 100_000  # maximum number of characters of their JSON object
 
 router = APIRouter(responses=REFUSALS)
 page_router = APIRouter(include_in_schema=False)
@@ -65,11 +69,13 @@ def _service(request: Request) -> Service:
 def _attributes(text: str) -> dict[str, Value | None]:
     """Parse the attributes of a new row from a JSON object."""
     try:
-        values = json.loads(text)
+        values = json.loads(text) if len(text) <= MOST_TEXT else None
     except (ValueError, RecursionError):
         values = None
     if not isinstance(values, dict):
-        raise SfscError('attributes must be a JSON object such as {"price": 9.5}')
+        raise SfscError(
+            f'attributes must be a JSON object such as {{"price": 9.5}}, of at most {MOST_TEXT:,} characters'
+        )
     if len(values) > MOST_ATTRIBUTES:
         raise SfscError(f"a row has at most {MOST_ATTRIBUTES} attributes, not {len(values)}")
     return values

@@ -1,4 +1,4 @@
-"""The service behind the endpoints: one queue decodes and embeds images, another one uses the gallery."""
+"""The service behind the endpoints: queues that embed small and large images, and one for the gallery."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from sfsc.family.family import Family
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.conditions import Value
 from sfsc.gallery.store import Row
+from sfsc.images.header import read_header
 from sfsc.images.reading import decode_bytes
 from sfsc.serving.messages import Added, CompareAnswer, GalleryAnswer, HitAnswer, Search, SearchAnswer
 from sfsc.serving.metrics import Metrics
@@ -24,7 +25,8 @@ from sfsc.serving.overview import describe_family, describe_gallery
 from sfsc.serving.row_images import RowImages, check_path, common_folder
 from sfsc.serving.worker import Worker
 
-EMBEDDING_THREADS = 2  # one slow image must not stall the others
+EMBEDDING_THREADS = 2
+LARGE_IMAGE = 4_000_000  # pixels; larger ones are decoded one at a time, so that they do not delay the others
 IMAGES_WAITING = 64
 IMAGE_MEMORY = 300_000_000  # bytes for decoding one image, enough for a baseline JPEG of 50 million pixels
 GALLERY_WAITING = 256  # a page requests dozens of images at once
@@ -70,19 +72,21 @@ class Service:
         self.images = RowImages(self.roots)
         self.gallery.search(np.eye(1, self.family.spec.embedding_dim), self.fingerprint, exact=False)
         self._embedding = Worker("embedding", EMBEDDING_THREADS, IMAGES_WAITING)
+        self._large = Worker("large images", 1, IMAGES_WAITING)
         self._gallery = Worker("gallery", GALLERY_THREADS, GALLERY_WAITING)
-        self.metrics = Metrics([self._embedding, self._gallery])
+        self.metrics = Metrics([self._embedding, self._large, self._gallery])
         self._summary: tuple[float, GalleryAnswer] | None = None
 
     def close(self) -> None:
         """Finish all accepted work and close the gallery."""
         self._embedding.close()
+        self._large.close()
         self._gallery.close()
         self.gallery.close()
 
     async def search_image(self, data: bytes, name: str, width: float, search: Search) -> SearchAnswer:
         """Search with an image, given as the bytes of its file, embedded by one sub-model."""
-        return (await self._compare(lambda: (name, data), [width], search))[0]
+        return (await self._compare(lambda: (name, data), [width], search, await self._worker(data)))[0]
 
     async def search_id(self, id_: str, width: float | None, search: Search) -> SearchAnswer:
         """Search with the stored embedding of a row or, given a width, with its image embedded again."""
@@ -101,9 +105,9 @@ class Service:
 
     async def compare_image(self, data: bytes, name: str, search: Search) -> CompareAnswer:
         """Search with an image, embedded by every sub-model."""
-        return CompareAnswer(
-            answers=await self._compare(lambda: (name, data), list(self.family.widths), search)
-        )
+        widths = list(self.family.widths)
+        answers = await self._compare(lambda: (name, data), widths, search, await self._worker(data))
+        return CompareAnswer(answers=answers)
 
     async def compare_id(self, id_: str, search: Search) -> CompareAnswer:
         """Search with the image of a row, embedded by every sub-model."""
@@ -126,7 +130,7 @@ class Service:
             check_path(path, data)
             return id_, data
 
-        [(embedding, seconds)] = await self._embed(source, [width])
+        [(embedding, seconds)] = await self._embed(source, [width], await self._worker(data))
         store = partial(
             self.gallery.add,
             embedding[None],
@@ -171,19 +175,31 @@ class Service:
 
         return await run_in_threadpool(count)  # outside the queue, to respond even if it is full
 
-    async def _compare(self, source: Source, widths: Sequence[float], search: Search) -> list[SearchAnswer]:
+    async def _worker(self, data: bytes) -> Worker:
+        """Return the worker that embeds an image of a client, by the size in its header."""
+        try:
+            header = await run_in_threadpool(read_header, data)
+            return self._large if header.pixels > LARGE_IMAGE else self._embedding
+        except ValueError:  # the thread that decodes the image reports what is wrong
+            return self._embedding
+
+    async def _compare(
+        self, source: Source, widths: Sequence[float], search: Search, worker: Worker | None = None
+    ) -> list[SearchAnswer]:
         for width in widths:
             self.family.widths.index(width)
-        embedded = await self._embed(source, widths)
+        embedded = await self._embed(source, widths, worker or self._embedding)
         answers = []
         for width, (embedding, seconds) in zip(widths, embedded, strict=True):
             answer = await self._search(embedding, self.fingerprint, width, search)
             answers.append(answer.model_copy(update={"embed_ms": _milliseconds(seconds)}))
         return answers
 
-    async def _embed(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
+    async def _embed(
+        self, source: Source, widths: Sequence[float], worker: Worker
+    ) -> list[tuple[np.ndarray, float]]:
         """Return the (dim,) float32 embedding by each sub-model, and the seconds that it took."""
-        return await self._embedding.run(lambda: self._embed_now(source, widths))
+        return await worker.run(lambda: self._embed_now(source, widths))
 
     @torch.inference_mode()
     def _embed_now(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
