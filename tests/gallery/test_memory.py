@@ -34,7 +34,7 @@ def table(names: list[str]) -> pa.Table:
 
 
 def make(count: int = ROWS) -> MemoryIndex:
-    return MemoryIndex(DIM, [(unit(count), table([str(row) for row in range(count)]))])
+    return MemoryIndex.of(DIM, [(unit(count), table([str(row) for row in range(count)]))])
 
 
 def names(hits: list[Hit]) -> list[str]:
@@ -118,7 +118,7 @@ def test_all_rows_replaced_but_some_are_still_found() -> None:
 
 def test_rows_of_equal_scores_come_in_the_order_of_their_ids() -> None:
     rows = np.concatenate([np.repeat(unit(1), 40, axis=0), unit(60, seed=2)])
-    index = MemoryIndex(DIM, [(rows, table([str(row) for row in range(100)]))])
+    index = MemoryIndex.of(DIM, [(rows, table([str(row) for row in range(100)]))])
     assert names(index.search(unit(1), 3, [], exact=True)[0]) == ["0", "1", "10"]
 
 
@@ -154,7 +154,7 @@ def test_a_shortened_index_compares_first_components_of_the_rows_that_are_left()
 
 
 def test_an_empty_index_answers_nothing() -> None:
-    assert MemoryIndex(DIM, [(unit(1)[:0], table([]))]).search(unit(2), 3, [], exact=True) == [[], []]
+    assert MemoryIndex.of(DIM, [(unit(1)[:0], table([]))]).search(unit(2), 3, [], exact=True) == [[], []]
 
 
 def test_lists_are_freed_once() -> None:
@@ -164,6 +164,6 @@ def test_lists_are_freed_once() -> None:
         "vectors = numpy.random.default_rng(0).standard_normal((rows, 8)).astype('f')\n"
         "table = pyarrow.table({'id': list(map(str, range(rows)))})\n"
         "for _ in range(3):\n"
-        "    MemoryIndex(8, [(vectors, table)]).prepare()"
+        "    MemoryIndex.of(8, [(vectors, table)]).prepare()"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

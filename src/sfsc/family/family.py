@@ -39,9 +39,7 @@ STRUCTURE = "structure"  # of the metadata in the file of the weights
 class Family(Switchable):
     """A switchable network with an embedding head; its sub-networks are the sub-models.
 
-    `train` and `Family.load` return families. If the spec says that the sub-models do not share weights, each
-    narrow sub-model is a network of its own, stored in `independent`. Rival methods that do not use a
-    switchable network train such families.
+    `train` and `Family.load` return families.
 
     Example::
 
@@ -58,33 +56,19 @@ class Family(Switchable):
         """Make a family from a dense embedder, which becomes the full sub-model."""
         super().__init__(network, structure, spec.widths, spec.round_to)
         self.spec = spec
-        own = self.norms
-        if not spec.shared:
-            own = self.independent = nn.ModuleList(self.submodel(width) for width in self.widths.narrow)
-            self.norms = nn.ModuleList()
         if spec.calibrated:
-            for modules in own:
+            for modules in self._own:
                 modules.add_module("calibration", Calibration(spec.embedding_dim))
-        if spec.calibrated or not spec.shared:
             self._build()
+
+    @property
+    def _own(self) -> nn.ModuleList:
+        """The modules that every narrow sub-model has of its own."""
+        return self.norms
 
     def calibration(self, width: float) -> Calibration:
         """Return the calibration of a narrow sub-model of a calibrated family."""
         return cast(Calibration, cast(Embedder, self.at(width)).calibration)
-
-    def _build(self) -> None:
-        super()._build()
-        if "independent" in self._modules:
-            self._narrow = [*self.independent]
-            self._gathered = [[] for _ in self._narrow]
-
-    def corners(self) -> dict[str, list[nn.Parameter]]:
-        """Return the same as `Switchable.corners`; empty if the sub-models share no weights."""
-        return super().corners() if self.spec.shared else {}
-
-    def corner_orders(self) -> dict[str, list[dict[int, Tensor]]]:
-        """Return the same as `Switchable.corner_orders`; empty if the sub-models share no weights."""
-        return super().corner_orders() if self.spec.shared else {}
 
     @classmethod
     def create(
@@ -127,8 +111,14 @@ class Family(Switchable):
         """
         configuration = find_backbone(backbone).configuration
         spec = FamilySpec(
-            *(backbone, Widths.of(widths), embedding_dim, image_size),
-            *(tuple(keep), round_to, configuration, shared),
+            backbone=backbone,
+            widths=Widths.of(widths),
+            embedding_dim=embedding_dim,
+            image_size=image_size,
+            keep=tuple(keep),
+            round_to=round_to,
+            configuration=configuration,
+            shared=shared,
             nested_dims=tuple(nested_dims),
         )
         with torch.random.fork_rng():
@@ -139,7 +129,7 @@ class Family(Switchable):
         structure = _analyse(spec, network, spec.widths.narrow)
         if weights is not None:
             sort_by_importance(network, structure)
-        family = cls(spec, network, structure)
+        family = _family(spec, network, structure)
         if not shared:
             with torch.random.fork_rng():
                 torch.manual_seed(seed + 1)
@@ -298,11 +288,45 @@ class Family(Switchable):
                 structure = _analyse(spec, network, spec.widths.narrow[:1])
             else:
                 structure = structure_from_text(stored, network)
-            return cls(spec, network, structure)
+            return _family(spec, network, structure)
         except SfscError:
             raise
         except Exception as error:  # packages raise arbitrary errors for unknown configurations
             raise SfscError(f"{path} does not describe a family: {first_line(error)}") from error
+
+
+class IndependentFamily(Family):
+    """A family whose sub-models share no weights: each narrow one is a network of its own, in `independent`.
+
+    Rival methods that do not use a switchable network train such families.
+    """
+
+    def _divide(self) -> None:
+        nested = Switchable(self.network, self.structure, self.widths, self.round_to)
+        self.norms = nn.ModuleList()
+        self.independent = nn.ModuleList(nested.submodel(width) for width in self.widths.narrow)
+
+    @property
+    def _own(self) -> nn.ModuleList:
+        return self.independent
+
+    def _build(self) -> None:
+        super()._build()
+        self._narrow = [*self.independent]
+        self._gathered = [[] for _ in self._narrow]
+
+    def corners(self) -> dict[str, list[nn.Parameter]]:
+        """Return an empty dictionary: no parameter is shared."""
+        return {}
+
+    def corner_orders(self) -> dict[str, list[dict[int, Tensor]]]:
+        """Return an empty dictionary: no parameter is shared."""
+        return {}
+
+
+def _family(spec: FamilySpec, network: Embedder, structure: Structure) -> Family:
+    """Make a family from a dense embedder, which becomes the full sub-model."""
+    return (Family if spec.shared else IndependentFamily)(spec, network, structure)
 
 
 def _new_network(spec: FamilySpec) -> Embedder:

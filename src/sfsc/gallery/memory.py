@@ -1,4 +1,4 @@
-"""Rows in memory: what answers searches of a gallery on one machine."""
+"""The rows of a gallery in memory, and their search."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import ctypes
 import math
 import sys
 from collections.abc import Iterable, Sequence
-from copy import copy
 from itertools import pairwise
 from typing import Any
 
@@ -21,72 +20,87 @@ from sfsc.gallery.store import COLUMNS, HIT_COLUMNS, Hit, ranked
 
 INNER = faiss.METRIC_INNER_PRODUCT
 
-APPROXIMATE_FROM = 20_000  # rows; fewer are searched exactly in less time than a list of them is chosen
+APPROXIMATE_FROM = 20_000  # rows; with fewer, an exact search is faster than the choice of lists
 TRAINING_ROWS_PER_LIST = 40
-GOAL = 0.98  # recall@10, against the exact search, that the number of probed lists is chosen for
+GOAL = 0.98  # the recall@10 against the exact search that the number of probed lists is chosen for
 SAMPLE = 200
-CODES = faiss.ScalarQuantizer.QT_6bit  # finds what 8 bits find; with 4, the goal may be out of reach
-CANDIDATES = 4  # times as many as are wanted are compared exactly
+CODES = faiss.ScalarQuantizer.QT_6bit  # recall is that of 8 bits; 4 bits may not reach the goal
+CANDIDATES = 4  # rows that are compared exactly, for each hit
 BLOCK = 1 << 16  # rows compared at once: 32 MB at 128 dimensions
-STALE = 0.1  # share of replaced rows from which on all rows are loaded again
+STALE = 0.1  # if more than this share of the rows was replaced, all rows are loaded again
 
-# For each of Q queries the numbers of its rows and their scores, (Q, k) both; the score is -inf where a query
-# has fewer than k.
+# The numbers of the rows that were found for each of Q queries, and their scores: (Q, k) int64 and (Q, k)
+# float32. The score is -inf where a query has fewer than k rows.
 Found = tuple[np.ndarray, np.ndarray]
 
 
 class MemoryIndex:
-    """Embeddings and columns of n rows, searched by the cosine; exactly, or by probing some of many lists.
+    """Embeddings and columns of n rows, searched by cosine similarity.
 
-    `attributes` are the columns that hits show beside those of every gallery.
+    An exact search compares every row. An approximate search probes some of many lists, which hold six bits
+    per component, and compares the candidates that it finds there exactly.
 
-    The lists hold six bits for each component and say which rows to compare; scores are always those of the
-    rows themselves. Memory: 4 bytes for each component, three quarters of a byte more once an approximate
-    search was asked for, and the columns.
+    Memory: 4 bytes per component and the columns; three quarters of a byte more per component after the first
+    approximate search.
+
+    Attributes:
+        columns: the columns of all rows, including those that were removed.
+        attributes: the names of the user-defined columns that hits contain.
+        alive: (n,) bool, False for rows that were removed.
     """
 
-    def __init__(self, dimension: int, parts: Iterable[tuple[np.ndarray, pa.Table]]) -> None:
-        """Take all rows in parts: (n, dimension) float32 of length 1, and their n values of each column."""
-        self._flat = faiss.IndexFlatIP(dimension)
-        tables = []
-        for vectors, table in parts:
-            self._flat.add(vectors)
-            tables.append(table)
-        self.columns = Columns.of(pa.concat_tables(tables))
-        self.attributes: Sequence[str] = [name for name in self.columns.names if name not in COLUMNS]
-        self.alive = np.ones(self._flat.ntotal, bool)
-        self._living = len(self.alive)  # counted here: to count flags takes longer than to search
+    def __init__(self, flat: Any, columns: Columns) -> None:
+        """Index n rows.
+
+        Args:
+            flat: a FAISS flat index of the n embeddings, of length 1.
+            columns: the n values of each column.
+        """
+        self._flat = flat
+        self.columns = columns
+        self.attributes: Sequence[str] = [name for name in columns.names if name not in COLUMNS]
+        self.alive = np.ones(flat.ntotal, bool)
+        self._living = flat.ntotal  # kept, because counting the flags takes longer than a search
         self._lists: Any = None
         self._trained_rows = 0
+
+    @classmethod
+    def of(cls, dimension: int, parts: Iterable[tuple[np.ndarray, pa.Table]]) -> MemoryIndex:
+        """Index rows that are given in parts: (n, dimension) float32 of length 1, and a table of n rows."""
+        flat, tables = faiss.IndexFlatIP(dimension), []
+        for vectors, table in parts:
+            flat.add(vectors)
+            tables.append(table)
+        return cls(flat, Columns.of(pa.concat_tables(tables)))
 
     def __len__(self) -> int:
         return self._living
 
     @property
     def dimension(self) -> int:
-        """Of the rows."""
+        """The dimension of the rows."""
         return int(self._flat.d)
 
     @property
     def vectors(self) -> np.ndarray:
-        """(n, dimension) float32, where FAISS holds them: not to be kept beyond the next change."""
+        """(n, dimension) float32, a view of the memory of FAISS that is valid until the next change."""
         rows, dimension = self._flat.ntotal, self._flat.d
         return faiss.rev_swig_ptr(self._flat.get_xb(), rows * dimension).reshape(rows, dimension)
 
     @property
     def stale(self) -> bool:
-        """Return whether so many rows were replaced that all should be loaded again."""
+        """Whether so many rows were replaced that all should be loaded again."""
         return len(self) < (1 - STALE) * len(self.alive)
 
     def extend(self, vectors: np.ndarray, table: pa.Table) -> None:
-        """Add rows, as the constructor takes them; older rows have no value in a column that is new."""
+        """Add rows, given as for `of`; in a new column, older rows have None."""
         (self._flat if self._lists is None else self._lists).add(vectors)
         self.alive = np.concatenate([self.alive, np.ones(len(vectors), bool)])
         self._living += len(vectors)
         self.columns = self.columns.extended(table)
 
     def remove(self, rows: np.ndarray) -> None:
-        """Take rows away, by their (k,) numbers in the order in which they came."""
+        """Remove rows by their numbers, (k,) int64, counted from 0 in the order in which they were added."""
         self._living -= int(self.alive[rows].sum())
         self.alive[rows] = False
         self.vectors[rows] = 0.0
@@ -94,7 +108,7 @@ class MemoryIndex:
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
     ) -> list[list[Hit]]:
-        """See `Store`; with conditions, the search is always exact."""
+        """Search as `Store.search` does; with conditions, always exactly."""
         if not len(self):
             return [[] for _ in queries]
         if where:
@@ -107,15 +121,16 @@ class MemoryIndex:
         return self._hits(found, top)
 
     def shortened(self, dimension: int) -> MemoryIndex:
-        """The rows with their first components alone, brought to length 1."""
-        shorter = copy(self)
-        shorter._flat = faiss.IndexFlatIP(dimension)
-        shorter._flat.add(shorten(self.vectors, dimension))
-        shorter._lists, shorter._trained_rows = None, 0
+        """Return an index of the first components of the rows, normalised to length 1."""
+        flat = faiss.IndexFlatIP(dimension)
+        flat.add(shorten(self.vectors, dimension))
+        shorter = MemoryIndex(flat, self.columns)
+        shorter.attributes = self.attributes
+        shorter.remove(np.flatnonzero(~self.alive))
         return shorter
 
     def prepare(self) -> None:
-        """Make the lists for approximate searches, if they are missing or were made for half as many rows."""
+        """Make the lists for approximate searches, unless there are lists of more than half of the rows."""
         rows = len(self.alive)
         if len(self) < APPROXIMATE_FROM or rows < 2 * self._trained_rows:
             return
@@ -127,7 +142,7 @@ class MemoryIndex:
         chosen = generator.choice(rows, min(rows, TRAINING_ROWS_PER_LIST * lists), replace=False)
         coded.train(vectors[np.sort(chosen)])
         coded.add(vectors)
-        coded = faiss.clone_index(coded)  # lists grew by doubling; of a copy, none has room to spare
+        coded = faiss.clone_index(coded)  # lists grow by doubling; those of a copy have no room to spare
         release_unused()
         self._lists = faiss.IndexRefine(coded, self._flat)
         self._lists.k_factor = CANDIDATES
@@ -135,7 +150,7 @@ class MemoryIndex:
         self._choose_probes(coded, vectors[generator.choice(np.flatnonzero(self.alive), SAMPLE)])
 
     def _choose_probes(self, coded: Any, queries: np.ndarray) -> None:
-        """Probe as many lists as the goal needs for queries like the rows."""
+        """Set the number of probed lists to what the goal needs for queries like the rows."""
         nearest = _best(self._exact(queries, 10, None), 10)[0]
         coded.nprobe = 4
         while coded.nprobe < coded.nlist:
@@ -144,30 +159,41 @@ class MemoryIndex:
                 return
             coded.nprobe = min(2 * coded.nprobe, coded.nlist)
 
-    def _exact(self, queries: np.ndarray, top: int, chosen: np.ndarray | None, limit: int = 0) -> Found:
-        """All rows, of those chosen, whose score is not below the `top`-th, and maybe more."""
-        limit = limit or top + 1
-        rows = self._nearest(queries, limit, chosen)
-        scores = self._scores(queries, rows)
-        found = rows, scores
-        gone = np.any(np.isneginf(scores), axis=1)
-        if gone.any():  # and took the places of others
-            again = self._exact(queries[gone], top, np.flatnonzero(self.alive), limit)
-            found = _replaced(found, gone, again)
-        if rows.shape[1] == limit:
+    def _exact(self, queries: np.ndarray, top: int, chosen: np.ndarray | None) -> Found:
+        """Return, for each query, every row whose score is not below the `top`-th score, and maybe more.
+
+        Only the rows `chosen`, (n,) int64, are compared, or all rows if it is None.
+        """
+        found: Found = np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
+        pending, limit = np.arange(len(queries)), top + 1
+        while len(pending):
+            rows, scores = self._compared(queries[pending], limit, chosen)
+            found = _replaced(found, pending, (rows, scores))
+            if rows.shape[1] < limit:  # all rows were found
+                break
             ordered = np.sort(scores, axis=1)
-            tied = ~gone & (ordered[:, 0] == ordered[:, -top])
-            if tied.any():  # maybe with more rows
-                found = _replaced(found, tied, self._exact(queries[tied], top, chosen, 4 * limit))
+            lowest = ordered[:, 0]
+            pending = pending[(lowest == ordered[:, -top]) & np.isfinite(lowest)]  # maybe more rows are equal
+            limit *= 4
+        return found
+
+    def _compared(self, queries: np.ndarray, limit: int, chosen: np.ndarray | None) -> Found:
+        """Return `limit` rows with the greatest scores for each query, or all rows that were chosen."""
+        rows = self._nearest(queries, limit, chosen)
+        found = rows, self._scores(queries, rows)
+        removed = np.any(np.isneginf(found[1]), axis=1)
+        if removed.any():  # removed rows took the places of others
+            rows = self._nearest(queries[removed], limit, np.flatnonzero(self.alive))
+            found = _replaced(found, np.flatnonzero(removed), (rows, self._scores(queries[removed], rows)))
         return found
 
     def _nearest(self, queries: np.ndarray, limit: int, chosen: np.ndarray | None) -> np.ndarray:
-        """For each query, `limit` rows of the greatest products, or all that were chosen."""
+        """Return the `limit` rows with the greatest products for each query, or all rows that were chosen."""
         if chosen is None:
             limit = min(limit, len(self.alive))
             if len(queries) > 1:
                 return self._flat.search(queries, limit)[1]
-            # For one query, FAISS takes one thread, and numpy all of them.
+            # For one query, FAISS uses one thread, and numpy uses all.
             return np.argpartition(self.vectors @ queries[0], -limit)[None, -limit:]
         if not len(chosen):
             return np.empty((len(queries), 0), np.int64)
@@ -188,9 +214,9 @@ class MemoryIndex:
         return rows, scores
 
     def _scores(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
-        """(Q, k) float32, -inf for a row that is gone or less than 0.
+        """Return the scores of rows, (Q, k) float32; -inf for a removed row and for a number below 0.
 
-        Equal rows have equal scores, which products of blocks do not warrant.
+        Equal rows have equal scores, which is not so for products of blocks.
         """
         vectors, scores = self.vectors, np.empty(rows.shape, np.float32)
         step = max(1, BLOCK // max(1, rows.shape[1]))
@@ -201,7 +227,7 @@ class MemoryIndex:
         return scores
 
     def _hits(self, found: Found, top: int) -> list[list[Hit]]:
-        """The rows of every query; columns are read once for all of them."""
+        """Return the hits of every query; columns are read once for all queries."""
         rows, scores = found
         there = np.isfinite(scores)
         chosen = rows[there]
@@ -213,7 +239,7 @@ class MemoryIndex:
         return [part[:top] if done else ranked(part, top) for part, done in zip(parts, in_order, strict=True)]
 
     def _own(self, rows: np.ndarray) -> list[dict[str, Any]]:
-        """The user's attributes of each row."""
+        """Return the user-defined columns of each row."""
         own: list[dict[str, Any]] = [{} for _ in rows]
         for name in self.attributes:
             for attributes, value in zip(own, self.columns.take(name, rows), strict=True):
@@ -222,21 +248,21 @@ class MemoryIndex:
 
 
 def release_unused() -> None:
-    """Give back to the system what was freed: allocators keep it, a quarter of what is in use here."""
+    """Return freed memory to the system; allocators keep a quarter of what is in use here."""
     pa.default_memory_pool().release_unused()
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
 
 def _best(found: Found, limit: int) -> Found:
-    """The first `limit` of each query's rows by their scores."""
+    """Return the `limit` rows of each query with the greatest scores, best first."""
     rows, scores = found
     order = np.argsort(-scores, axis=1, kind="stable")[:, :limit]
     return np.take_along_axis(rows, order, axis=1), np.take_along_axis(scores, order, axis=1)
 
 
 def _replaced(found: Found, places: np.ndarray, others: Found) -> Found:
-    """What was found, with others in these places of the queries."""
+    """Return what was found, with the rows of some queries, by mask or positions, replaced by others."""
     width = max(found[0].shape[1], others[0].shape[1])
     (rows, scores), others = _widened(found, width), _widened(others, width)
     rows[places], scores[places] = others

@@ -62,7 +62,7 @@ class Mirror:
         """Read all rows, fragment by fragment, because one scan reads ahead and holds many rows twice."""
         self.clear()
         reader = _Reader(snapshot, 0)
-        index = MemoryIndex(snapshot.description.dimension, reader.parts(_fragments(snapshot)))
+        index = MemoryIndex.of(snapshot.description.dimension, reader.parts(_fragments(snapshot)))
         self._held, self._kinds = reader.held, dict(snapshot.description.columns)
         release_unused()
         return index

@@ -49,15 +49,18 @@ class Switchable(nn.Module):
         self.network = network
         self.structure = structure
         self.widths = widths
+        self.round_to = round_to
         self.counts = [structure.counts(width, round_to) for width in widths]
         self._check_distinct()
-        self.norms = nn.ModuleList(
-            nn.ModuleDict(
-                {name.replace(".", "/"): norm for name, norm in cut_norms(network, structure, counts).items()}
-            )
-            for counts in self.counts[:-1]
-        )
+        self._divide()
         self._build()
+
+    def _divide(self) -> None:
+        """Create the parts that each narrow sub-network does not share: its normalisation layers."""
+        self.norms = nn.ModuleList(
+            nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
+            for norms in (cut_norms(self.network, self.structure, counts) for counts in self.counts[:-1])
+        )
 
     def _check_distinct(self) -> None:
         for first, second, narrower, wider in zip(

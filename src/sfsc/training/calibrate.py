@@ -90,7 +90,7 @@ def fit_calibration(
     vectors = {width: torch.from_numpy(embedded[width]) for width in family.widths}
     images = len(vectors[1.0])
     _check(family, images)
-    calibrated = Family(
+    calibrated = type(family)(
         replace(family.spec, calibrated=True), copy.deepcopy(family.network), family.structure
     )
     calibrated.load_state_dict(family.state_dict(), strict=False)

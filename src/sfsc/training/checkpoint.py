@@ -54,7 +54,7 @@ class LastStep:
     """
 
     def __init__(self, state: TrainingState, step: int) -> None:
-        self.step = step
+        self.state, self.step = state, step
         self._buffers = list(state.family.buffers())
         self._kept = [buffer.clone() for buffer in self._buffers]
 

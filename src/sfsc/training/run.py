@@ -28,8 +28,9 @@ from sfsc.training.interruption import interruptible
 from sfsc.training.loading import check_images
 from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.record import begun, check, has_record, record, refuse_used
+from sfsc.training.start import equalise, new_family, starting_state
 from sfsc.training.teacher import TEACHER_FOLDER, Teacher, teacher_config
-from sfsc.training.trainer import Training, all_batches, equalise, new_family
+from sfsc.training.trainer import Training, all_batches
 
 NOT_RESULTS = {"workers", "log_every", "checkpoint_every", "compile", "device", "max_corrupt"}
 
@@ -81,7 +82,8 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
         if config.method.teacher and len(config.widths) > 1:
             trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
             teacher = Teacher.of(run, trained, device, world)
-        training = Training(config, run, images, dataset.mirrors, device, world, teacher)
+        last = starting_state(config, run, images, device, world, teacher)
+        training = Training(config, run, images, dataset.mirrors, last, world, teacher)
         with interruptible(world) as interruption:
             family = training.run(interruption)
             world.on_first(lambda: family.cpu().save(run))
