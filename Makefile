@@ -12,9 +12,10 @@ demo: $(RUN)/evaluation.json $(RUN)/.indexed
 	$(BIN)/sfsc search $(RUN) $(QUERY) --width 0.25 --gallery $(GALLERY) --top 10 --picture $(RUN)/search.png
 	$(BIN)/sfsc report $(RUN)
 
-# Each file's tests run in one process, and the processes side by side.
+# The fast tests, or others: make test OPTIONS="-m slow". Each file's tests run in one process, one for each core.
+OPTIONS :=
 test: .venv/.installed
-	$(BIN)/pytest -n auto --dist loadfile
+	$(BIN)/python -m pytest -n auto --dist loadfile $(OPTIONS)
 
 # Each Python that is claimed, in an environment of its own, and the oldest packages of the base install.
 # A Python that is missing is an error that names it, after the others were tested.
