@@ -26,28 +26,38 @@ def main() -> None:
     """Print the section."""
     command = parser(__doc__)
     command.add_argument("parsers", nargs="*", help="names of parsers; all by default")
-    command.add_argument("--seconds", type=float, default=60.0, help="for each parser")
+    command.add_argument("--seconds", type=float, default=60.0, help="for each parser, at most")
+    command.add_argument("--files", type=int, default=1_000_000, help="for each parser, at most")
     command.add_argument("--seed", type=int, default=0)
     command.add_argument("--crashes", type=Path, help="folder for the files that crash a parser")
     chosen = command.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         known = parsers(Path(folder))
-        rows = [
-            run(name, known[name], Path(folder), chosen.seconds, random.Random(chosen.seed), chosen.crashes)
-            for name in chosen.parsers or known
-        ]
+        rows = []
+        for name in chosen.parsers or known:
+            chance = random.Random(chosen.seed)
+            rows.append(
+                run(name, known[name], Path(folder), chosen.seconds, chosen.files, chance, chosen.crashes)
+            )
+            print(*rows[-1], sep=" | ", file=sys.stderr, flush=True)
     print(section("Changed files", EXPLANATION, table(HEADING, rows)))
 
 
 def run(
-    name: str, one: Parser, folder: Path, seconds: float, chance: random.Random, kept: Path | None
+    name: str,
+    one: Parser,
+    folder: Path,
+    seconds: float,
+    most: int,
+    chance: random.Random,
+    kept: Path | None,
 ) -> tuple[object, ...]:
     """Return a row of the table."""
     files = refused = 0
     slowest = 0.0
     crashes: dict[str, bytes] = {}
     before, end = peak(), time.monotonic() + seconds
-    while time.monotonic() < end:
+    while files < most and time.monotonic() < end:
         data = changed(chance.choice(one.seeds), chance)
         start = time.perf_counter()
         try:
