@@ -52,6 +52,12 @@ def make_shapes(folder: Path, identities: int = 12, takes: int = 3) -> Path:
     return folder / "shapes.csv"
 
 
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Undo what commands in this process set for their workers."""
+    monkeypatch.delenv("PYTHONSAFEPATH", raising=False)
+
+
 @pytest.fixture(scope="session")
 def shapes(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The specification of the small data set, csv:PATH."""

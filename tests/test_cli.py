@@ -215,6 +215,7 @@ class TestEvaluate:
             assert str(run / name) in evaluated
             assert decode(str(run / name), None).std() > 0
 
+    @pytest.mark.slow
     def test_exported_files_join_the_matrix(self, run: Path, evaluated: str, tmp_path: Path) -> None:
         copy = shutil.copytree(run, tmp_path / "run")
         said = succeed("export", copy, "--width", 0.25, "--width", 1.0, "--int8")

@@ -170,6 +170,7 @@ def test_the_process_that_measures_imports_nothing_from_the_working_folder(
     assert not (trapped / "was-run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

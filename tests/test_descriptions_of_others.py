@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -87,12 +88,18 @@ DAMAGES = [
 
 
 @pytest.fixture
-def run(tmp_path: Path, shapes: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+def run(whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the run, in the working folder."""
+    monkeypatch.chdir(tmp_path)
+    return shutil.copytree(whole, tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory, shapes: str) -> Path:
     """A run with all files that a run may have."""
-    run = tmp_path / "run"
+    run = tmp_path_factory.mktemp("whole") / "run"
     family = Family.create("small", "0.5,1.0", 8, (32, 32))
     family.save(run)
-    monkeypatch.chdir(tmp_path)
     named = {"fingerprint": family.fingerprint, "dataset": shapes}
     config = Config.make({"dataset": shapes, "backbone": "small", "widths": [0.5, 1.0]})
     item = {"path": "a.png", "identity": "a", "camera": None}

@@ -46,6 +46,7 @@ def test_changed_files_are_read_or_refused(
     read_or_refused(known[name], folder, chance)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SLOW)
 @given(chance=st.randoms(use_true_random=True))
 @settings(max_examples=5, deadline=None)

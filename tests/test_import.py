@@ -49,6 +49,7 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
     assert value.__doc__
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("order", [sfsc.__all__, sfsc.__all__[::-1]])
 def test_the_names_may_be_imported_in_any_order(order: list[str]) -> None:
     """A module that is imported for one name must not stand in the way of another."""

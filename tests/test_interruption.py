@@ -120,6 +120,7 @@ def test_a_second_signal_ends_at_once(run: Path, shapes: str) -> None:
     assert told(f"{EMBEDDED},1,SIGINT+SIGINT", "evaluate", run, "--dataset", shapes) == (130, [])
 
 
+@pytest.mark.slow
 def test_compare_says_where_it_stopped_and_goes_on(shapes: str, tmp_path: Path) -> None:
     command = ("compare", shapes, "--recipes=unified", "--seeds=1", "--no-calibrations", "--out", tmp_path)
     code, said = told("sfsc.training.trainer:Training,write,2,SIGINT", *command, *SETTINGS)

@@ -1,7 +1,8 @@
-"""A small family, and files that were exported from it."""
+"""A small family, and files that were exported from it: made once, whichever packages' tests use them."""
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,8 @@ WIDTHS = (0.25, 1.0)
 NESTED = (4, 8)
 
 
-@pytest.fixture(scope="package")
-def family() -> Family:
+@cache
+def make_family() -> Family:
     """Untrained, but with statistics that are not those of the start."""
     family = Family.create("small", WIDTHS, 16, (32, 32), nested_dims=NESTED).train()
     images = torch.rand(64, 3, 32, 32, generator=torch.Generator().manual_seed(0))
@@ -25,16 +26,26 @@ def family() -> Family:
     return family.eval()
 
 
-@pytest.fixture(scope="package")
-def images(shapes: str) -> list[str]:
-    return list(open_dataset(shapes).train.paths)
-
-
-@pytest.fixture(scope="package")
-def files(family: Family, images: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("exported")
+@cache
+def make_files(images: tuple[str, ...], folder: Path) -> Path:
+    family = make_family()
     export(family, 0.25, folder / "narrow.onnx", images)
     export(family, 0.25, folder / "narrow-int8.onnx", images, int8=True)
     export(family, 0.25, folder / "short.onnx", images, dimension=8)
     export(family, 0.25, folder / "short-int8.onnx", images, int8=True, dimension=8)
     return folder
+
+
+@pytest.fixture(scope="session")
+def family() -> Family:
+    return make_family()
+
+
+@pytest.fixture(scope="session")
+def images(shapes: str) -> list[str]:
+    return list(open_dataset(shapes).train.paths)
+
+
+@pytest.fixture(scope="session")
+def files(images: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_files(tuple(images), tmp_path_factory.getbasetemp() / "exported")

@@ -47,7 +47,7 @@ class Installation:
         return printed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_what_embeds_is_installed_without_torch(tmp_path: Path) -> None:
     for number in range(12):
         write_png(tmp_path / "images" / f"{number:02d}.png", draw(number, 0, 0))

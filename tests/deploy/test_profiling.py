@@ -117,6 +117,7 @@ def on_a_phone(folder: Path, *arguments: object) -> subprocess.CompletedProcess[
     return subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
 
 
+@pytest.mark.slow
 def test_a_phone_measures_the_files_that_are_there(run: Path, found: Profile, tmp_path: Path) -> None:
     phone = tmp_path / "phone"
     shutil.copytree(run / "export", phone / "export", ignore=shutil.ignore_patterns("0.5.onnx"))
@@ -138,6 +139,7 @@ def test_a_phone_measures_the_files_that_are_there(run: Path, found: Profile, tm
     assert f"chosen: {phone / 'export'}" in chosen.stdout
 
 
+@pytest.mark.slow
 def test_a_phone_tests_too_where_the_data_set_is(
     run: Path, found: Profile, shapes: str, tmp_path: Path
 ) -> None:

@@ -17,9 +17,9 @@ from sfsc.serving import create_app
 ERRORS = {"401", "404", "413", "422", "429", "503"}
 
 
-@pytest.fixture(scope="module")
-def schema(run: Path, indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> schemathesis.BaseSchema:
-    stored = shutil.copytree(indexed, tmp_path_factory.mktemp("described") / "gallery")
+@pytest.fixture
+def schema(run: Path, indexed: Path, tmp_path: Path) -> schemathesis.BaseSchema:
+    stored = shutil.copytree(indexed, tmp_path / "gallery")
     return schemathesis.openapi.from_asgi("/openapi.json", create_app(run, stored, hosts=["testserver"]))
 
 

@@ -75,6 +75,7 @@ def test_page_and_searches_work_below_a_path(run: Path, indexed: Path, picture: 
         assert httpx.get(f"{url}/gallery", headers={"Host": "other.example"}, timeout=60).status_code == 421
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("named", [True, False], ids=["named proxy", "any client"])
 def test_only_a_named_proxy_says_who_asks(run: Path, indexed: Path, named: bool) -> None:
     options = ("--api-key", "right", "--root-path", PREFIX, *(["--proxy", "127.0.0.1"] if named else []))

@@ -237,7 +237,7 @@ def test_wrong_arguments_are_named(arguments: dict[str, object], message: str) -
         to_switchable(network, IMAGES, **arguments)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_sub_models_compile(pair: tuple[nn.Module, Switchable]) -> None:
     with torch.no_grad():
         compiled = torch.compile(pair[1].submodel(0.5))

@@ -23,7 +23,7 @@ from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.optimizer import make_optimizer
 from sfsc.training.recipes import RECIPES
 
-BATCH, CLASSES = 8, 6
+BATCH, CLASSES, STEPS = 8, 6, 6
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "1d": (lambda: nn.BatchNorm1d(5), (BATCH, 5)),
     "2d": (lambda: nn.BatchNorm2d(5, eps=1e-3), (BATCH, 5, 4, 3)),
@@ -59,11 +59,11 @@ def normalise(name: str, world: World, dtype: torch.dtype = torch.float32) -> di
 
 
 def take_steps(
-    world: World, granularity: str, dtype: torch.dtype, steps: int = 20, **settings: Any
+    world: World, granularity: str, dtype: torch.dtype, steps: int = STEPS, **settings: Any
 ) -> dict[str, Tensor]:
     """The weights after some steps on batches of which each rank has its share."""
     config = Config.make(
-        {"dataset": "none", "granularity": granularity, "optimizer": "sgd", "lr": 1e-4, **settings}
+        {"dataset": "none", "granularity": granularity, "optimizer": "sgd", "lr": 3e-4, **settings}
     )
     family = Family.create("small", embedding_dim=16, image_size=(16, 16)).to(dtype).train()
     generator = torch.Generator().manual_seed(1)

@@ -153,7 +153,9 @@ class TestSteps:
             assert_close(rank_checks.take_steps(ALONE, granularity, dtype), first, tolerance)
 
     def test_the_weights_have_moved_by_more_than_the_tolerance(self) -> None:
-        start, end = (rank_checks.take_steps(ALONE, "tensor", torch.float32, steps) for steps in (0, 20))
+        start, end = (
+            rank_checks.take_steps(ALONE, "tensor", torch.float32, steps) for steps in (0, rank_checks.STEPS)
+        )
         moved = {n: (end[n] - start[n]).abs().max().item() for n in end if end[n].ndim in (2, 4)}
         moved = {name: distance for name, distance in moved.items() if not name.endswith(("mean", "std"))}
         assert min(moved.values()) > 5e-5
@@ -265,6 +267,7 @@ def alone(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_a_killed_rank_leaves_a_checkpoint_for_any_number_of_ranks(
     shapes: str, alone: Path, tmp_path: Path
 ) -> None:
@@ -288,7 +291,7 @@ def test_a_mistake_is_one_line(shapes: str, tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_killed_again_and_again_it_is_trained_to_the_end(shapes: str, alone: Path, tmp_path: Path) -> None:
     """With processes that decode: they hold the ranks' connections open and are told to end with them."""
     run, two = tmp_path / "run", tmp_path / "two"
@@ -331,7 +334,7 @@ def test_a_rank_that_hangs_is_not_waited_for(shapes: str, tmp_path: Path) -> Non
     assert saved_step(run) >= 4
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_compiled_they_train_alike(shapes: str, tmp_path: Path) -> None:
     """The compiler takes the normalisation over all ranks into its graphs."""
     weights = []

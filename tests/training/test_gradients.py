@@ -104,6 +104,7 @@ def test_projection_moves_the_gradient_where_sub_models_conflict() -> None:
     assert not set(norms) & set(moved), "a sub-model's own parameters never conflict"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_gradients_held_amount_to_at_most_twice_the_parameters(
     backbone: str, monkeypatch: pytest.MonkeyPatch
@@ -186,7 +187,7 @@ def test_nothing_is_compiled_unless_asked_for(monkeypatch: pytest.MonkeyPatch) -
     assert compiled == []
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_a_compiled_family_trains_alike_and_is_saved_alike(tmp_path: Path) -> None:
     weights, losses = [], []
     for compiled in (False, True):

@@ -256,6 +256,7 @@ def network():
 """
 
 
+@pytest.mark.slow
 def test_the_module_of_a_backbone_is_found_where_python_looks(place: Path) -> None:
     """In processes of their own, for a module that was imported once is always found."""
     allowed = "--allow-code=nets_of_this_test:network"

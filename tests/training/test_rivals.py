@@ -122,6 +122,7 @@ def test_narrow_networks_of_bct_depend_on_the_influence(
     assert all(torch.equal(none[key], unified[key]) for key in narrow)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "stop"), [("bct", 3), ("bct", 4), ("bct", 6), ("sfsc+", 3), ("sfsc+", 4), ("sfsc+", 6)]
 )

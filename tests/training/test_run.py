@@ -62,6 +62,7 @@ def finished(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+@pytest.mark.slow
 def test_several_threads_begin_as_one_does(finished: Path, shapes: str, tmp_path: Path) -> None:
     subprocess.run(command(shapes, tmp_path / "run"), env={**os.environ, "OMP_NUM_THREADS": "2"}, check=True)
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "run").values())
@@ -156,6 +157,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: Path, shapes: str, t
     assert steps[-1] == 24
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_told_to_end_completes_its_step(
     finished: Path, shapes: str, tmp_path: Path, number: signal.Signals, code: int
@@ -260,6 +262,7 @@ def test_a_damaged_checkpoint_is_named(shapes: str, tmp_path: Path) -> None:
         train(Config.make(settings(shapes)), tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_a_full_disk_keeps_the_last_checkpoint(finished: Path, shapes: str, tmp_path: Path) -> None:
     run = tmp_path / "full"
     limit = (finished / "checkpoint.safetensors").stat().st_size // 2

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from sfsc.backbones.builtin import BACKBONES
 from sfsc.backbones.sources import check_code, find_backbone
 from sfsc.backbones.weights import load_weights, no_larger_than, read_weights
 from sfsc.dimensions import check_dimension, shorten
@@ -34,6 +35,7 @@ from sfsc.switchable.verify import settle
 from sfsc.widths import Widths
 
 STRUCTURE = "structure"  # of the metadata in the file of the weights
+_ANALYSED: dict[tuple[object, ...], str] = {}
 
 
 class Family(Switchable):
@@ -335,9 +337,20 @@ def _new_network(spec: FamilySpec) -> Embedder:
 
 
 def _analyse(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> Structure:
-    """Analyse the structure of a network, and verify the sub-models of these widths."""
+    """Analyse the structure of a network, and verify the sub-models of these widths.
+
+    Built-in backbones are analysed once in each process.
+    """
+    key = (spec.backbone, spec.embedding_dim, spec.image_size, spec.keep, spec.round_to, *widths)
+    if key in _ANALYSED:
+        return structure_from_text(_ANALYSED[key], network)
     structure, graph = analyse(network, torch.zeros(2, 3, *spec.image_size), spec.keep)
-    return settle(network, structure, graph, [structure.counts(width, spec.round_to) for width in widths])
+    structure = settle(
+        network, structure, graph, [structure.counts(width, spec.round_to) for width in widths]
+    )
+    if spec.backbone in BACKBONES:
+        _ANALYSED[key] = structure_to_text(structure)
+    return structure
 
 
 def _digest(description: dict[str, Any], state: dict[str, Tensor]) -> str:
