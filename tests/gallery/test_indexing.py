@@ -20,7 +20,7 @@ from sfsc import Condition, Family, Gallery, SfscError, index, open_dataset, upg
 from sfsc.data import decode, find_images, write_png
 from sfsc.embedding.embedded import Embedded
 from sfsc.embedding.engines import Engine, local_engine, make_engine
-from sfsc.embedding.files import embed
+from sfsc.embedding.files import write_embeddings
 from sfsc.embedding.image_set import embed_all
 from sfsc.gallery.attributes import read_attributes
 from sfsc.gallery.export import export
@@ -148,7 +148,9 @@ def test_images_of_any_name_are_stored_or_named(
     skipped = index(family, photos, gallery, 0.5, engine=engine)
     assert {row["path"] for row in gallery.rows()} == storable
     assert {error.path for error in skipped} == there - storable
-    assert [error.path for error in embed(photos, out / "parts", engine, 0.5)] == [e.path for e in skipped]
+    assert [error.path for error in write_embeddings(photos, out / "parts", engine, 0.5)] == [
+        e.path for e in skipped
+    ]
     assert set(parquet.read_table(out / "parts")["path"].to_pylist()) == storable
 
 
@@ -164,9 +166,9 @@ def test_where_no_image_can_be_stored_it_is_said(family: Family, gallery: Galler
     engine = local_engine(family, 0.5, 0)
     for source in (bad, bad.parent):
         assert [e.path for e in index(family, source, gallery, 0.5, engine=engine)] == [str(bad)]
-        assert [e.path for e in embed(source, tmp_path / "out", engine, 0.5)] == [str(bad)]
+        assert [e.path for e in write_embeddings(source, tmp_path / "out", engine, 0.5)] == [str(bad)]
         with pytest.raises(SfscError, match=r"nothing to write into .*v\.npy: .*the path is not valid UTF-8"):
-            embed(source, tmp_path / "v.npy", engine, 0.5)
+            write_embeddings(source, tmp_path / "v.npy", engine, 0.5)
 
 
 def test_a_data_set_without_a_gallery_split_is_taken_whole(
@@ -179,12 +181,15 @@ def test_a_data_set_without_a_gallery_split_is_taken_whole(
     assert {row["path"]: row["identity"] for row in gallery.rows()} == {
         path: f"of {number}" for number, path in enumerate(paths)
     }
-    assert embed(f"csv:{tmp_path / 't.csv'}", tmp_path / "v.npy", local_engine(family, 0.5, 0), 0.5) == []
+    assert (
+        write_embeddings(f"csv:{tmp_path / 't.csv'}", tmp_path / "v.npy", local_engine(family, 0.5, 0), 0.5)
+        == []
+    )
     assert np.load(tmp_path / "v.npy").shape == (3, 16)
 
 
 def test_embeddings_become_an_array(family: Family, folder: Path, tmp_path: Path) -> None:
-    corrupt = embed(folder, tmp_path / "out" / "v.npy", local_engine(family, 0.5, 0), 0.5)
+    corrupt = write_embeddings(folder, tmp_path / "out" / "v.npy", local_engine(family, 0.5, 0), 0.5)
     assert [Path(error.path).name for error in corrupt] == ["x.png"]
     paths = (tmp_path / "out" / "v.txt").read_text().splitlines()
     expected = embed_all(family, paths, 0).of(paths)[0.5]
@@ -195,8 +200,8 @@ def test_embeddings_become_an_array(family: Family, folder: Path, tmp_path: Path
 def test_embeddings_become_parquet_and_are_gone_on_with(family: Family, folder: Path, tmp_path: Path) -> None:
     embedded: list[str] = []
     engine = counting(local_engine(family, 0.5, 0), embedded)
-    embed(folder / "3.png", tmp_path / "out", engine, 0.5)
-    embed(folder, tmp_path / "out", engine, 0.5)
+    write_embeddings(folder / "3.png", tmp_path / "out", engine, 0.5)
+    write_embeddings(folder, tmp_path / "out", engine, 0.5)
     assert sum(path.endswith("3.png") for path in embedded) == 1
     table = parquet.read_table(tmp_path / "out")
     paths = table["path"].to_pylist()
@@ -205,7 +210,7 @@ def test_embeddings_become_parquet_and_are_gone_on_with(family: Family, folder: 
     np.testing.assert_allclose(np.array(table["embedding"].to_pylist()), expected, atol=1e-6)
     (tmp_path / "out" / "part-00000.parquet").write_bytes(b"PAR1")
     with pytest.raises(SfscError, match=r"part-00000\.parquet cannot be read"):
-        embed(folder, tmp_path / "out", engine, 0.5)
+        write_embeddings(folder, tmp_path / "out", engine, 0.5)
 
 
 def test_a_gallery_is_exported(family: Family, gallery: Gallery, folder: Path, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def embed(
     Images that cannot be read are skipped and listed, and the exit code is then 1.
     """
     from sfsc.embedding.engines import make_engine
-    from sfsc.embedding.files import embed as run_embedding
+    from sfsc.embedding.files import write_embeddings
     from sfsc.embedding.model import open_model
 
     if (out is None) == (gallery is None):
@@ -116,7 +116,7 @@ def embed(
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
     embed_by = make_engine(engine, model, opened, width, workers, dim, allow_code)
-    corrupt = run_embedding(images, out, embed_by, width)
+    corrupt = write_embeddings(images, out, embed_by, width)
     print(f"embeddings: {out}")
     _name_skipped(corrupt)
 

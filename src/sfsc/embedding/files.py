@@ -11,7 +11,8 @@ import numpy as np
 
 from sfsc.data.image_paths import images_of
 from sfsc.embedding.embedded import Embedded, in_parts
-from sfsc.embedding.engines import Engine
+from sfsc.embedding.engines import Engine, local_engine
+from sfsc.embedding.model import Model
 from sfsc.errors import SfscError, first_line, missing_extra
 from sfsc.files.writing import write_atomic, write_with
 from sfsc.images.reading import CorruptImage
@@ -21,33 +22,55 @@ PARTS = "part-*.parquet"
 LINE_BREAK = "its path contains a line break, but the list of paths has one path per line: rename it"
 
 
-def embed(images: str | Path, out: str | Path, engine: Engine, width: float) -> list[CorruptImage]:
+def embed(
+    model: Model,
+    images: str | Path,
+    out: str | Path,
+    width: float | None = None,
+    workers: int = 2,
+    dimension: int | None = None,
+) -> list[CorruptImage]:
     """Embed images with one sub-model and write the embeddings into files.
 
     Args:
+        model: a family in evaluation mode, or an exported sub-model, as `open_model` returns them.
         images: an image, a folder of images, or KIND:PATH of a data set. Of a data set, the gallery split is
             used, or all images if it has none.
         out: FILE.npy, or a folder. FILE.npy contains the embeddings, (N, dim) float32, and FILE.txt the N
             paths, one per line. A folder contains Parquet files with the columns path and embedding; images
             that it already contains are not embedded again, and several runs can write to it at once.
-        engine: an engine of the sub-model, as `make_engine` returns it.
-        width: the width of the sub-model.
+        width: the width of the sub-model; by default the widest.
+        workers: the number of threads that decode images.
+        dimension: the number of first components to write; by default all.
 
     Returns:
         The images that could not be read or whose paths the files cannot represent, and the folders that
         could not be opened. All other images are in the files.
 
     Raises:
-        SfscError: there are no images, or the files cannot be read or written.
+        SfscError: the model has no such width or dimension, there are no images, or the files cannot be read
+            or written.
 
     Example::
 
-        from sfsc.embedding.engines import local_engine
-        from sfsc.embedding.files import embed
-        from sfsc.embedding.model import open_model
+        model = sfsc.open_model("phone.onnx")
+        sfsc.embed(model, "photos", "photos.npy")
+    """
+    width = model.widest if width is None else width
+    model.check_width(width)
+    if dimension is not None:
+        model.check_dimension(dimension)
+    return write_embeddings(images, out, local_engine(model, width, workers, dimension), width)
 
-        model = open_model("phone.onnx")
-        embed("photos", "photos.npy", local_engine(model, model.widest, workers=2), model.widest)
+
+def write_embeddings(images: str | Path, out: str | Path, engine: Engine, width: float) -> list[CorruptImage]:
+    """Write the embeddings of images into files as `embed` does, with any engine of a sub-model.
+
+    Args:
+        images: as for `embed`.
+        out: as for `embed`.
+        engine: an engine of the sub-model, as `make_engine` returns it.
+        width: the width of the sub-model.
     """
     found, out = images_of(images, "gallery").storable(), Path(out)
     single = out.suffix == ".npy"
