@@ -148,7 +148,9 @@ class TestCsv:
 class TestOpenDataset:
     @pytest.mark.parametrize("spec", ["data", "imagenet:data", "folder:", ""])
     def test_unknown_kinds_are_answered_with_the_known(self, spec: str) -> None:
-        with pytest.raises(SfscError, match="folder, csv, market1501, veri776, msmt17, omniglot, emoji"):
+        with pytest.raises(
+            SfscError, match="folder, csv, market1501, veri776, msmt17, grocery, omniglot, emoji"
+        ):
             open_dataset(spec)
 
     @pytest.mark.parametrize(

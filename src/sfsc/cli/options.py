@@ -7,7 +7,9 @@ from typing import Annotated
 
 import typer
 
-DATASET_HELP = "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, omniglot, emoji"
+DATASET_HELP = (
+    "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, grocery, omniglot, emoji"
+)
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `sfsc train` wrote.")]
 AllowCodeOption = Annotated[

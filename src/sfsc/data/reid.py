@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -11,11 +10,10 @@ from pathlib import Path
 import numpy as np
 
 from sfsc.data.dataset import Dataset
-from sfsc.data.walking import cannot_be_read, say_passed_over, subfolders, walk
+from sfsc.data.walking import cannot_be_read, find_root, say_passed_over, walk
 from sfsc.errors import SfscError
 
 PERSON, VEHICLE = (256, 128), (256, 256)
-UNPACKED = 2  # the maximum number of folders around a data set, which unpacking can create
 
 Row = tuple[str, str, str, str]  # path, identity, camera, split
 
@@ -112,26 +110,10 @@ def read_msmt17(source: str, path: Path) -> Dataset:
     Raises:
         SfscError: a list or a folder is missing, or a line or the name of an image has an unexpected form.
     """
-    root = _root(path, [*_MSMT_LISTS, next(iter(_MSMT_REPACKED.folders))])
+    root = find_root(path, [*_MSMT_LISTS, next(iter(_MSMT_REPACKED.folders))])
     if (root / next(iter(_MSMT_REPACKED.folders))).is_dir():
         return _named(source, root, _MSMT_REPACKED)
     return _dataset(source, _listed(root), PERSON)
-
-
-def _root(path: Path, entries: Iterable[str]) -> Path:
-    """Return the folder that contains one of these entries: `path`, or a folder up to two levels below it.
-
-    Return `path` if no folder contains one; raise `SfscError` if several folders do.
-    """
-    level = [path]
-    for _ in range(1 + UNPACKED):
-        found = [folder for folder in level if any(os.path.exists(folder / entry) for entry in entries)]
-        if len(found) > 1:
-            raise SfscError(f"{path} contains the data set more than once: name {found[0]} or {found[1]}")
-        if found:
-            return found[0]
-        level = [folder for above in level for folder in subfolders(above)]
-    return path
 
 
 def _dataset(source: str, rows: Iterable[Row], image_size: tuple[int, int]) -> Dataset:
@@ -148,7 +130,7 @@ def _dataset(source: str, rows: Iterable[Row], image_size: tuple[int, int]) -> D
 
 
 def _named(source: str, path: Path, layout: _Layout) -> Dataset:
-    root = _root(path, [*layout.folders][:1])
+    root = find_root(path, [*layout.folders][:1])
     rows, walks, remarks = [], [], []
     for name, split in layout.folders.items():
         folder = root / name

@@ -10,6 +10,7 @@ from sfsc.data.csv_table import read_csv
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.emoji import read_emoji
 from sfsc.data.folder import read_folder
+from sfsc.data.grocery import read_grocery
 from sfsc.data.omniglot import read_omniglot
 from sfsc.data.reid import read_market1501, read_msmt17, read_veri776
 from sfsc.data.resplit import target, validation
@@ -23,6 +24,7 @@ KINDS: dict[str, Callable[[str, Path], Dataset]] = {
     "market1501": read_market1501,
     "veri776": read_veri776,
     "msmt17": read_msmt17,
+    "grocery": read_grocery,
     "omniglot": read_omniglot,
     "emoji": read_emoji,
 }
@@ -63,6 +65,6 @@ def open_dataset(spec: str) -> Dataset:
     path = Path(location)
     if not os.path.exists(path) and kind != "emoji":
         raise SfscError(f"{spec}: {path} does not exist")
-    if kind in ("folder", "market1501", "veri776", "msmt17") and not os.path.isdir(path):
+    if kind in ("folder", "market1501", "veri776", "msmt17", "grocery") and not os.path.isdir(path):
         raise SfscError(f"{spec}: {path} is not a folder")
     return KINDS[kind](spec, path)

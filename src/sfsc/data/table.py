@@ -50,6 +50,24 @@ def read_table(path: Path, needed: Sequence[str], optional: Sequence[str] | None
     ]
 
 
+def read_columns(path: Path, columns: Sequence[str]) -> list[Row]:
+    """Read a file of values separated by commas that has no header, as `read_table` does.
+
+    Args:
+        path: the file.
+        columns: the names of its columns, in order.
+
+    Raises:
+        SfscError: the file cannot be read, or a line has more or fewer values than there are columns.
+    """
+    lines = _split(path, _read_text(path), ",")
+    return [
+        Row(line, _pick(f"{path}, line {line}", columns, columns, values))
+        for line, values in lines
+        if any(values)
+    ]
+
+
 def check_distinct(table: Path, images: Iterable[tuple[int, str]]) -> None:
     """Raise `SfscError` if a table names an image twice, even if its path is written differently.
 

@@ -32,6 +32,7 @@ TAKEN = ("link to a folder that is already used", "links to folders that are alr
 SPECIAL = ("device, pipe or socket", "devices, pipes or sockets")
 OTHER = ("file that is not an image", "files that are not images")
 _NAMED = 3  # the maximum number of entries that a message names
+UNPACKED = 2  # the maximum number of folders around a data set, which unpacking can create
 
 
 @dataclass
@@ -77,6 +78,22 @@ def walk(root: Path) -> Walk:
             _sort_in(entry, found, waiting)
     found.images.sort(key=lambda path: PurePath(path).parts)
     return found
+
+
+def find_root(path: Path, entries: Iterable[str]) -> Path:
+    """Return the folder that contains one of these entries: `path`, or a folder up to two levels below it.
+
+    Return `path` if no folder contains one; raise `SfscError` if several folders do.
+    """
+    level = [path]
+    for _ in range(1 + UNPACKED):
+        found = [folder for folder in level if any(os.path.exists(folder / entry) for entry in entries)]
+        if len(found) > 1:
+            raise SfscError(f"{path} contains the data set more than once: name {found[0]} or {found[1]}")
+        if found:
+            return found[0]
+        level = [folder for above in level for folder in subfolders(above)]
+    return path
 
 
 def subfolders(folder: Path) -> list[Path]:
