@@ -22,6 +22,7 @@ from sfsc.data.sources import open_dataset
 from sfsc.gallery import Gallery
 from sfsc.images.reading import decode, write_png
 from sfsc.training.config import Config
+from tests.conftest import draw
 
 SETTINGS = {
     "image_size": [32, 32],
@@ -234,6 +235,18 @@ class TestEvaluate:
         without = [line for line in evaluated.splitlines() if line.startswith(("criterion", "24 queries"))]
         assert [line for line in out.splitlines() if line in without] == without
         assert "0.25 int8" in succeed("report", copy)
+
+    def test_distractors_are_in_the_gallery(self, run: Path, shapes: str, tmp_path: Path) -> None:
+        copy, others = shutil.copytree(run, tmp_path / "run"), tmp_path / "others"
+        for identity in range(20, 23):
+            write_png(others / f"{identity}.png", draw(identity, 0, 0))
+        out = succeed("evaluate", copy, "--distractors", others, "--workers", 0)
+        assert f"{TEST_IMAGES} queries, {TEST_IMAGES + 3} gallery images" in out
+        (folder,) = (copy / "evaluations").iterdir()
+        assert f" + {others}" in json.loads((folder / "evaluation.json").read_text())["dataset"]
+        succeed("report", copy)
+        assert f" + {others}: " in (copy / "report.html").read_text()
+        assert "has no distractors" in refusal(sfsc("evaluate", copy, "--distractors", shapes))
 
     def test_another_data_set_has_files_of_its_own(
         self, run: Path, evaluated: str, shapes: str, tmp_path: Path

@@ -25,10 +25,16 @@ def evaluate(
         list[Path] | None,
         typer.Option("--with", metavar="FILE", help="Exported sub-model to evaluate as well; repeatable."),
     ] = None,
+    distractors: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="IMAGES", help="A folder or KIND:PATH whose images are added to the gallery; repeatable."
+        ),
+    ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
-    _evaluate(run, dataset, workers, with_ or [], allow_code)
+    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [])
 
 
 @app.command()
@@ -87,10 +93,16 @@ def report(run: RunArgument) -> None:
 
 
 def _evaluate(
-    run: Path, dataset: str | None, workers: int, exported: Sequence[Path], allow_code: str | None
+    run: Path,
+    dataset: str | None,
+    workers: int,
+    exported: Sequence[Path],
+    allow_code: str | None,
+    distractors: Sequence[str] = (),
 ) -> None:
     """Evaluate a run folder, write and print the result."""
     from sfsc.data import open_dataset
+    from sfsc.data.distractors import with_distractors
     from sfsc.evaluation.evaluate import evaluate as run_evaluation
     from sfsc.family.family import Family
     from sfsc.report.result_figures import draw_evaluation
@@ -100,6 +112,8 @@ def _evaluate(
     opened = open_dataset(dataset or dataset_of(run))
     for remark in remarks(run, opened):
         print(f"remark: {one_line(remark)}", file=sys.stderr)
+    for source in distractors:
+        opened = with_distractors(opened, source)
     evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, exported)
     written = evaluation.write(run)
     files = [written, *draw_evaluation(written.parent)]
