@@ -1,4 +1,4 @@
-"""Checkpoints: everything a run needs to go on exactly, in one safetensors file."""
+"""Checkpoints: everything that a run needs to continue exactly, in one safetensors file."""
 
 from __future__ import annotations
 
@@ -18,14 +18,17 @@ from sfsc.files.schema import conform
 from sfsc.files.tensors import write_tensors
 
 CHECKPOINT_FILE = "checkpoint.safetensors"
-FORMAT = 1  # what a checkpoint is of that does not say it
+FORMAT = 1  # also of checkpoints that do not state their format
 
 
 @dataclass(frozen=True)
 class TrainingState:
-    """What training changes; all three are changed in place.
+    """The tensors that training changes, in place.
 
-    There is one classifier for all sub-models, or one for each.
+    Attributes:
+        family: the family.
+        classifiers: one classifier for all sub-models, or one for each.
+        optimizer: the optimizer of all their parameters.
     """
 
     family: Family
@@ -33,13 +36,13 @@ class TrainingState:
     optimizer: torch.optim.Optimizer
 
     def parameters(self) -> list[nn.Parameter]:
-        """The family's, then the classifiers."""
+        """Return the parameters of the family, followed by the classifiers."""
         return [*self.family.parameters(), *self.classifiers]
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint holds: the number of steps done, and all tensors by name. It knows of no ranks."""
+    """The contents of a checkpoint: the number of completed steps, and all tensors by name."""
 
     path: Path
     step: int
@@ -47,10 +50,10 @@ class Checkpoint:
 
 
 class LastStep:
-    """The state after the last completed step, to which one that cannot be completed goes back.
+    """The state after the last completed step, which is restored if the next step is not completed.
 
-    A step changes the running statistics from its first forward pass on, all else only at its end: so only
-    the former are kept.
+    A step changes the running statistics from its first forward pass on, and everything else only at its end.
+    Therefore only the running statistics are kept.
     """
 
     def __init__(self, state: TrainingState, step: int) -> None:
@@ -59,7 +62,7 @@ class LastStep:
         self._kept = [buffer.clone() for buffer in self._buffers]
 
     def complete(self, step: int) -> None:
-        """The state as it is now is that after a step."""
+        """Take the current state as the one after a step."""
         self.step = step
         if self._kept:
             torch._foreach_copy_(self._kept, self._buffers)
@@ -71,7 +74,11 @@ class LastStep:
 
 
 def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
-    """Replace the run's checkpoint, atomically; SfscError where the disk is full, the old one kept."""
+    """Replace the run's checkpoint atomically.
+
+    Raises:
+        SfscError: the disk is full; the old checkpoint is kept.
+    """
     tensors = {f"family.{name}": tensor for name, tensor in state.family.state_dict().items()}
     tensors |= {f"classifier.{index}": tensor for index, tensor in enumerate(state.classifiers)}
     for index, values in state.optimizer.state_dict()["state"].items():
@@ -81,7 +88,7 @@ def save_checkpoint(run: Path, state: TrainingState, step: int) -> None:
 
 
 def read_checkpoint(run: Path) -> Checkpoint | None:
-    """The run's checkpoint, if it has one; SfscError where it is damaged."""
+    """Return the run's checkpoint, or None if it has none; raise `SfscError` if it is damaged."""
     path = run / CHECKPOINT_FILE
     if not path.exists():
         return None
@@ -105,10 +112,10 @@ def read_checkpoint(run: Path) -> Checkpoint | None:
 
 
 def restore(checkpoint: Checkpoint, state: TrainingState) -> None:
-    """Set the state, in place, to what the checkpoint holds.
+    """Set the state, in place, to that of a checkpoint.
 
     Raises:
-        SfscError: it is of another network or set of identities.
+        SfscError: the checkpoint belongs to another network or to other identities.
     """
     tensors = checkpoint.tensors
     try:
