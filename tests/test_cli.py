@@ -41,7 +41,7 @@ OPTIONS = {
         *("--out", "--config", "--resume", "--recipe", "--backbone"),
         *("--widths", "--epochs", "--seed", "--device", "--compile", "--set", "--allow-code"),
     },
-    "evaluate": {"--dataset", "--with", "--workers", "--allow-code"},
+    "evaluate": {"--dataset", "--with", "--distractors", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {
         *("--out", "--config", "--recipes", "--backbone", "--seeds"),
