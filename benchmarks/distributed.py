@@ -37,7 +37,7 @@ Training steps of two processes, which communicate by gloo, are compared with th
 same batches: `{name}` at {size}x{size} pixels, batches of {batch}, threads for each process: {threads}. The
 table shows the largest difference between any two weights after 20 steps of SGD. In float64, it shows whether
 both compute the same. In float32, rounding dominates it. For comparison, the next column shows the difference
-between two runs of one process, one of which has the images of every batch in another order."""
+between two runs of one process, which differ in the order of the images within each batch."""
 TIMES = """
 The time of a step with the same batch; the kinds took turns."""
 

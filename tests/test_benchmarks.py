@@ -14,6 +14,7 @@ import pytest
 
 from sfsc import Family, compare
 from sfsc.files.writing import write_json
+from tests.serving.conftest import in_browser
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 SHORT = {
@@ -92,10 +93,10 @@ def test_exported_files_beside_their_sub_models(tmp_path: Path, shapes: str) -> 
     assert [row[8] for row in rows if row[1] == "onnx"] == ["1.00", "1.00"]
 
 
+@in_browser
+@pytest.mark.skipif(not shutil.which("npm"), reason="there is no npm on this machine")
 @pytest.mark.slow
 def test_the_browser_embeds_as_python_does(tmp_path: Path, shapes: str) -> None:
-    if not (shutil.which("npm") and shutil.which("chromium")):
-        pytest.skip("there is no npm or no chromium on this machine")
     Family.create("small", (0.25, 1.0), 16, (32, 32)).save(tmp_path)
     printed = section_of(
         "browser", f"--run={tmp_path}", f"--dataset={shapes}", "--images=2", "--rounds=1", "--repeats=2"

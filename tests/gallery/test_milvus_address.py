@@ -28,24 +28,23 @@ CERTIFICATE, KEY = (Path(__file__).with_name(f"localhost.{suffix}") for suffix i
 
 
 class Server(milvus_pb2_grpc.MilvusServiceServicer):
-    """A Milvus without collections; it keeps what it was sent as authorization, and may quote it.
-
-    The methods have the names of the protocol, which are not those of Python's style (N802).
-    """
+    """A Milvus without collections; it keeps what it was sent as authorization, and may quote it."""
 
     def __init__(self) -> None:
         self.seen: set[Any] = set()
         self.quotes = False
 
-    def Connect(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def connect(self, request: Any, context: Any) -> Any:
         self.seen.add(dict(context.invocation_metadata()).get("authorization"))
         if self.quotes:
             context.abort(grpc.StatusCode.UNAUTHENTICATED, f"not valid: {', '.join(PARTS)}")
         return milvus_pb2.ConnectResponse(status=common_pb2.Status(), identifier=1)
 
-    def DescribeCollection(self, request: Any, context: Any) -> Any:  # noqa: N802
+    def describe(self, request: Any, context: Any) -> Any:
         status = common_pb2.Status(code=100, error_code=common_pb2.CollectionNotExists, reason="not there")
         return milvus_pb2.DescribeCollectionResponse(status=status)
+
+    Connect, DescribeCollection = connect, describe  # the names of the protocol
 
 
 @pytest.fixture

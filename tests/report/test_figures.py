@@ -9,8 +9,8 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from sfsc.errors import SfscError
+from sfsc.report.canvas import INK, save, to_svg
 from sfsc.report.figures import (
-    INK,
     POINTS,
     accuracy_against_latency,
     accuracy_against_size,
@@ -18,8 +18,6 @@ from sfsc.report.figures import (
     cosine_map,
     embedding_map,
     heat_map,
-    save,
-    to_svg,
     training_curves,
 )
 from tests.report.synthetic_run import MAP, WIDTHS, evaluation, log, with_exported

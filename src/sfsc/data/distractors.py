@@ -22,20 +22,25 @@ def with_distractors(dataset: Dataset, source: str) -> Dataset:
 
     Args:
         dataset: the data set.
-        source: an image, a folder of images, or KIND:PATH of a data set, of which the gallery split is used,
-            or all images if it has none. Images of a folder have no identity; all of them are used.
+        source: an image, a folder of images, or KIND:PATH of a data set. Of a data set, the gallery split is
+            used, or all images if it has none. Images of a folder have no identity; all of them are used.
 
     Raises:
-        SfscError: the source has no images, or none that can be added.
+        SfscError: the source has no images or none that can be added, or a part of it cannot be read.
     """
     found = images_of(source, "gallery")
+    if found.skipped:
+        raise SfscError(str(found.skipped[0]))
     shown = np.zeros(len(found.paths), bool)
     if found.identities is not None:
         shown = np.isin(found.identities, dataset.identities)
     shown |= np.isin(np.array(found.paths), np.array([os.path.abspath(path) for path in dataset.paths]))
     added = tuple(path for path, skip in zip(found.paths, shown, strict=True) if not skip)
     if not added:
-        raise SfscError(f"{source} has no distractors: all of its images show identities of {dataset.source}")
+        raise SfscError(
+            f"{source} has no distractors, because all of its images show identities of {dataset.source}: "
+            "name another source"
+        )
     if shown.any():
         say(f"{source}: left out {shown.sum()} images of identities of {dataset.source}")
     names = [f"distractor {number}" for number in range(len(added))]

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfsc.backbones.builtin import BACKBONES
 from sfsc.backbones.sources import check_code, find_backbone
 from sfsc.backbones.weights import load_weights, no_larger_than, read_weights
 from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, first_line
+from sfsc.family.build import analysed, new_network
 from sfsc.family.calibration import Calibration
 from sfsc.family.embedder import Embedder, check_images
 from sfsc.family.spec import FamilySpec, read_spec
@@ -30,12 +30,9 @@ from sfsc.switchable.convert import sort_by_importance
 from sfsc.switchable.network import DEFAULT_WIDTHS, ROUND_TO, Switchable
 from sfsc.switchable.stored import structure_from_text, structure_to_text
 from sfsc.switchable.structure import Structure
-from sfsc.switchable.tracer import analyse
-from sfsc.switchable.verify import settle
 from sfsc.widths import Widths
 
 STRUCTURE = "structure"  # of the metadata in the file of the weights
-_ANALYSED: dict[tuple[object, ...], str] = {}
 
 
 class Family(Switchable):
@@ -125,10 +122,10 @@ class Family(Switchable):
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            network = _new_network(spec)
+            network = new_network(spec)
         if weights is not None:
             load_weights(backbone, network.backbone, weights)
-        structure = _analyse(spec, network, spec.widths.narrow)
+        structure = analysed(spec, network, spec.widths.narrow)
         if weights is not None:
             sort_by_importance(network, structure)
         family = _family(spec, network, structure)
@@ -285,9 +282,9 @@ class Family(Switchable):
         """
         try:
             with no_larger_than(path.with_name(FAMILY_FILE).stat().st_size):
-                network = _new_network(spec)
+                network = new_network(spec)
             if stored is None:
-                structure = _analyse(spec, network, spec.widths.narrow[:1])
+                structure = analysed(spec, network, spec.widths.narrow[:1])
             else:
                 structure = structure_from_text(stored, network)
             return _family(spec, network, structure)
@@ -329,28 +326,6 @@ class IndependentFamily(Family):
 def _family(spec: FamilySpec, network: Embedder, structure: Structure) -> Family:
     """Make a family from a dense embedder, which becomes the full sub-model."""
     return (Family if spec.shared else IndependentFamily)(spec, network, structure)
-
-
-def _new_network(spec: FamilySpec) -> Embedder:
-    backbone = find_backbone(spec.backbone, spec.configuration)
-    return Embedder.build(backbone, spec.image_size, spec.embedding_dim)
-
-
-def _analyse(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> Structure:
-    """Analyse the structure of a network, and verify the sub-models of these widths.
-
-    Built-in backbones are analysed once in each process.
-    """
-    key = (spec.backbone, spec.embedding_dim, spec.image_size, spec.keep, spec.round_to, *widths)
-    if key in _ANALYSED:
-        return structure_from_text(_ANALYSED[key], network)
-    structure, graph = analyse(network, torch.zeros(2, 3, *spec.image_size), spec.keep)
-    structure = settle(
-        network, structure, graph, [structure.counts(width, spec.round_to) for width in widths]
-    )
-    if spec.backbone in BACKBONES:
-        _ANALYSED[key] = structure_to_text(structure)
-    return structure
 
 
 def _digest(description: dict[str, Any], state: dict[str, Tensor]) -> str:

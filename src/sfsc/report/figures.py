@@ -1,18 +1,14 @@
-"""Figures of a run, with one ink on a transparent background, so that an inlined figure matches its page."""
+"""Figures of a run."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from sfsc.errors import SfscError, missing_extra
-from sfsc.files.writing import write_atomic
+from sfsc.errors import missing_extra
+from sfsc.report.canvas import INK, add_grid, add_legend, new_figure
 
 try:
     import matplotlib
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
 Curve = Literal["loss", "uncertainty", "conflicts"]
 
-INK = "#1b2430"
 MISSED = "#f08a24"
 POINTS = 400  # maximum number of points of a curve; a figure cannot show more
 # Lightness falls steadily, so the order survives colour blindness; both ends stand out on white and black.
@@ -73,7 +68,7 @@ def heat_map(
     lowest, highest = limits or (matrix.min(), matrix.max())
     colours = CELL_SCALE(Normalize(lowest, highest, clip=True)(matrix))
     side = max(4.8, 1.2 + 0.9 * len(matrix))
-    figure, axes = _figure((side, side + 0.1))
+    figure, axes = new_figure((side, side + 0.1))
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
     for query, gallery in np.ndindex(matrix.shape):
         mark = ""
@@ -103,7 +98,7 @@ def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key:
     """
     epochs = _thin(np.array([line["epoch"] for line in log], dtype=float))
     values = _thin(np.array([line[key] for line in log], dtype=float))
-    figure, axes = _figure((5.0, 3.0))
+    figure, axes = new_figure((5.0, 3.0))
     for width, colour, column in zip(widths, _colours(len(widths)), values.T, strict=True):
         known = ~np.isnan(column)
         if known.any():
@@ -115,8 +110,8 @@ def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key:
     if key == "conflicts":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(bottom=0)
-    _grid(axes)
-    _legend(axes)
+    add_grid(axes)
+    add_legend(axes)
     return figure
 
 
@@ -132,7 +127,7 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     own = len(millions)  # exported files follow the sub-models
     matrix = np.array(evaluation["metrics"]["mAP"], dtype=float)[:own, :own]
     colours = _colours(own)
-    figure, axes = _figure((5.0, 3.4))
+    figure, axes = new_figure((5.0, 3.4))
     self_tests, against_largest = matrix.diagonal(), matrix[:, -1]
     axes.plot(millions, self_tests, "-o", color=INK, linewidth=1, markersize=6, label="self-test")
     axes.scatter(millions, self_tests, s=40, color=colours, zorder=3)
@@ -151,8 +146,8 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     axes.set_ylabel("mAP")
     axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    _grid(axes)
-    _legend(axes)
+    add_grid(axes)
+    add_legend(axes)
     return figure
 
 
@@ -164,7 +159,7 @@ def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
             and "accuracy", a fraction, of its "rows". Rows without an accuracy are left out.
     """
     rows = [row for row in profile["rows"] if row["accuracy"] is not None]
-    figure, axes = _figure((5.6, 3.6))
+    figure, axes = new_figure((5.6, 3.6))
     for (runtime, form), (colour, marker) in FORM_MARKS.items():
         points = [row for row in rows if (row["runtime"], row["form"]) == (runtime, form)]
         if points:
@@ -187,8 +182,8 @@ def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
     axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.margins(x=0.12, y=0.14)
-    _grid(axes)
-    _legend(axes)
+    add_grid(axes)
+    add_legend(axes)
     return figure
 
 
@@ -200,7 +195,7 @@ def conflict_map(log: Sequence[dict[str, Any]]) -> Figure:
     """
     shares = _thin(np.array([line["conflicts_by_group"] for line in log], dtype=float))
     epochs, groups = log[-1]["epoch"], shares.shape[1]
-    figure, axes = _figure((5.0, 3.4))
+    figure, axes = new_figure((5.0, 3.4))
     extent = (0.0, float(epochs), groups + 0.5, 0.5)
     image = axes.imshow(
         shares.T, aspect="auto", extent=extent, cmap=CELL_SCALE, vmin=0, interpolation="nearest"
@@ -217,7 +212,7 @@ def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
     """Draw (m, m) mean cosines between the embeddings of one image by two sub-models, in percent."""
     matrix = np.asarray(cosines, dtype=float)
     colours = CELL_SCALE(Normalize(matrix.min(), 1.0)(matrix))
-    figure, axes = _figure((4.8, 4.6))
+    figure, axes = new_figure((4.8, 4.6))
     for row, column in np.ndindex(matrix.shape):
         _cell(axes, (column, row), float(matrix[row, column]), colours[row, column], "")
     _square(axes, _names(widths), "width", "width")
@@ -236,7 +231,7 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
     names = list(dict.fromkeys(projection["identities"]))
     palette = matplotlib.colormaps["tab10"]
     colours = [palette(names.index(identity) % 10) for identity in projection["identities"]]
-    figure, axes = _figure((5.0, 4.4))
+    figure, axes = new_figure((5.0, 4.4))
     for image, colour in enumerate(colours):
         axes.plot(*points[:, image].T, color=colour, alpha=0.3, linewidth=0.8)
     marks = ["o", "s", "^", "D", "v", "P", "X", "*"]
@@ -246,53 +241,8 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
     axes.set_xticks([])
     axes.set_yticks([])
     axes.spines[:].set_visible(False)
-    _legend(axes)
+    add_legend(axes)
     return figure
-
-
-def save(figure: Figure, path: str | Path) -> None:
-    """Write a figure on white as PNG or SVG, by the suffix of `path`. Equal figures give equal bytes.
-
-    Raises:
-        SfscError: the path has another suffix, or the file cannot be written.
-    """
-    metadata: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None}}
-    suffix = Path(path).suffix
-    if suffix not in metadata:
-        raise SfscError(f"{path}: a figure is saved as .png or .svg, not as {suffix!r}")
-    data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
-        figure.savefig(data, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
-    write_atomic(Path(path), data.getvalue())
-
-
-def to_svg(figure: Figure) -> str:
-    """Return a figure as one <svg> element for an HTML page, with the colour of the page's text as its ink.
-
-    The element has no fixed size. Its ids begin with a digest of its content, so that a page can contain
-    several figures.
-    """
-    buffer = io.StringIO()
-    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
-    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{digest}-", svg)
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    return svg.replace(INK, "currentColor")
-
-
-def _figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    axes.tick_params(colors=INK, labelsize=10)
-    axes.spines[:].set_color(INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
-    return figure, axes
 
 
 def _names(widths: Sequence[float]) -> list[str]:
@@ -350,16 +300,3 @@ def _smooth(values: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the centred moving mean over a twentieth of the values, with a shorter window at both ends."""
     kernel = np.ones(max(1, len(values) // 20))
     return np.convolve(values, kernel, "same") / np.convolve(np.ones_like(values), kernel, "same")
-
-
-def _grid(axes: Axes) -> None:
-    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines["left"].set_visible(False)
-    axes.tick_params(axis="y", length=0)
-
-
-def _legend(axes: Axes) -> None:
-    """Draw the legend in rows of four above the axes, where it cannot cover a curve."""
-    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4, "columnspacing": 1.4}
-    axes.legend(frameon=False, fontsize=9, labelcolor=INK, **place)

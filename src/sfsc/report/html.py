@@ -15,13 +15,13 @@ from sfsc.errors import SfscError, missing_extra
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json, write_atomic
 from sfsc.images.names import as_text
+from sfsc.report.canvas import to_svg
 from sfsc.report.figures import (
     AXIS_LABELS,
     accuracy_against_size,
     conflict_map,
     cosine_map,
     embedding_map,
-    to_svg,
     training_curves,
 )
 from sfsc.report.ranked_list import thumbnail

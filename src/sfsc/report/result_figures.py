@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfsc.deploy.profile import PROFILE_FIGURE, Profile
-from sfsc.report.figures import accuracy_against_latency, accuracy_against_size, heat_map, save
+from sfsc.report.canvas import save
+from sfsc.report.figures import accuracy_against_latency, accuracy_against_size, heat_map
 from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE, read_result
 
 if TYPE_CHECKING:

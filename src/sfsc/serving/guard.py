@@ -134,7 +134,7 @@ class Guard:
         }
 
     def _answer(self, scope: Scope, shared: bool) -> Response | None:
-        """Return a refusal or the response to a CORS preflight request; None if the app shall respond."""
+        """Return a refusal or the response to a CORS preflight request; None if the app responds."""
         headers = Headers(scope=scope)
         if not self._is_host(headers.get("Host", "")):
             return error_response(

@@ -1,8 +1,8 @@
 """The structure of a network: the units of channels that can be cut, in groups.
 
 Two tensors share a channel when the network adds them, filters them depthwise, normalises them, and so on.
-Channels that belong together form a unit, of which a sub-model keeps all channels or none. Units that occur
-in the same parameters form a group, of which a sub-model keeps the first units.
+Channels that belong together form a unit: a sub-model keeps all channels of a unit or none. Units that occur
+in the same parameters form a group: a sub-model keeps the first units of a group.
 """
 
 from __future__ import annotations

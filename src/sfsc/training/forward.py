@@ -52,7 +52,7 @@ def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
     import torch._dynamo.config
     from torch._dynamo.exc import TorchDynamoException
 
-    # All sub-models run the same code, of which torch compiles at most eight versions by default.
+    # All sub-models run the same code, and torch compiles at most eight versions of it by default.
     torch._dynamo.config.recompile_limit = max(torch._dynamo.config.recompile_limit, GRAPHS)
     compiled = torch.compile(network)
 

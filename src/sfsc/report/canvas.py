@@ -1,0 +1,83 @@
+"""What all figures share: one ink on a transparent background, so that an inlined figure matches its page."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sfsc.errors import SfscError, missing_extra
+from sfsc.files.writing import write_atomic
+
+try:
+    import matplotlib
+    from matplotlib.figure import Figure
+except ImportError as error:
+    raise missing_extra("matplotlib", "train") from error
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#1b2430"
+
+
+def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """Create a figure of (width, height) inches with one pair of axes."""
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.add_subplot()
+    axes.tick_params(colors=INK, labelsize=10)
+    axes.spines[:].set_color(INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.label.set_color(INK)
+    axes.yaxis.label.set_color(INK)
+    return figure, axes
+
+
+def add_grid(axes: Axes) -> None:
+    """Draw horizontal grid lines in place of the left axis."""
+    axes.grid(axis="y", color=INK, alpha=0.12, linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)
+    axes.tick_params(axis="y", length=0)
+
+
+def add_legend(axes: Axes) -> None:
+    """Draw the legend in rows of four above the axes, where it cannot cover a curve."""
+    place: dict[str, Any] = {"loc": "lower right", "bbox_to_anchor": (1, 1), "ncols": 4, "columnspacing": 1.4}
+    axes.legend(frameon=False, fontsize=9, labelcolor=INK, **place)
+
+
+def save(figure: Figure, path: str | Path) -> None:
+    """Write a figure on white as PNG or SVG, by the suffix of `path`. Equal figures give equal bytes.
+
+    Raises:
+        SfscError: the path has another suffix, or the file cannot be written.
+    """
+    metadata: dict[str, dict[str, Any]] = {".png": {"Software": None}, ".svg": {"Date": None}}
+    suffix = Path(path).suffix
+    if suffix not in metadata:
+        raise SfscError(f"{path}: a figure is saved as .png or .svg, not as {suffix!r}")
+    data = io.BytesIO()
+    with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
+        figure.savefig(data, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
+    write_atomic(Path(path), data.getvalue())
+
+
+def to_svg(figure: Figure) -> str:
+    """Return a figure as one <svg> element for an HTML page, with the colour of the page's text as its ink.
+
+    The element has no fixed size. Its ids begin with a digest of its content, so that a page can contain
+    several figures.
+    """
+    buffer = io.StringIO()
+    nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :]
+    digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
+    svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{digest}-", svg)
+    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
+    return svg.replace(INK, "currentColor")
