@@ -57,3 +57,9 @@ def test_accuracy_can_only_fall(shapes: str, others: Path) -> None:
     for metric, values in among.metrics.items():
         assert (values <= alone.metrics[metric] + 1e-9).all()
     assert (among.metrics["mAP"] < alone.metrics["mAP"]).any()
+
+
+def test_a_source_that_cannot_be_read_as_a_whole_is_refused(shapes: str, others: Path) -> None:
+    (others / "gone.png").symlink_to(others / "nowhere.png")
+    with pytest.raises(SfscError, match=r"gone\.png"):
+        with_distractors(open_dataset(shapes), str(others))
