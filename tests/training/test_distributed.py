@@ -326,7 +326,7 @@ def test_torchrun_that_is_told_to_end_leaves_a_checkpoint(
 @pytest.mark.slow
 def test_a_rank_that_hangs_is_not_waited_for(shapes: str, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with started([*TORCHRUN, *settings(shapes, run, checkpoint_every=2)], run, 4) as process:
+    with started([*TORCHRUN, *settings(shapes, run, checkpoint_every=2)], run, 5) as process:
         stopped = rank_of(process.pid, 1)
         os.kill(stopped, signal.SIGSTOP)
         process.send_signal(signal.SIGTERM)
