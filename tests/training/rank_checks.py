@@ -21,7 +21,6 @@ from sfsc.training.distributed import World, joined
 from sfsc.training.forward import Forward
 from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.recipes import RECIPES
 
 BATCH, CLASSES, STEPS = 8, 6, 6
 NORMS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
@@ -69,7 +68,7 @@ def take_steps(
     generator = torch.Generator().manual_seed(1)
     classifier = nn.Parameter(torch.randn(CLASSES, 16, generator=generator).to(dtype))
     state = TrainingState(family, [classifier], make_optimizer(family, [classifier], config))
-    gradients = NestedGradients(family, [classifier], RECIPES["sfsc"], granularity, world)
+    gradients = NestedGradients(family, [classifier], config.method, world)
     forward = Forward(family, config, world)
     share = world.share(BATCH)
     for step in range(steps):
@@ -136,7 +135,7 @@ def answers(world: World) -> dict[str, Any]:
         "bfloat16": normalise("2d", world, torch.bfloat16),
         "own statistics": take_steps(world, "tensor", torch.float32, 2, sync_batch_norm=False),
     }
-    for granularity in ("tensor", "layer", "model"):
+    for granularity in ("kernel", "tensor", "layer", "model"):
         for dtype in (torch.float64, torch.float32):
             found[f"steps {granularity} {dtype}"] = take_steps(world, granularity, dtype)
     return found

@@ -145,7 +145,7 @@ class TestBatchNorm:
 
 
 class TestSteps:
-    @pytest.mark.parametrize("granularity", ["tensor", "layer", "model"])
+    @pytest.mark.parametrize("granularity", ["kernel", "tensor", "layer", "model"])
     def test_two_ranks_train_as_one_process(self, ranks: list[dict[str, Any]], granularity: str) -> None:
         # Rounding's differences grow from step to step; float64 shows that there are no others.
         for dtype, tolerance in [(torch.float64, 1e-9), (torch.float32, 1e-5)]:

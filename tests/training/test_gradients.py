@@ -33,7 +33,7 @@ def setting(
     torch.manual_seed(0)
     family = Family.create(backbone, image_size=(32, 32)).train()
     classifier = nn.Parameter(torch.randn(CLASSES, 128))
-    return family, classifier, NestedGradients(family, [classifier], recipe, granularity)
+    return family, classifier, NestedGradients(family, [classifier], replace(recipe, granularity=granularity))
 
 
 def batch(size: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
@@ -70,7 +70,7 @@ def test_summed_corners_are_the_gradient_of_the_summed_losses() -> None:
         torch.testing.assert_close(parameter.grad, expected, rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("granularity", ["tensor", "layer", "model"])
+@pytest.mark.parametrize("granularity", ["kernel", "tensor", "layer", "model"])
 def test_every_granularity_sets_every_gradient(granularity: str) -> None:
     family, classifier, gradients = setting(granularity=granularity)
     run_step(family, classifier, gradients)
@@ -88,6 +88,51 @@ def test_granularities_group_parameters_as_they_say() -> None:
     assert counts["model"] == 1
     assert int(setting("resnet18")[2].groups.max()) + 1 == shared
     assert counts["layer"] <= counts["tensor"]
+
+
+def test_kernels_are_the_channels_of_layers_and_reported_by_layer() -> None:
+    family, classifier, gradients = setting("resnet18", "kernel")
+    parameters = [corners[-1] for corners in family.corners().values()]
+    channels = sum(len(p) for p in parameters if p.ndim > 1)
+    assert len(gradients.groups.unique()) == channels + CLASSES
+    statistics = run_step(family, classifier, gradients)
+    layers = {name.rpartition(".")[0] for name in family.corners()}
+    assert len(statistics.conflicts_by_group) == len(layers) + 1
+
+
+def test_a_sub_model_alone_sets_its_own_gradients_only() -> None:
+    family, classifier, gradients = setting()
+    config = Config(dataset="folder:x", extra_steps=[1, 0, 0])
+    state = TrainingState(family, [classifier], make_optimizer(family, [classifier], config))
+    before = {name: p.detach().clone() for name, p in family.named_parameters()}
+    kept = classifier.detach().clone()
+    given = Batch(*batch(), random_order(4, 0), [0])
+    statistics = family_step(state, gradients, Forward(family, config), given, config)
+    state.optimizer.step()
+    assert torch.isfinite(statistics.loss[0])
+    assert torch.isnan(statistics.loss[1:]).all()
+    assert torch.isnan(statistics.conflicts_by_group).all()
+    assert torch.equal(classifier, kept)
+    shared = {f"network.{name}": corners[0].shape for name, corners in family.corners().items()}
+    for name, parameter in family.named_parameters():
+        moved = parameter != before[name]
+        if name in shared:
+            corner = torch.zeros_like(moved)
+            corner[tuple(slice(0, size) for size in shared[name])] = True
+            assert not moved[~corner].any(), name
+            assert moved.any(), name
+        else:
+            assert bool(moved.any()) == name.startswith("norms.0."), name
+    # The sub-model sees the change at once, in training and in evaluation.
+    again = family.eval().embed(batch()[0], 0.25)
+    assert not torch.equal(again, _embedded(before, family))
+
+
+def _embedded(weights: dict[str, torch.Tensor], family: Family) -> torch.Tensor:
+    with torch.no_grad():
+        for name, parameter in family.named_parameters():
+            parameter.copy_(weights[name])
+    return family.embed(batch()[0], 0.25)
 
 
 def test_projection_moves_the_gradient_where_sub_models_conflict() -> None:
@@ -198,7 +243,7 @@ def test_a_compiled_family_trains_alike_and_is_saved_alike(tmp_path: Path) -> No
             dataset="folder:x", widths=(0.5, 1.0), compile=compiled, optimizer="sgd", lr=1e-4, clip_norm=1
         )
         state = TrainingState(family, [classifier], make_optimizer(family, [classifier], config))
-        gradients = NestedGradients(family, [classifier], SFSC, "tensor")
+        gradients = NestedGradients(family, [classifier], SFSC)
         forward = Forward(family, config)
         for step in range(3):
             given = Batch(*batch(), random_order(2, step), (1, 0))
@@ -252,7 +297,7 @@ def test_gradients_behind_a_concatenation_arrive_where_they_belong() -> None:
     structure, _ = analyse(network, torch.zeros(2, 3, 32, 32))
     family = Family(spec, network, structure).train()
     classifier = nn.Parameter(torch.randn(CLASSES, 8))
-    gradients = NestedGradients(family, [classifier], SUMMED, "tensor")
+    gradients = NestedGradients(family, [classifier], SUMMED)
     images, labels = batch()
     weight = family.network.backbone.second.weight
     expected = torch.zeros_like(weight)

@@ -14,7 +14,7 @@ from sfsc.training.config import Config, read_settings
 from sfsc.training.losses.alignment import alignment_loss
 from sfsc.training.losses.asymmetric import asymmetric_loss
 from sfsc.training.losses.evidential import cosine_logits, evidential_loss
-from sfsc.training.losses.influence import influence_loss
+from sfsc.training.losses.triplet import triplet_loss
 from sfsc.training.recipes import AGGREGATIONS, RECIPES, find_recipe, sub_model_loss
 
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -29,9 +29,13 @@ def tensors(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, list[torch.Tenso
 def test_the_full_sub_model_learns_from_its_classifier_alone() -> None:
     embeddings, _, classifiers = tensors()
     for name, recipe in RECIPES.items():
-        loss, uncertainty = sub_model_loss(recipe, embeddings, None, classifiers, 2, LABELS, 10.0, 0.9)
-        logits = cosine_logits(embeddings, classifiers[-1], 10.0)
-        expected = evidential_loss(logits, LABELS)[0] if "sfsc" in name else F.cross_entropy(logits, LABELS)
+        loss, uncertainty = sub_model_loss(recipe, embeddings, None, classifiers, -1, LABELS, 10.0, 0.9)
+        linear = recipe.logits == "linear"
+        logits = (
+            embeddings @ classifiers[-1].T if linear else cosine_logits(embeddings, classifiers[-1], 10.0)
+        )
+        evidential = (recipe.full_loss or recipe.loss) == "evidential"
+        expected = evidential_loss(logits, LABELS)[0] if evidential else F.cross_entropy(logits, LABELS)
         assert loss.item() == pytest.approx(expected.item()), name
         assert 0 < uncertainty <= 1
 
@@ -41,10 +45,10 @@ def test_a_narrow_sub_model_learns_what_its_recipe_says() -> None:
 
     def loss(name: str, **changes: object) -> float:
         recipe = find_recipe(name, changes)
-        return sub_model_loss(recipe, embeddings, target, classifiers, 0, LABELS, 10.0, 0.25)[0].item()
+        return sub_model_loss(recipe, embeddings, target, classifiers, -3, LABELS, 10.0, 0.25)[0].item()
 
     own = F.cross_entropy(cosine_logits(embeddings, classifiers[0], 10.0), LABELS).item()
-    influence = influence_loss(embeddings, classifiers[-1], LABELS, 10.0).item()
+    influence = F.cross_entropy(cosine_logits(embeddings, classifiers[-1], 10.0), LABELS).item()
     contrast = asymmetric_loss(embeddings, target, LABELS).item()
     shared = evidential_loss(cosine_logits(embeddings, classifiers[-1], 10.0), LABELS)[0].item()
     assert loss("unified") == pytest.approx(own)
@@ -52,7 +56,19 @@ def test_a_narrow_sub_model_learns_what_its_recipe_says() -> None:
         assert loss(name, influence=0.5) == pytest.approx(own + 0.5 * influence)
     for name in ("asymmetric", "asymmetric-s"):
         assert loss(name) == pytest.approx(contrast)
+    assert loss("prunnet-s") == pytest.approx(influence)
     assert loss("sfsc") == pytest.approx(shared)
+    slides = evidential_loss(embeddings @ classifiers[-1].T, LABELS, "softplus", kl=5e-4)[0].item()
+    assert loss("sfsc-slides") == pytest.approx(slides)
+    # The penalty rises over the ramp: at a quarter of the steps, a ramp of half of them gives it half.
+    half = evidential_loss(embeddings @ classifiers[-1].T, LABELS, "softplus", kl=0.05)[0].item()
+    assert loss("sfsc-slides", evidence_kl=0.1, evidence_kl_ramp=0.5) == pytest.approx(half)
+    hard = triplet_loss(embeddings, LABELS).item()
+    assert loss("unified", triplet=2.0) == pytest.approx(own + 2 * hard)
+    smooth = F.cross_entropy(
+        cosine_logits(embeddings, classifiers[0], 10.0), LABELS, label_smoothing=0.1
+    ).item()
+    assert loss("unified", label_smoothing=0.1) == pytest.approx(smooth)
     # Alignment rises over the first half: at a quarter of the steps it has half of its weight.
     aligned = alignment_loss(embeddings, target).item()
     assert loss("sfsc", alignment=4.0) == pytest.approx(shared + 2 * aligned)
@@ -64,7 +80,7 @@ def test_a_narrow_sub_model_learns_what_its_recipe_says() -> None:
 def test_without_a_classifier_there_is_no_uncertainty() -> None:
     embeddings, target, classifiers = tensors()
     recipe = RECIPES["asymmetric-s"]
-    assert math.isnan(sub_model_loss(recipe, embeddings, target, classifiers[:1], 0, LABELS, 10.0, 0.5)[1])
+    assert math.isnan(sub_model_loss(recipe, embeddings, target, classifiers[:1], -2, LABELS, 10.0, 0.5)[1])
 
 
 def test_phases_train_every_sub_model_once() -> None:

@@ -287,11 +287,12 @@ def _training_cost(config: Config, family: Family, run: Path) -> float:
     """Return the multiply-adds of training; a backward pass counts as two forward passes."""
     forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
     phases = config.method.phases(len(forward))
-    steps = read_log(run)[-1]["step"] / len(phases)
-    images = steps * config.identities_per_batch * config.images_per_identity
+    cycles = read_log(run)[-1]["step"] / len(phases) / len(config.cycle)
+    images = cycles * config.identities_per_batch * config.images_per_identity
     frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
     teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained first, then frozen
-    return images * (3.0 * sum(forward) + frozen + teacher)
+    alone = sum(forward[index] for index in config.cycle if index is not None)
+    return images * (3.0 * (sum(forward) + alone) + frozen + teacher)
 
 
 def _seconds(run: Path) -> float:

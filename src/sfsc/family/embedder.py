@@ -79,17 +79,26 @@ class Embedder(nn.Module):
         return cls(network, _count_channels(features), dim, backbone.mean, backbone.std).train()
 
     def forward(self, images: Tensor) -> Tensor:
+        return self._unit(self.features(images))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the outputs of BatchNorm for images as in `forward`: (batch, dim), of any length."""
         if not (self.training or torch.compiler.is_compiling()):
             check_images(images)
         if images.dtype != self.mean.dtype:
             scale = 255 if images.dtype == torch.uint8 else 1
             images = images.to(self.mean.dtype) / scale
-        return self.embed_normalised((images - self.mean) / self.std)
+        return self._head((images - self.mean) / self.std)
 
     def embed_normalised(self, images: Tensor) -> Tensor:
         """Embed images whose colours are already normalised, otherwise as `forward`."""
-        features = self._pool(features_of(self.backbone(images)))
-        return self.calibration(F.normalize(self.norm(self.linear(features))))
+        return self._unit(self._head(images))
+
+    def _head(self, images: Tensor) -> Tensor:
+        return self.norm(self.linear(self._pool(features_of(self.backbone(images)))))
+
+    def _unit(self, features: Tensor) -> Tensor:
+        return self.calibration(F.normalize(features))
 
     def _pool(self, features: Tensor) -> Tensor:
         if features.ndim == 4:

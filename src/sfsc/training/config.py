@@ -89,11 +89,39 @@ class Config(BaseModel):
     )
     clip_norm: float = Field(5.0, gt=0, description="maximum norm of the aggregated gradient")
     augment: float = Field(1.0, ge=0, le=1, description="strength of the augmentation; 0 for none")
+    random_erasing: float | None = Field(
+        None, ge=0, le=1, description="probability of a white patch in an image; by default half of augment"
+    )
+    label_smoothing: float = Field(
+        0.0, ge=0, lt=1, description="share of a label that is distributed over all identities"
+    )
+    triplet: float = Field(
+        0.0, ge=0, description="weight of the triplet loss with the hardest images of a batch"
+    )
+    extra_steps: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (), description="steps of each narrow sub-model alone after each joint step, narrow first"
+    )
     scale: float = Field(10.0, gt=0, description="logit of a cosine of 1 between embedding and class")
     loss: Literal["cross_entropy", "evidential"] | None = Field(
-        None, description="classification loss; by default the recipe's, like the next four settings"
+        None,
+        description="classification loss; by default the recipe's, like the settings down to granularity",
     )
-    aggregation: Literal["sum", "projection", "upgrad", "cagrad", "mgda"] | None = Field(
+    full_loss: Literal["cross_entropy", "evidential"] | None = Field(
+        None, description="classification loss of the full sub-model"
+    )
+    logits: Literal["cosine", "linear"] | None = Field(
+        None, description="cosine (times scale), or linear, of embeddings before their normalisation"
+    )
+    evidence: Literal["exp", "softplus"] | None = Field(
+        None, description="evidence of a logit in the evidential loss"
+    )
+    evidence_kl: float | None = Field(
+        None, ge=0, description="weight of the penalty on evidence of wrong identities in the evidential loss"
+    )
+    evidence_kl_ramp: float | None = Field(
+        None, ge=0, le=1, description="share of the steps during which evidence_kl rises from 0"
+    )
+    aggregation: Literal["sum", "projection", "agreement", "upgrad", "cagrad", "mgda"] | None = Field(
         None, description="how the gradients of the sub-models are combined into one"
     )
     influence: float | None = Field(
@@ -105,8 +133,8 @@ class Config(BaseModel):
     alignment: float | None = Field(
         None, ge=0, description="weight of the alignment with the full sub-model's embeddings"
     )
-    granularity: Literal["tensor", "layer", "model"] = Field(
-        "tensor", description="unit in which gradients are compared: tensor, layer or the whole model"
+    granularity: Literal["kernel", "tensor", "layer", "model"] | None = Field(
+        None, description="unit in which gradients are compared: kernel, tensor, layer or the whole model"
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the forward pass")
     channels_last: bool = Field(
@@ -134,10 +162,23 @@ class Config(BaseModel):
             all_dimensions(value, info.data["embedding_dim"])
         return value
 
+    @field_validator("extra_steps")
+    @classmethod
+    def _check_extra_steps(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        narrow = len(info.data.get("widths", ())) - 1
+        if value and narrow >= 0 and len(value) != narrow:
+            raise ValueError(f"one number for each of the {narrow} narrow widths")
+        return value
+
     @property
     def method(self) -> Recipe:
         """The recipe with the changes of the settings. Raises `SfscError` for an unknown recipe."""
         return find_recipe(self.recipe, {name: getattr(self, name) for name in ADJUSTABLE})
+
+    @property
+    def cycle(self) -> tuple[int | None, ...]:
+        """The steps that follow each other: None for all sub-models together, or the index of one."""
+        return None, *(index for index, count in enumerate(self.extra_steps) for _ in range(count))
 
     def relocated(self, place: Callable[[str], str]) -> Config:
         """Return the settings with `place` applied to every path in them."""

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sfsc.errors import SfscError, first_line
+from sfsc.family.embedder import Embedder
 from sfsc.family.family import Family
 from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.config import Config
@@ -35,10 +37,14 @@ class Forward:
     def __call__(self, images: Tensor, width: float) -> Tensor:
         """Embed images (batch, 3, height, width) float32 in [0, 1] as (batch, dim).
 
+        The embeddings have length 1, except for a recipe with linear logits, which takes them before their
+        normalisation.
+
         Raises:
             SfscError: the settings demand compilation, but the network cannot be compiled.
         """
-        network = self.family.at(width)
+        sub_model = cast(Embedder, self.family.at(width))
+        network = sub_model.features if self.config.method.logits == "linear" else sub_model
         if self.config.compile and width not in self.compiled:
             self.compiled[width] = _compile(network)
         if self.config.channels_last:
@@ -48,7 +54,7 @@ class Forward:
             return self.compiled.get(width, network)(images)
 
 
-def _compile(network: nn.Module) -> Callable[[Tensor], Tensor]:
+def _compile(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
     import torch._dynamo.config
     from torch._dynamo.exc import TorchDynamoException
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.family.family import Family
-from sfsc.training.aggregation.gram import combine, conflicts, gram_matrix
+from sfsc.training.aggregation.gram import channel_grams, combine, conflicts, gram_matrix
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
 from sfsc.training.forward import Forward
 from sfsc.training.losses.nested import nested_loss
 from sfsc.training.recipes import AGGREGATIONS, Recipe, sub_model_loss
+
+CLASSIFIER = "classifier"  # the name of the shared classifier among the shared parameters
 
 
 @dataclass(frozen=True)
@@ -74,16 +76,16 @@ class NestedGradients:
         family: Family,
         classifiers: Sequence[nn.Parameter],
         recipe: Recipe,
-        granularity: str,
         world: World = ALONE,
     ) -> None:
         self.recipe = recipe
         self.world = world
-        self.all_parameters = [*family.parameters(), *classifiers]
-        m = len(family.widths)
+        self.m = m = len(family.widths)
         self.parameters = family.corners()
         if recipe.classifiers == "shared" and not recipe.teacher:
-            self.parameters["classifier"] = [classifiers[0]] * m
+            self.parameters[CLASSIFIER] = [classifiers[0]] * m
+        corners = [corner for of_parameter in self.parameters.values() for corner in of_parameter[:-1]]
+        self.all_parameters = list(dict.fromkeys([*family.parameters(), *classifiers, *corners]))
         shared = {id(corner) for corners in self.parameters.values() for corner in corners}
         self.own_parameters = [
             [p for p in family.at(width).parameters() if id(p) not in shared] for width in family.widths
@@ -92,8 +94,9 @@ class NestedGradients:
             for own, classifier in zip(self.own_parameters[-len(classifiers) :], classifiers, strict=True):
                 own.append(classifier)
         device = classifiers[0].device
-        self.groups = _group_indices(list(self.parameters), granularity).to(device)
-        self.group_count = len(self.groups.unique())
+        whole = {name: of_parameter[-1] for name, of_parameter in self.parameters.items()}
+        groups, parts = _group_indices(whole, recipe.granularity)
+        self.groups, self.parts = groups.to(device), parts.to(device)
         self.orders = {
             name: [{d: order.to(device) for d, order in part.items()} for part in parts]
             for name, parts in family.corner_orders().items()
@@ -127,9 +130,13 @@ class NestedGradients:
         Args:
             order: (m, m) int64, as returned by `random_order`.
 
+        If only one of several sub-models has gradients, they are set as they are, in the sub-model's own
+        parameters and in its corners of the shared ones. The classifier that is shared keeps no gradient.
+
         Returns:
-            (groups, m) float32, the share of conflicting pairs of each sub-model in each group of parameters;
-            without rows if no parameters are shared.
+            (groups, m) float32, the share of conflicting pairs of each sub-model in each group of parameters
+            (in each layer if the groups are kernels); NaN for a single sub-model, and without rows if no
+            parameters are shared.
         """
         for arrival in self.arrivals:
             arrival()
@@ -139,19 +146,35 @@ class NestedGradients:
         self.own.clear()
         if not self.shared:
             return order.new_empty(0, len(order), dtype=torch.float32)
-        corners = {name: [held[index] for index in sorted(held)] for name, held in self.shared.items()}
+        active = sorted(next(iter(self.shared.values())))
+        corners = {name: [held[index] for index in active] for name, held in self.shared.items()}
         for held in self.shared.values():
             held.clear()
-        grams = torch.stack([gram_matrix(gradients) for gradients in corners.values()])
-        grouped = grams.new_zeros(self.group_count, *grams.shape[1:]).index_add_(0, self.groups, grams)
+        if len(active) < self.m:
+            return self._set_alone(corners, *active)
+        kernels = self.recipe.granularity == "kernel"
+        of_parameters = [
+            channel_grams(gradients) if kernels else gram_matrix(gradients)[None]
+            for gradients in corners.values()
+        ]
+        grams = torch.cat(of_parameters)
+        grouped = _summed(grams, self.groups)
         weights = AGGREGATIONS[self.recipe.aggregation](grouped, order)[self.groups]
-        for (name, gradients), weight in zip(corners.items(), weights, strict=True):
+        of_parameter = weights.split([len(grams) for grams in of_parameters])
+        for (name, gradients), weight in zip(corners.items(), of_parameter, strict=True):
             total = combine(gradients, weight)
             if name in self.orders:
                 total = _reordered(total, {d: o.argsort() for d, o in self.orders[name][-1].items()})
             self.parameters[name][-1].grad = total
             gradients.clear()
-        return conflicts(grouped)
+        shares = conflicts(grouped)
+        return _summed(shares, self.parts) / self.parts.bincount()[:, None]
+
+    def _set_alone(self, corners: dict[str, list[Tensor]], index: int) -> Tensor:
+        for name, (gradient,) in corners.items():
+            if name != CLASSIFIER:
+                self.parameters[name][index].grad = gradient
+        return torch.full((len(self.parts.unique()), self.m), torch.nan, device=self.parts.device)
 
     def held_elements(self) -> int:
         """Return the number of gradient elements that are currently stored."""
@@ -159,7 +182,7 @@ class NestedGradients:
         return shared + sum(gradient.numel() for _, gradient in self.own)
 
     def networks(self) -> list[list[nn.Parameter]]:
-        """Return the parameters of each trained network: a shared one, or one for each sub-model."""
+        """Return the parameters of each trained network: a shared one with its parts, or each sub-model's."""
         return [self.all_parameters] if self.parameters else self.own_parameters
 
 
@@ -181,18 +204,20 @@ def family_step(
     widths, images = state.family.widths.ratios, batch.images
     nothing = images.new_full((len(widths),), torch.nan, dtype=torch.float32)
     losses, uncertainties = nothing.clone(), nothing.clone()
-    target = batch.target
+    target, normalised = batch.target, gradients.recipe.logits == "cosine"
     for index in batch.active:
         embeddings = forward(images, widths[index])
         own_loss = partial(
             sub_model_loss,
             gradients.recipe,
-            index=index,
+            index=index - len(widths),
             labels=batch.labels,
             scale=config.scale,
             progress=batch.progress,
         )
-        loss, uncertainty = nested_loss(own_loss, config.nested_dims, embeddings, target, state.classifiers)
+        loss, uncertainty = nested_loss(
+            own_loss, config.nested_dims, embeddings, target, state.classifiers, normalised
+        )
         gradients.add(loss, index)
         losses[index], uncertainties[index] = loss.detach(), uncertainty
         target = embeddings.detach() if target is None else target
@@ -207,9 +232,31 @@ def _reordered(gradient: Tensor, order: dict[int, Tensor]) -> Tensor:
     return gradient
 
 
-def _group_indices(names: list[str], granularity: str) -> Tensor:
-    """Return (parameters,) int64, the group in which each parameter's inner products are summed."""
-    layers = [name.rpartition(".")[0] or name for name in names]
-    keys = {"tensor": names, "layer": layers, "model": [""] * len(names)}[granularity]
+def _group_indices(parameters: dict[str, nn.Parameter], granularity: str) -> tuple[Tensor, Tensor]:
+    """Return the groups in which inner products are summed, and the parts in which conflicts are reported.
+
+    Returns:
+        (units,) int64, the group of each unit, where a unit is an output channel if the granularity is
+        kernel, else a parameter; and (groups,) int64, the part of each group: its layer if the granularity is
+        kernel, else itself.
+    """
+    layers = {name: name.rpartition(".")[0] or name for name in parameters}
+    if granularity == "kernel":
+        keys = [(layers[n], channel) for n, p in parameters.items() for channel in range(len(p))]
+        groups = _numbers(keys)
+        return groups, _numbers([layer for layer, _ in dict.fromkeys(keys)])
+    of_parameters = {"tensor": {name: name for name in parameters}, "layer": layers, "model": {}}[granularity]
+    groups = _numbers([of_parameters.get(name, "") for name in parameters])
+    return groups, groups.unique()
+
+
+def _numbers(keys: Sequence[Hashable]) -> Tensor:
+    """Return (keys,) int64, the same number for the same key, in the order of their first occurrences."""
     numbers = {key: number for number, key in enumerate(dict.fromkeys(keys))}
-    return torch.tensor([numbers[key] for key in keys])
+    return torch.tensor([numbers[key] for key in keys], dtype=torch.int64)
+
+
+def _summed(values: Tensor, groups: Tensor) -> Tensor:
+    """Return the sums of values (units, ...) in each group."""
+    count = int(groups.max()) + 1
+    return values.new_zeros(count, *values.shape[1:]).index_add_(0, groups, values)

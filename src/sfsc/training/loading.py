@@ -102,7 +102,13 @@ def check_images(paths: Sequence[str], workers: int) -> list[bytes | CorruptImag
 
 
 def augment(
-    images: Tensor, mirrors: bool, seed: int, strength: float = 1.0, part: int = 0, parts: int = 1
+    images: Tensor,
+    mirrors: bool,
+    seed: int,
+    strength: float = 1.0,
+    part: int = 0,
+    parts: int = 1,
+    erasing: float | None = None,
 ) -> Tensor:
     """Change position, size and colours of each image at random, add white patches, and mirror if `mirrors`.
 
@@ -111,14 +117,15 @@ def augment(
     `images` is one of several equal parts of a batch, its images change as they would in the whole batch. The
     function does not wait for the device.
     """
-    if strength == 0:
+    erasing = 0.5 * strength if erasing is None else erasing
+    if strength == 0 and erasing == 0:
         return images
     count = len(images)
     chosen, whole = slice(part * count, (part + 1) * count), (parts * count, *images.shape[1:])
     with torch.random.fork_rng(devices=[]):
         # kornia draws on the CPU; torch.manual_seed would reseed the accelerators too.
         torch.default_generator.manual_seed(seed)
-        for step in _augmentation(mirrors, strength):
+        for step in _augmentation(mirrors, strength, erasing):
             drawn = step.forward_parameters(whole)
             own = {name: value if name in _OF_THE_BATCH else value[chosen] for name, value in drawn.items()}
             images = step(images, params=own)
@@ -126,7 +133,7 @@ def augment(
 
 
 @cache
-def _augmentation(mirrors: bool, strength: float) -> list[Any]:
+def _augmentation(mirrors: bool, strength: float, erasing: float) -> list[Any]:
     s = strength
     # Hue is not changed, because conversion to HSV and back costs more than all other steps together.
     steps = [
@@ -134,7 +141,7 @@ def _augmentation(mirrors: bool, strength: float) -> list[Any]:
             10 * s, (0.1 * s, 0.1 * s), (1 - 0.2 * s, 1 + 0.2 * s), padding_mode="border", p=1.0
         ),
         kornia.ColorJitter(brightness=0.2 * s, contrast=0.2 * s, saturation=0.2 * s, p=1.0),
-        kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=0.5 * s),
+        kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=erasing),
     ]
     return [kornia.RandomHorizontalFlip(), *steps] if mirrors else steps
 

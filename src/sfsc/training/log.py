@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from sfsc.files.writing import write_atomic
 from sfsc.runs.log import LOG_FILE, log_line
 from sfsc.training.distributed import ALONE, World
 from sfsc.training.gradients import StepStatistics
+
+OF_A_SUB_MODEL = {"loss", "uncertainty"}  # statistics that a step has of each sub-model that it trains
 
 
 class TrainingLog:
@@ -33,20 +35,19 @@ class TrainingLog:
         self.world = world
         world.on_first(lambda: self._cut(step))
         self.started = time.monotonic()
-        self.pending: list[StepStatistics] = []
+        self.pending: list[tuple[Sequence[int], StepStatistics]] = []
 
-    def add(self, statistics: StepStatistics) -> None:
-        """Add the statistics of one step, without waiting for the device."""
-        self.pending.append(statistics)
+    def add(self, active: Sequence[int], statistics: StepStatistics) -> None:
+        """Add the statistics of one step that trained these sub-models, without waiting for the device."""
+        self.pending.append((active, statistics))
 
-    def write(self, step: int, epoch: float, lr: float, active: Sequence[int]) -> None:
+    def write(self, step: int, epoch: float, lr: float) -> None:
         """Write the means of the statistics that were added since the last line. All ranks must call it.
 
         Args:
             step: the number of completed steps.
             epoch: the number of completed passes over the images.
             lr: the learning rate.
-            active: the indices of the sub-models that are trained and must have a finite loss.
 
         Raises:
             SfscError: the disk is full, or a loss is not finite.
@@ -60,12 +61,20 @@ class TrainingLog:
             "seconds": round(time.monotonic() - self.started, 2),
             **{field.name: self._mean(field.name) for field in fields(StepStatistics)},
         }
+        trained = {index for active, _ in self.pending for index in active}
         self.pending.clear()
-        self.world.on_first(lambda: self._append(line, active))
+        self.world.on_first(lambda: self._append(line, trained))
 
     def _mean(self, name: str) -> list[float | None]:
-        values = torch.stack([getattr(statistics, name) for statistics in self.pending])
-        means = self.world.mean(values.mean(0).cpu()).tolist()
+        values = torch.stack([getattr(statistics, name) for _, statistics in self.pending])
+        if name in OF_A_SUB_MODEL:
+            known = torch.tensor([[i in a for i in range(values.shape[1])] for a, _ in self.pending])
+            known = known.to(values.device)
+            found = torch.where(known, values, 0.0).sum(0) / known.sum(0)
+        else:  # of the steps that trained all sub-models together
+            most = max(len(active) for active, _ in self.pending)
+            found = values[[len(active) == most for active, _ in self.pending]].mean(0)
+        means = self.world.mean(found.cpu()).tolist()
         return [None if math.isnan(value) else round(value, 6) for value in means]
 
     def _cut(self, step: int) -> None:
@@ -78,7 +87,7 @@ class TrainingLog:
         ]
         write_atomic(self.path, b"".join(line + b"\n" for line in kept))
 
-    def _append(self, line: dict[str, Any], active: Sequence[int]) -> None:
+    def _append(self, line: dict[str, Any], trained: Collection[int]) -> None:
         try:
             with self.path.open("a") as file:
                 file.write(json.dumps(line) + "\n")
@@ -86,7 +95,7 @@ class TrainingLog:
             raise SfscError(
                 f"cannot write {self.path}: {error.strerror}; free disk space and continue with --resume"
             ) from None
-        losses = [line["loss"][index] for index in active]
+        losses = [line["loss"][index] for index in trained]
         if not all(loss is not None and math.isfinite(loss) for loss in losses):
             raise SfscError(
                 f"the loss is not finite at step {line['step']}: lower lr or clip_norm and train again"

@@ -4,27 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from sfsc.errors import SfscError
-from sfsc.training.aggregation.projection import projection_weights, sum_weights
+from sfsc.training.aggregation.projection import agreement_weights, projection_weights, sum_weights
 from sfsc.training.aggregation.torchjd import torchjd_weights
 from sfsc.training.losses.alignment import alignment_loss
 from sfsc.training.losses.asymmetric import asymmetric_loss
 from sfsc.training.losses.classification import cross_entropy
-from sfsc.training.losses.evidential import cosine_logits, evidential_loss
-from sfsc.training.losses.influence import influence_loss
+from sfsc.training.losses.evidential import cosine_logits, evidential_loss, linear_logits
+from sfsc.training.losses.triplet import triplet_loss
 
-Loss = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 Aggregate = Callable[[Tensor, Tensor], Tensor]
 
-LOSSES: dict[str, Loss] = {"cross_entropy": cross_entropy, "evidential": evidential_loss}
 AGGREGATIONS: dict[str, Aggregate] = {
     "sum": sum_weights,
     "projection": projection_weights,
+    "agreement": agreement_weights,
     **{name: torchjd_weights(name) for name in ("upgrad", "cagrad", "mgda")},
 }
 
@@ -35,8 +36,18 @@ class Recipe:
 
     Attributes:
         loss: the classification loss: cross_entropy or evidential.
-        aggregation: how the gradients of the sub-models are combined into one: sum, projection, upgrad,
-            cagrad or mgda.
+        full_loss: the classification loss of the full sub-model; by default the same.
+        logits: the logits of classifiers: cosine (scaled) or linear (of embeddings before their
+            normalisation).
+        evidence: the evidence of a logit in the evidential loss: exp or softplus.
+        evidence_kl: the final weight of the penalty on evidence of wrong classes in the evidential loss.
+        evidence_kl_ramp: the share of the steps during which this weight rises from 0.
+        label_smoothing: the share of a label that the classification loss distributes over all classes.
+        triplet: the weight of the triplet loss, which accompanies the classification loss.
+        aggregation: how the gradients of the sub-models are combined into one: sum, projection, agreement,
+            upgrad, cagrad or mgda.
+        granularity: the unit in which gradients are compared: kernel (an output channel of a layer), tensor,
+            layer or model.
         influence: the weight of the influence loss of narrow sub-models under the full one's classifier.
         asymmetric: the weight of the contrastive loss of narrow sub-models against the full sub-model's
             embeddings.
@@ -52,7 +63,15 @@ class Recipe:
     """
 
     loss: str = "cross_entropy"
+    full_loss: str | None = None
+    logits: str = "cosine"
+    evidence: str = "exp"
+    evidence_kl: float = 0.0
+    evidence_kl_ramp: float = 0.0
+    label_smoothing: float = 0.0
+    triplet: float = 0.0
     aggregation: str = "sum"
+    granularity: str = "tensor"
     influence: float = 0.0
     asymmetric: float = 0.0
     alignment: float = 0.0
@@ -79,11 +98,24 @@ RECIPES = {
     "asymmetric": Recipe(shared=False, classifiers="full", full_first=True, asymmetric=1.0),
     "bct-s": Recipe(classifiers="own", influence=1.0),
     "asymmetric-s": Recipe(classifiers="full", asymmetric=1.0),
+    "prunnet-s": Recipe(classifiers="full", influence=1.0, aggregation="agreement", granularity="kernel"),
+    "sfsc-slides": Recipe(
+        loss="evidential",
+        full_loss="cross_entropy",
+        logits="linear",
+        evidence="softplus",
+        evidence_kl=5e-4,
+        aggregation="projection",
+        granularity="model",
+    ),
     "sfsc": Recipe(loss="evidential", aggregation="projection"),
     "sfsc+": Recipe(loss="evidential", aggregation="projection", asymmetric=1.0, alignment=2.0, teacher=True),
 }
 # The fields of a recipe that the settings of a run can change.
-ADJUSTABLE = ("loss", "aggregation", "influence", "asymmetric", "alignment")
+ADJUSTABLE = (
+    *("loss", "full_loss", "logits", "evidence", "evidence_kl", "evidence_kl_ramp"),
+    *("label_smoothing", "triplet", "aggregation", "granularity", "influence", "asymmetric", "alignment"),
+)
 
 
 def find_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
@@ -97,7 +129,7 @@ def find_recipe(name: str, changes: dict[str, Any] | None = None) -> Recipe:
 
 def sub_model_loss(
     recipe: Recipe,
-    embeddings: Tensor,
+    features: Tensor,
     target: Tensor | None,
     classifiers: Sequence[Tensor],
     index: int,
@@ -109,11 +141,11 @@ def sub_model_loss(
 
     Args:
         recipe: the recipe, which selects the losses.
-        embeddings: (batch, dim), of length 1.
-        target: (batch, dim), the embeddings of the batch by the full sub-model or the teacher. None for the
-            full sub-model without a teacher.
+        features: (batch, dim), the embeddings, of length 1; with linear logits before their normalisation.
+        target: (batch, dim), those of the batch by the full sub-model or the teacher. None for the full
+            sub-model without a teacher.
         classifiers: (classes, dim) each; one for all sub-models or one for each.
-        index: the index of the sub-model.
+        index: the index of the sub-model, counted from the end: -1 is the full one.
         labels: (batch,) int64.
         scale: the logit of cosine 1.
         progress: the share of the steps that are done, in [0, 1).
@@ -121,16 +153,34 @@ def sub_model_loss(
     Returns:
         The loss and the uncertainty, both () float32. The uncertainty is NaN without a classifier.
     """
-    total, uncertainty = embeddings.new_zeros((), dtype=torch.float32), embeddings.new_full((), torch.nan)
+    linear = recipe.logits == "linear"
+    logits = linear_logits if linear else partial(cosine_logits, scale=scale)
+    embeddings = F.normalize(features.float()) if linear else features
+    total, uncertainty = features.new_zeros((), dtype=torch.float32), features.new_full((), torch.nan)
     if recipe.classifiers != "full" or target is None:
         classifier = classifiers[index if recipe.classifiers == "own" else -1]
-        total, uncertainty = LOSSES[recipe.loss](cosine_logits(embeddings, classifier, scale), labels)
+        total, uncertainty = _classify(recipe, logits(features, classifier), labels, index == -1, progress)
+        if recipe.triplet:
+            total = total + recipe.triplet * triplet_loss(embeddings, labels)
     if target is not None:
-        if recipe.influence:
-            total = total + recipe.influence * influence_loss(embeddings, classifiers[-1], labels, scale)
+        if recipe.influence:  # Shen et al., Backward-Compatible Representation Learning, CVPR 2020, eq. 4
+            of_full = logits(features, classifiers[-1].detach())
+            total = total + recipe.influence * cross_entropy(of_full, labels, recipe.label_smoothing)[0]
+        towards = F.normalize(target.float()) if linear else target
         if recipe.asymmetric:
-            total = total + recipe.asymmetric * asymmetric_loss(embeddings, target, labels)
+            total = total + recipe.asymmetric * asymmetric_loss(embeddings, towards, labels)
         if recipe.alignment:
             weight = recipe.alignment * min(1.0, 2 * progress)
-            total = total + weight * alignment_loss(embeddings, target)
+            total = total + weight * alignment_loss(embeddings, towards)
     return total, uncertainty
+
+
+def _classify(
+    recipe: Recipe, logits: Tensor, labels: Tensor, full: bool, progress: float
+) -> tuple[Tensor, Tensor]:
+    """Return the classification loss and the uncertainty of logits (batch, classes)."""
+    if ((full and recipe.full_loss) or recipe.loss) == "cross_entropy":
+        return cross_entropy(logits, labels, recipe.label_smoothing)
+    ramp = recipe.evidence_kl_ramp
+    kl = recipe.evidence_kl * (min(1.0, progress / ramp) if ramp else 1.0)
+    return evidential_loss(logits, labels, recipe.evidence, kl, recipe.label_smoothing)

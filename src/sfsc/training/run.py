@@ -111,7 +111,17 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
 
 
 def _with_method(config: Config) -> Config:
-    """Return the settings with those that the recipe decides; raise `SfscError` for an unknown recipe."""
+    """Return the settings with those that the recipe decides.
+
+    Raises:
+        SfscError: the recipe is unknown, or cannot train narrow sub-models alone as the settings demand.
+    """
+    method = config.method
+    if any(config.extra_steps) and (method.full_first or method.classifiers == "full"):
+        raise SfscError(
+            f"recipe {config.recipe} trains narrow sub-models with the full one's output: "
+            "set extra_steps to [], or choose another recipe"
+        )
     return config.model_copy(update={name: getattr(config.method, name) for name in ADJUSTABLE})
 
 

@@ -64,9 +64,7 @@ class Training:
         self.teach = Forward(teacher.family, config, world) if teacher else None
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
         self.phases = config.method.phases(len(config.widths))
-        self.gradients = NestedGradients(
-            self.state.family, self.state.classifiers, config.method, config.granularity, world
-        )
+        self.gradients = NestedGradients(self.state.family, self.state.classifiers, config.method, world)
         self.forward = Forward(self.state.family, config, world)
         self.log = TrainingLog(run, self.start, world)
 
@@ -104,6 +102,7 @@ class Training:
         lr = set_learning_rate(state.optimizer, within, len(self.batches), config)
         if within == 0 or step == self.start:
             self.enter(phase)
+        state.optimizer.zero_grad()
         with self.seeded(within):
             batch = self.batch(phase, within, pixels)
             statistics = family_step(state, self.gradients, self.forward, batch, config)
@@ -112,7 +111,7 @@ class Training:
         with self.whole():
             state.optimizer.step()
             self.last.complete(step + 1)
-        self.log.add(statistics)
+        self.log.add(batch.active, statistics)
         self.write(lr)
 
     def enter(self, phase: int) -> None:
@@ -121,21 +120,22 @@ class Training:
         family.train()
         for index, width in enumerate(family.widths):
             family.at(width).train(index in active)
-        self.state.optimizer.zero_grad()
 
     def batch(self, phase: int, within: int, pixels: Tensor) -> Batch:
         """Return the batch of a step; every phase gets the same images with the same augmentation."""
         config, world = self.config, self.world
         seed = self.seed(within)
         pictures = self.move(pixels).float() / 255
-        pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size)
-        active = self.phases[phase]
+        erasing = config.random_erasing
+        pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size, erasing)
+        alone = config.cycle[within % len(config.cycle)]
+        active = self.phases[phase] if alone is None else [alone]
         return Batch(
             images=pictures,
             labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
             order=random_order(len(config.widths), seed),
             active=active,
-            target=self.target(pictures, active),
+            target=self.target(pictures, active) if alone is None else None,
             progress=within / len(self.batches),
         )
 
@@ -161,8 +161,7 @@ class Training:
         """Write the log and the checkpoint if they are due."""
         config, done, steps = self.config, self.last.step, len(self.batches) * len(self.phases)
         if done % config.log_every == 0 or done % len(self.batches) == 0:
-            active = self.phases[(done - 1) // len(self.batches)]
-            self.log.write(done, done * config.epochs / len(self.batches), lr, active)
+            self.log.write(done, done * config.epochs / len(self.batches), lr)
         if done % config.checkpoint_every == 0 or done == steps:
             self.world.on_first(lambda: save_checkpoint(self.run_folder, self.state, done))
 
@@ -194,7 +193,9 @@ class Training:
 
 
 def all_batches(labels: np.ndarray, config: Config, world: World) -> list[np.ndarray]:
-    """Return the image indices of this rank, (P K / ranks,) int64, for every step of the run.
+    """Return the image indices of this rank, (P K / ranks,) int64, for every step of the run's phases.
+
+    With extra steps, a phase has as many steps together as without, and the others between them.
 
     Args:
         labels: (N,) int64, the labels of all training images.
@@ -207,7 +208,7 @@ def all_batches(labels: np.ndarray, config: Config, world: World) -> list[np.nda
     p, k = config.identities_per_batch, config.images_per_identity
     batches = [
         batch
-        for epoch in range(config.epochs)
+        for epoch in range(config.epochs * len(config.cycle))
         for batch in identity_batches(labels, p, k, config.seed, epoch)
     ]
     return identity_share(batches, p, world.rank, world.size)

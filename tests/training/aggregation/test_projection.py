@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torchjd.aggregation import PCGradWeighting
 
-from sfsc.training.aggregation.gram import combine, conflicts, gram_matrix
-from sfsc.training.aggregation.projection import projection_weights, random_order
+from sfsc.training.aggregation.gram import channel_grams, combine, conflicts, gram_matrix
+from sfsc.training.aggregation.projection import agreement_weights, projection_weights, random_order
 
 SHAPES = [(2, 1, 3, 3), (3, 2, 3, 3), (5, 4, 3, 3), (8, 6, 3, 3)]
 
@@ -59,6 +59,47 @@ def test_weights_from_the_gram_matrix_equal_projection_of_whole_vectors(seed: in
     expected = project_by_hand(padded(corners), order)
     combined = combine(corners, projection_weights(gram_matrix(corners), order))
     torch.testing.assert_close(combined.flatten(), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_channels_are_projected_one_by_one(seed: int) -> None:
+    corners = nested(seed)
+    order = random_order(4, seed)
+    grams = channel_grams(corners)
+    full = torch.zeros(4, *corners[-1].shape)
+    for row, corner in zip(full, corners, strict=True):
+        row[tuple(slice(0, size) for size in corner.shape)] = corner
+    rows = full.transpose(0, 1).flatten(2)
+    torch.testing.assert_close(grams, rows @ rows.mT, rtol=1e-4, atol=1e-4)
+    expected = torch.stack([project_by_hand(of_channel, order) for of_channel in rows])
+    combined = combine(corners, projection_weights(grams, order))
+    torch.testing.assert_close(combined.flatten(1), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_agreement_weighs_projected_gradients_by_their_cosine(seed: int) -> None:
+    vectors = padded(nested(seed))
+    order = random_order(4, seed)
+    projected = []
+    for i, gradient in enumerate(vectors):
+        g = gradient.clone()
+        for j in order[i].tolist():
+            product = g @ vectors[j]
+            if j != i and product < 0:
+                g -= product / vectors[j].square().sum() * vectors[j]
+        projected.append(g)
+    cosines = torch.cosine_similarity(torch.stack(projected), vectors)
+    agreement = ((1 + cosines) / 2).sqrt()
+    expected = (4 * agreement / agreement.sum()) @ torch.stack(projected)
+    weights = agreement_weights(vectors @ vectors.T, order)
+    torch.testing.assert_close(weights @ vectors, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_agreement_sums_what_agrees_or_is_absent() -> None:
+    vectors = torch.rand(5, 4, 9)  # nonnegative: no negative product
+    vectors[:2, 0] = 0
+    weights = agreement_weights(vectors @ vectors.mT, random_order(4, 0))
+    torch.testing.assert_close(weights, torch.ones(5, 4))
 
 
 @pytest.mark.parametrize("seed", range(20))

@@ -7,11 +7,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfsc.training.losses import triplet
 from sfsc.training.losses.alignment import alignment_loss
 from sfsc.training.losses.asymmetric import MARGIN, asymmetric_loss
 from sfsc.training.losses.classification import cross_entropy
 from sfsc.training.losses.evidential import evidential_loss
-from sfsc.training.losses.influence import influence_loss
+from sfsc.training.losses.triplet import triplet_loss
 
 LABELS = torch.tensor([0, 0, 1, 1, 2, 2])
 
@@ -27,14 +28,23 @@ def test_cross_entropy_reports_the_uncertainty_of_the_same_evidence() -> None:
     assert uncertainty.item() == pytest.approx(evidential_loss(logits, LABELS)[1].item())
 
 
-def test_influence_is_the_cross_entropy_of_a_classifier_that_stays() -> None:
-    embeddings, classifier = unit(6, 8).requires_grad_(), torch.randn(3, 8, requires_grad=True)
-    loss = influence_loss(embeddings, classifier, LABELS, scale=10.0)
-    expected = F.cross_entropy(10 * embeddings @ F.normalize(classifier).T, LABELS)
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
-    loss.backward()
-    assert embeddings.grad is not None
-    assert classifier.grad is None
+def test_triplets_are_the_hardest_of_a_plain_loop() -> None:
+    embeddings = unit(6, 4, seed=3)
+    total = 0.0
+    for a in range(6):
+        distances = [float((embeddings[a] - embeddings[n]).norm()) for n in range(6)]
+        positive = max(d for d, label in zip(distances, LABELS, strict=True) if label == LABELS[a])
+        negative = min(d for d, label in zip(distances, LABELS, strict=True) if label != LABELS[a])
+        total += max(0.0, positive - negative + triplet.MARGIN) / 6
+    assert total > 0
+    assert triplet_loss(embeddings, LABELS).item() == pytest.approx(total, rel=1e-4)
+
+
+def test_copies_of_an_image_have_finite_triplet_gradients() -> None:
+    embeddings = unit(6, 4)[[0, 0, 0, 0, 0, 0]].requires_grad_()
+    triplet_loss(embeddings, LABELS).backward()
+    assert torch.isfinite(embeddings.grad).all()
+    assert triplet_loss(embeddings, torch.zeros(6, dtype=torch.int64)).item() == 0
 
 
 def test_asymmetric_is_the_contrastive_loss_of_a_plain_loop() -> None:

@@ -13,6 +13,24 @@ import torch
 from torch import Tensor
 
 
+def channel_grams(corners: Sequence[Tensor]) -> Tensor:
+    """Compute the inner products of nested gradients for each output channel, the first dimension.
+
+    Returns:
+        (channels, m, m) float32 on their device, without waiting. Products with a sub-model that lacks the
+        channel are 0.
+    """
+    m, channels = len(corners), corners[-1].shape[0]
+    grams = corners[0].new_zeros(channels, m, m, dtype=torch.float32)
+    for i in range(m):
+        for j in range(i, m):
+            products = corners[i].float() * _within(corners[j], corners[i]).float()
+            products = products.flatten(1).sum(1) if products.ndim > 1 else products
+            grams[: len(products), i, j] = products
+            grams[: len(products), j, i] = products
+    return grams
+
+
 def gram_matrix(corners: Sequence[Tensor]) -> Tensor:
     """Compute the (m, m) float32 inner products of nested gradients on their device, without waiting."""
     m = len(corners)
@@ -32,12 +50,19 @@ def combine(corners: Sequence[Tensor], weights: Tensor) -> Tensor:
 
     Args:
         corners: m nested gradients; the last one is overwritten.
-        weights: (m,) float32.
+        weights: (m,) float32, or (channels, m) for a weight of each output channel.
     """
-    total = corners[-1].mul_(weights[-1])
+    total = corners[-1].mul_(_for_each(weights, -1, corners[-1]))
     for index in range(len(corners) - 1):
-        _within(total, corners[index]).add_(corners[index] * weights[index])
+        part = corners[index]
+        _within(total, part).add_(part * _for_each(weights, index, part))
     return total
+
+
+def _for_each(weights: Tensor, index: int, part: Tensor) -> Tensor:
+    """Return the weights of a sub-model in a shape that multiplies its gradients."""
+    chosen = weights[..., index]
+    return chosen if chosen.ndim == 0 else chosen[: len(part)].view(-1, *[1] * (part.ndim - 1))
 
 
 def conflicts(grams: Tensor) -> Tensor:
