@@ -20,8 +20,10 @@ from sfsc.errors import SfscError
 from sfsc.evaluation.evaluate import evaluate
 from sfsc.family.family import Family
 from sfsc.interruption import Stopped
+from sfsc.training.checkpoint import TrainingState, save_checkpoint
 from sfsc.training.config import Config
 from sfsc.training.losses.evidential import cosine_logits, evidential_loss
+from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.run import train
 from sfsc.training.trainer import Training
 
@@ -157,6 +159,42 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: Path, shapes: str, t
     assert steps[-1] == 24
 
 
+def test_extra_steps_resume_to_the_same_weights(
+    shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config.make(settings(shapes, widths=[0.25, 0.5, 1.0], extra_steps=[2, 1], checkpoint_every=6))
+
+    def keep(run: Path, state: TrainingState, step: int) -> None:
+        save_checkpoint(run, state, step)
+        if step == 6:  # after the first extra step of the second cycle of four
+            shutil.copytree(run, tmp_path / "kept")
+
+    monkeypatch.setattr("sfsc.training.trainer.save_checkpoint", keep)
+    train(config, tmp_path / "whole")
+    monkeypatch.undo()
+    train(config, tmp_path / "kept", resume=True)
+    assert same(weights(tmp_path / "kept"), weights(tmp_path / "whole"))
+    lines = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == 4 * 24, "each of the 24 joint steps is followed by three others"
+    assert lines[-1]["epoch"] == 4
+    assert None not in lines[0]["conflicts"], "of the joint step"
+    assert lines[-1]["loss"][2] is None, "the last two steps train narrow sub-models alone"
+
+
+@pytest.mark.parametrize("recipe", ["bct", "asymmetric", "asymmetric-s", "prunnet-s"])
+def test_what_is_trained_towards_the_full_sub_model_is_not_trained_alone(
+    recipe: str, shapes: str, tmp_path: Path
+) -> None:
+    config = Config.make(settings(shapes, recipe=recipe, widths=[0.5, 1.0], extra_steps=[1]))
+    with pytest.raises(SfscError, match=r"set extra_steps to \[\], or choose another recipe"):
+        train(config, tmp_path / "run")
+
+
+def test_extra_steps_are_of_the_narrow_widths(shapes: str) -> None:
+    with pytest.raises(SfscError, match="one number for each of the 1 narrow widths"):
+        Config.make(settings(shapes, widths=[0.5, 1.0], extra_steps=[1, 1]))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_told_to_end_completes_its_step(
@@ -231,7 +269,7 @@ def test_a_run_of_an_earlier_version_resumes(finished: Path, shapes: str, tmp_pa
     run = tmp_path / "earlier"
     shutil.copytree(finished, run)
     stored = json.loads((run / "config.json").read_text())
-    new = {"sync_batch_norm", "loss", "aggregation", "influence", "asymmetric", "alignment"}
+    new = {"sync_batch_norm", "random_erasing", "extra_steps", *ADJUSTABLE} - {"granularity"}
     (run / "config.json").write_text(json.dumps({n: v for n, v in stored.items() if n not in new}))
     train(Config.make(settings(shapes)), run, resume=True)
 
