@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from sfsc.family.family import Family
 from sfsc.interruption import Stopped
 from sfsc.training.checkpoint import TrainingState, save_checkpoint
 from sfsc.training.config import Config
+from sfsc.training.gradients import StepStatistics, family_step
 from sfsc.training.losses.evidential import cosine_logits, evidential_loss
 from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.run import train
@@ -179,6 +181,30 @@ def test_extra_steps_resume_to_the_same_weights(
     assert lines[-1]["epoch"] == 4
     assert None not in lines[0]["conflicts"], "of the joint step"
     assert lines[-1]["loss"][2] is None, "the last two steps train narrow sub-models alone"
+
+
+def test_a_sub_model_alone_learns_towards_the_teacher_of_clean_images(
+    shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[int], torch.Tensor | None]] = []
+
+    def note(*arguments: Any) -> StepStatistics:
+        batch = arguments[3]
+        seen.append((list(batch.active), batch.target))
+        return family_step(*arguments)
+
+    monkeypatch.setattr("sfsc.training.trainer.family_step", note)
+    run = tmp_path / "run"
+    plus = {"recipe": "sfsc+", "widths": [0.5, 1.0], "extra_steps": [1], "epochs": 1}
+    train(Config.make(settings(shapes, **plus)), run)
+    together, alone = seen[-2:]
+    assert (together[0], alone[0]) == ([1, 0], [0])
+    split = open_dataset(shapes).train
+    pixels = np.stack([decode(path, (32, 32)) for path in split.paths])
+    known = torch.from_numpy(Family.load(run / "teacher").embed_pixels(pixels))
+    nearest = torch.cdist(alone[1], known).amin(1)
+    assert nearest.max() < 2e-3, "the embeddings of training images without augmentation"
+    assert torch.cdist(together[1], known).amin(1).max() > 1e-2
 
 
 @pytest.mark.parametrize("recipe", ["bct", "asymmetric", "asymmetric-s", "prunnet-s"])

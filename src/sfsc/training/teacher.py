@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from sfsc.embedding.embedded import embed_images
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
@@ -38,6 +41,13 @@ class Teacher:
                 "train into a new folder"
             )
         return cls(family.to(device).eval(), checkpoint.tensors["classifier.0"].to(device))
+
+    def embed(self, paths: Sequence[str], size: tuple[int, int], workers: int) -> Tensor:
+        """Return the embeddings of images, (len(paths), dim) float32 on the CPU, with a progress bar."""
+        parts = embed_images(
+            {1.0: self.family.embed_pixels}, paths, size, workers, "embedding by the teacher"
+        )
+        return torch.from_numpy(np.concatenate([part.vectors[1.0] for part in parts]))
 
 
 def teacher_config(config: Config) -> Config:

@@ -61,7 +61,9 @@ class Training:
         self.world = world
         self.last, self.state, self.start = last, last.state, last.step
         self.device = self.state.family.network.mean.device
+        self.teacher = teacher
         self.teach = Forward(teacher.family, config, world) if teacher else None
+        self.clean: Tensor | None = None
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
         self.phases = config.method.phases(len(config.widths))
         self.gradients = NestedGradients(self.state.family, self.state.classifiers, config.method, world)
@@ -76,6 +78,8 @@ class Training:
                 the last step was saved; a file cannot be written; or the loss is not finite.
         """
         size = self.state.family.spec.image_size
+        if self.teacher and len(self.config.cycle) > 1:
+            self.clean = self.teacher.embed(self.paths, size, self.config.workers).to(self.device)
         batches = self.batches * len(self.phases)
         loaded = load_batches(self.paths, batches[self.last.step :], size, self.config.workers)
         with closing(loaded):
@@ -135,7 +139,7 @@ class Training:
             labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
             order=random_order(len(config.widths), seed),
             active=active,
-            target=self.target(pictures, active) if alone is None else None,
+            target=self.target(pictures, active) if alone is None else self.known(self.batches[within]),
             progress=within / len(self.batches),
         )
 
@@ -156,6 +160,13 @@ class Training:
         if self.teach is not None:
             return self.teach(pictures, 1.0)
         return None if len(self.config.widths) - 1 in active else self.forward(pictures, 1.0)
+
+    def known(self, indices: np.ndarray) -> Tensor | None:
+        """Return the teacher's embeddings of training images without augmentation, or None without a teacher.
+
+        For a narrow sub-model alone, a forward pass of the teacher would cost more than its own step.
+        """
+        return None if self.clean is None else self.clean[self.move(torch.from_numpy(indices))]
 
     def write(self, lr: float) -> None:
         """Write the log and the checkpoint if they are due."""
