@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 from collections.abc import Callable
@@ -31,6 +33,7 @@ from sfsc.gallery.store import Description
 from sfsc.images.header import read_header
 from sfsc.images.reading import decode_bytes
 from sfsc.report.html import write_report
+from sfsc.report.terminal import print_evaluation
 from sfsc.runs.log import read_log
 from sfsc.runs.paths import started_in
 from sfsc.runs.results import own_dataset, read_result
@@ -121,6 +124,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
             "settings.yaml", read_settings, [b"epochs: 3\nwidths: [0.5, 1.0]\nrecipe: sfsc\n"]
         ),
         "result": in_file("evaluation.json", read_result, [values(result())]),
+        "printed": in_file("evaluation.json", print_result, [values(result())]),
         "log": in_file(
             "log.jsonl", lambda path: read_log(path.parent), [values(LINE) + b"\n" + values(LINE)]
         ),
@@ -169,6 +173,11 @@ def in_file(name: str, read: Callable[[Path], object], seeds: list[bytes]) -> Pa
 
 def read_run_config(path: Path) -> object:
     return own_dataset(path.parent), read_config(path.parent)
+
+
+def print_result(path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        print_evaluation(read_result(path))
 
 
 def read_profile(path: Path) -> object:

@@ -15,7 +15,7 @@ from tests.fuzzing import MOST_BYTES, Parser, changed, parsers
 NAMES = (
     *("header", "image", "conditions", "json", "family", "config", "settings", "result", "log", "images"),
     *("profile", "environment", "table", "attributes", "metadata", "onnx", "checkpoint", "gallery"),
-    *("quantity", "model", "structure", "built", "weights"),
+    *("quantity", "model", "structure", "built", "weights", "printed"),
 )
 SLOW = ("report", "curves")  # a tenth of a second each, and more
 
