@@ -266,6 +266,8 @@ def result() -> dict[str, Any]:
             "criterion": [[False, True], [True, False]],
             "cells_met": 2,
             "cells": 2,
+            "gallery_gain": [-0.25],
+            "multiply_adds": [5, 20],
             "exported": {"0.5 int8": 0.5},
         },
         **{"baseline": {"name": "pixels $x$", "mAP": 0.1, "rank-1": 0.2}, "costs": costs},

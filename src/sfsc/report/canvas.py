@@ -73,7 +73,7 @@ def save(figure: Figure, path: str | Path) -> None:
     if suffix not in metadata:
         raise SfscError(f"{path}: a figure is saved as .png or .svg, not as {suffix!r}")
     data = io.BytesIO()
-    _write(figure, data, {}, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
+    _write(figure, data, "path", format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
     write_atomic(Path(path), data.getvalue())
 
 
@@ -85,7 +85,7 @@ def to_svg(figure: Figure) -> str:
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    _write(figure, buffer, {"svg.fonttype": "none"}, format="svg", transparent=True, metadata=nothing)
+    _write(figure, buffer, "none", format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
@@ -94,10 +94,10 @@ def to_svg(figure: Figure) -> str:
     return svg.replace(INK, "currentColor")
 
 
-def _write(figure: Figure, file: IO[Any], settings: dict[str, Any], **options: Any) -> None:
-    """Write a figure with some settings of matplotlib, without reading any of its texts as a formula."""
+def _write(figure: Figure, file: IO[Any], fonttype: str, **options: Any) -> None:
+    """Write a figure; no text is read as a formula, and `fonttype` says what becomes of text in an SVG."""
     for text in figure.findobj(Text):
         text.set_parse_math(False)
     # Matplotlib creates some tick labels while it draws; the setting applies to these.
-    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "text.parse_math": False, **settings}):
+    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "svg.fonttype": fonttype, "text.parse_math": False}):
         figure.savefig(file, **options)

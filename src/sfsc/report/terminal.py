@@ -39,6 +39,8 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
     """Print the matrix and the tests at its corners, from the content of evaluation.json."""
+    from sfsc.report.gains import gains_of, show_gain  # numpy and OpenCV would delay every other command
+
     accuracy, criterion = evaluation["metrics"]["mAP"], evaluation["criterion"]
     full = len(criterion) - 1  # exported files follow the sub-models
     exported = evaluation.get("exported", {})  # earlier evaluations lack it
@@ -74,6 +76,10 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+    if found := gains_of(evaluation):
+        gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
+        _say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
+        _say(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
 
 
 def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Table:
