@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import random
 from collections.abc import Callable
@@ -12,6 +14,7 @@ import cv2
 import numpy as np
 import safetensors.torch
 import torch
+from torch import nn
 
 from sfsc.data.csv_table import read_csv
 from sfsc.data.listing import Listing
@@ -30,6 +33,7 @@ from sfsc.gallery.store import Description
 from sfsc.images.header import read_header
 from sfsc.images.reading import decode_bytes
 from sfsc.report.html import write_report
+from sfsc.report.terminal import print_evaluation
 from sfsc.runs.log import read_log
 from sfsc.runs.paths import started_in
 from sfsc.runs.results import own_dataset, read_result
@@ -38,7 +42,9 @@ from sfsc.training.checkpoint import read_checkpoint
 from sfsc.training.config import Config, read_config, read_settings
 
 MEMORY = 20_000_000  # bytes that decoding an image may take here
+MOST_BYTES = 1 << 20  # of a changed file
 FINGERPRINT = "0123456789abcdef"
+TINY = "tests.fuzzing:tiny_network"
 # What stands in the place of a part of a JSON value.
 HOSTILE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 2**31, 2**63 - 1, -(2**63), 0.5, -0.0, 1e308, 5e-324),
@@ -90,9 +96,10 @@ class Parser(NamedTuple):
 
 def parsers(folder: Path) -> dict[str, Parser]:
     """All parsers by name; `folder` is for their files."""
-    family = Family.create("small", "0.5,1.0", 8, (32, 32), nested_dims=(4,))
-    family.save(folder / "family")
-    described = (folder / "family" / "family.json").read_bytes()
+    family = Family.create(f"python:{TINY}", "0.5,1.0", 8, (16, 16), round_to=2, nested_dims=(4,))
+    for name in ("built", "weights"):
+        family.save(folder / name)
+    described = (folder / "built" / "family.json").read_bytes()
     config = Config.make({"dataset": "csv:x.csv", "backbone": "small", "nested_dims": [8]})
     exported = Exported(FINGERPRINT, 0.5, 8, (32, 32), "int8", "0.1", dimensions=(4, 8))
     table = b'path,identity,camera,split\r\na.png,1,c1,train\nb.png,"2,""x""",c2,test\n'
@@ -117,6 +124,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
             "settings.yaml", read_settings, [b"epochs: 3\nwidths: [0.5, 1.0]\nrecipe: sfsc\n"]
         ),
         "result": in_file("evaluation.json", read_result, [values(result())]),
+        "printed": in_file("evaluation.json", print_result, [values(result())]),
         "log": in_file(
             "log.jsonl", lambda path: read_log(path.parent), [values(LINE) + b"\n" + values(LINE)]
         ),
@@ -137,12 +145,22 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "gallery": Parser(
             read_gallery, [values(Description(8, FINGERPRINT, {"a": "text"}, dimensions=(4, 8)).to_json())]
         ),
-        "built": Parser(load_described, [described], (SfscError,)),
-        "weights": Parser(load_weighed, [(folder / "family" / "family.safetensors").read_bytes()]),
-        "report": Parser(report_of, [values(result())]),
+        "built": in_file("built/family.json", load_family, [described]),
+        "weights": in_file(
+            "weights/family.safetensors",
+            load_family,
+            [(folder / "weights" / "family.safetensors").read_bytes()],
+        ),
+        "report": in_run(folder / "reported", "evaluation.json", [values(result())]),
+        "curves": in_run(folder / "drawn", "log.jsonl", [values(LINE) + b"\n" + values(LINE)]),
         "model": Parser(run_model, [model_seed()]),
         "quantity": Parser(lambda data, _: read_quantity(text_of(data), SIZES), [b"10MB", b" 1.5 kB"]),
     }
+
+
+def tiny_network() -> nn.Module:
+    """A backbone that loads in milliseconds: one layer, and one that filters each channel."""
+    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 3, groups=4))
 
 
 def in_file(name: str, read: Callable[[Path], object], seeds: list[bytes]) -> Parser:
@@ -155,6 +173,11 @@ def in_file(name: str, read: Callable[[Path], object], seeds: list[bytes]) -> Pa
 
 def read_run_config(path: Path) -> object:
     return own_dataset(path.parent), read_config(path.parent)
+
+
+def print_result(path: Path) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        print_evaluation(read_result(path))
 
 
 def read_profile(path: Path) -> object:
@@ -170,25 +193,16 @@ def read_gallery(data: bytes, _: Path) -> object:
     return Description.from_json(stored, "gallery")
 
 
-def load_described(data: bytes, folder: Path) -> object:
-    (folder / "family.safetensors").write_bytes((folder / "family" / "family.safetensors").read_bytes())
-    (folder / "family.json").write_bytes(data)
-    return Family.load(folder)
+def load_family(path: Path) -> object:
+    return Family.load(path.parent, TINY)
 
 
-def load_weighed(data: bytes, folder: Path) -> object:
-    (folder / "family.json").write_bytes((folder / "family" / "family.json").read_bytes())
-    (folder / "family.safetensors").write_bytes(data)
-    return Family.load(folder)
-
-
-def report_of(data: bytes, folder: Path) -> object:
-    config = {"dataset": "csv:x.csv", "recipe": "sfsc", "widths": [0.5, 1]}
-    files = {"family.json": values(old_family()), "config.json": values(config), "log.jsonl": values(LINE)}
-    (folder / "reported").mkdir(exist_ok=True)
-    for name, content in {**files, "evaluation.json": data}.items():
-        (folder / "reported" / name).write_bytes(content)
-    return write_report(folder / "reported")
+def in_run(run: Path, name: str, seeds: list[bytes]) -> Parser:
+    """What writes the report of a run with a changed file, and with no other results."""
+    run.mkdir(exist_ok=True)
+    (run / "family.json").write_bytes(values(old_family()))
+    (run / "config.json").write_bytes(values({"dataset": "csv:x.csv", "recipe": "sfsc", "widths": [0.5, 1]}))
+    return in_file(f"{run.name}/{name}", lambda path: write_report(path.parent), seeds)
 
 
 def run_model(data: bytes, path: Path) -> object:
@@ -252,6 +266,8 @@ def result() -> dict[str, Any]:
             "criterion": [[False, True], [True, False]],
             "cells_met": 2,
             "cells": 2,
+            "gallery_gain": [-0.25],
+            "multiply_adds": [5, 20],
             "exported": {"0.5 int8": 0.5},
         },
         **{"baseline": {"name": "pixels $x$", "mAP": 0.1, "rank-1": 0.2}, "costs": costs},
@@ -307,7 +323,7 @@ def changed(seed: bytes, chance: random.Random) -> bytes:
                 bytes(byte ^ 1 << chance.randrange(8) for byte in part),
             ]
         )
-    return bytes(data[: 1 << 20])
+    return bytes(data[:MOST_BYTES])
 
 
 def changed_value(value: Any, chance: random.Random) -> Any:

@@ -208,6 +208,13 @@ class TestEvaluate:
         assert rows[7] == [content["baseline"]["name"], *(f"{100 * value:.1f}" for value in baseline)]
         met = sum(matrix[q, g] >= matrix[min(q, g)][min(q, g)] for q in range(4) for g in range(4) if q != g)
         assert f"criterion: {met} of 12 cross-tests meet it" in evaluated
+        gains = [100 * (matrix[r, 3] - matrix[r, r]) for r in range(3)]
+        assert content["gallery_gain"] == pytest.approx([gain / 100 for gain in gains])
+        shown = ", ".join(f"{gain:+z.1f}" for gain in gains)
+        assert f"gallery gain: {shown} points, mean {sum(gains) / 3:+z.1f}\n" in evaluated
+        shares = [f"{adds / content['multiply_adds'][3]:.0%}" for adds in content["multiply_adds"][:3]]
+        line = f"cost of these queries: {', '.join(shares)} of the full sub-model's multiply-adds\n"
+        assert line in evaluated
         assert (content["cells_met"], content["cells"], widths) == (met, 12, [0.25, 0.5, 0.75, 1.0])
         assert f"{TEST_IMAGES} queries, {TEST_IMAGES} gallery images" in evaluated
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from sfsc.cli import main
 from sfsc.data.listing import Listing
 from sfsc.deploy.profile import Profile
 from sfsc.errors import SfscError
@@ -230,15 +233,29 @@ def test_no_path_in_a_run_is_too_strange(run: Path, shapes: str, place: str) -> 
     refusal(sfsc("train", "--out", "run", "--resume"))
 
 
-def test_text_in_results_is_not_taken_for_formulas(run: Path) -> None:
+@pytest.mark.parametrize("text", [r"$\frac{$", "[/nothing]", "\udcff"])
+def test_text_in_results_is_shown_and_not_followed(
+    run: Path, shapes: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither as a formula of a figure nor as markup of the terminal, which prints all of it."""
     result = fuzzing.result()
-    result["baseline"]["name"] = r"$\frac{$"
-    result["exported"] = {r"$\nothing{": 0.5}
-    result["costs"] = {r"$\nothing{": 0.1}
+    result["baseline"] = {"mAP": 0.1, "rank-1": 0.2, text: 0.3, "name": text}
+    result["exported"], result["costs"] = {text: 0.5}, {text: 0.1}
+    result["metrics"][text] = result["metrics"]["mAP"]
     described = json.loads((run / "family.json").read_text())
-    named = {"fingerprint": described["fingerprint"], "dataset": "csv:elsewhere.csv"}
+    named = {"fingerprint": described["fingerprint"], "dataset": shapes}
     (run / "evaluation.json").write_text(json.dumps(result | named))
-    assert sfsc("report", "run").code == 0
+    said = sfsc("report", "run")
+    assert said.code == 0
+    assert said.out.count(text) >= 4
+    printed = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(printed, "utf-8", errors="strict"))
+    monkeypatch.setattr(sys, "argv", ["sfsc", "report", "run"])
+    with pytest.raises(SystemExit) as leave:
+        main()
+    sys.stdout.flush()
+    assert not leave.value.code
+    assert text.encode("utf-8", "backslashreplace") in printed.getvalue()
 
 
 @pytest.mark.parametrize(

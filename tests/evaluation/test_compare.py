@@ -116,8 +116,10 @@ def test_tables_hold_means_and_deviations() -> None:
     contestant = Contestant("sfsc", {}, matrices, (), {}, 3e12, 90.0, 1_500_000, 1)
     tables = all_tables(Comparison({"dataset": "x"}, 2, (contestant,)))
     assert tables["Recipes"][1] == [
-        *("sfsc", "70.0 ± 14.1", "65.0 ± 21.2", "70.0 ± 14.1", "80.0 ± 14.1", "1, 2 of 2"),
+        *("sfsc", "70.0 ± 14.1", "65.0 ± 21.2", "70.0 ± 14.1", "80.0 ± 14.1", "10.0 ± 0.0", "1, 2 of 2"),
     ]
+    stored = Comparison({"dataset": "x"}, 2, (contestant,)).to_json()["contestants"][0]
+    assert stored["gallery_gain"] == [[pytest.approx(0.1)], [pytest.approx(0.1)]]
     assert tables["Costs"][1] == ["sfsc", "3.0 T", "1.5 min", "1.50 M", "1"]
     block = next(table for caption, table in tables.items() if caption.startswith("mAP"))
     assert block[1:] == [

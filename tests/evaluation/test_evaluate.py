@@ -17,6 +17,7 @@ from sfsc.evaluation.evaluate import Evaluation, evaluate
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
+from sfsc.switchable.inspection import inspect
 from tests.cutting import cuts
 
 WIDTHS = (0.25, 0.5, 1.0)
@@ -198,6 +199,10 @@ def test_what_is_written_is_what_was_found(evaluation: Evaluation, family: Famil
     assert content["cells_met"] == np.sum(content["criterion"])
     assert content["parameters"] == [sum(p.numel() for p in family.at(w).parameters()) for w in WIDTHS]
     assert content["parameters"] == sorted(content["parameters"])
+    gains = [evaluation.matrix.metrics["mAP"][r, -1] - evaluation.matrix.metrics["mAP"][r, r] for r in (0, 1)]
+    assert content["gallery_gain"] == gains[: len(WIDTHS) - 1]
+    forward = inspect(family, torch.zeros(1, 3, *family.image_size))
+    assert content["multiply_adds"] == [*forward.multiply_adds] == sorted(content["multiply_adds"])
     assert content["fingerprint"] == family.fingerprint
     assert set(METRICS) == set(content["baseline"]) - {"name"}
     assert json.loads((tmp_path / "rankings.json").read_text()) == evaluation.rankings

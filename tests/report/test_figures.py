@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from sfsc.errors import SfscError
-from sfsc.report.canvas import INK, save, to_svg
+from sfsc.report.canvas import INK, LONGEST_LABEL, as_label, save, to_svg
 from sfsc.report.figures import (
     POINTS,
     accuracy_against_latency,
@@ -59,6 +60,32 @@ FIGURES = {
     "curves": lambda: training_curves(log(), WIDTHS, "conflicts"),
     "size": lambda: accuracy_against_size(evaluation()),
 }
+
+
+# Found by fuzzing, or like it: a name that is not UTF-8, formulas, control characters, lines, endless text.
+HOSTILE = [
+    "\udcff.onnx",
+    r"$\frac{$",
+    r"\$x$",
+    "$a$ $b$",
+    "\0\x1b[31m",
+    "a\nb\n" * 99,
+    "x" * 5000,
+    "_",
+    "",
+    "%s{x}",
+]
+
+
+def figures_that_say(text: str) -> list[Figure]:
+    """All figures, with this text wherever a figure shows one that comes from a file or a user."""
+    content = with_exported()
+    labels = [text, *[*content["exported"]][1:]]
+    matrix = heat_map(content["metrics"]["mAP"], WIDTHS, content["criterion"], text, exported=labels)
+    size = accuracy_against_size(content | {"baseline": content["baseline"] | {"name": text}})
+    identities = [text] * len(PROJECTION["identities"])
+    others = [draw() for name, draw in FIGURES.items() if name not in ("matrix", "size", "projection")]
+    return [matrix, size, embedding_map(PROJECTION | {"identities": identities}), *others]
 
 
 def texts(figure: Figure) -> list[str]:
@@ -246,3 +273,23 @@ def test_what_is_not_logged_is_not_drawn() -> None:
     entries = [{"epoch": 1, "loss": [None, 2.0]}, {"epoch": 2, "loss": [1.0, None]}]
     lines = training_curves(entries, [0.5, 1.0], "loss").axes[0].lines
     assert [line.get_xdata().tolist() for line in lines] == [[2], [2], [1], [1]]
+
+
+@pytest.mark.filterwarnings("error")  # of matplotlib: the labels leave no room for the axes
+@pytest.mark.parametrize("text", HOSTILE, ids=lambda text: ascii(text[:12]))
+def test_texts_of_others_are_shown_as_they_are(tmp_path: Path, text: str) -> None:
+    for place, figure in enumerate(figures_that_say(text)):
+        ElementTree.fromstring(to_svg(figure))
+        save(figure, tmp_path / f"{place}.png")
+        assert not any(shown.get_parse_math() for shown in figure.findobj(Text))
+
+
+def test_texts_of_others_are_one_line_in_their_place() -> None:
+    matrix, size, *_ = figures_that_say("$a$\n\udcff$b$" + "c" * 100)
+    shown = as_label("$a$\n\udcff$b$" + "c" * 100)
+    assert shown.startswith(r"$a$\n\udcff$b$cc")
+    assert len(shown.removesuffix(" ...")) == LONGEST_LABEL
+    assert shown in [label.get_text() for label in matrix.axes[0].get_yticklabels()]
+    assert shown in [label.get_text() for label in matrix.axes[0].get_xticklabels()]
+    assert matrix.axes[0].get_title("left").startswith(shown.removesuffix(" ..."))
+    assert shown in texts(size)

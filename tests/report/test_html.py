@@ -102,7 +102,7 @@ def test_key_figures(page: Page) -> None:
 
 
 def test_every_metric_has_its_table(page: Page) -> None:
-    assert len(page.all("table", class_="numbers")) == 3
+    assert len(page.all("table", class_="numbers")) == 4  # and the gallery gain
     assert len(page.all("td", class_="self")) == 3 * 4
     assert "rank-1 in percent (baseline 31.4)" in page.text
     assert "76.3 78.5 77.4 73.2" in page.text
@@ -114,7 +114,7 @@ def test_exported_files_stand_beside_the_sub_models(evaluated: Path, page: Page)
     for words in ("73.5 % mAP", "60.9 % mAP", "a<b>.onnx", "0.25 int8 33.30 27.60", "a<b>.onnx 33.30 40.20"):
         assert words in wider.text
     assert len(wider.all("td", class_="self")) == 3 * 6
-    assert len(wider.all("table", class_="numbers")) == 4
+    assert len(wider.all("table", class_="numbers")) == 5
     assert "exported" not in page.text
 
 
@@ -195,7 +195,7 @@ def test_results_on_other_data_stand_apart(evaluated: Path) -> None:
         (evaluated / "evaluations" / name / "evaluation.json").write_text(json.dumps(other))
     page = Page(write_report(evaluated))
     assert "Evaluated on emoji:data/emoji: 1843 queries" in page.text
-    assert len(page.all("table", class_="numbers")) == 3 + 2
+    assert len(page.all("table", class_="numbers")) == 4 + 2
     section = page.text[page.text.index("Other data sets") : page.text.index("Training")]
     for words in ("folder:/<one>: 1843 queries", "11.1 11.1", "folder:/<two>: 1843 queries", "22.2 22.2"):
         assert words in section
@@ -287,3 +287,40 @@ def test_images_whose_names_are_not_utf_8_are_shown(evaluated: Path) -> None:
         row["query"]["path"] = "/photos/caf\udce9.png"
     file.write_text(json.dumps(content))
     assert "/photos/caf\\xe9.png" in write_report(evaluated).read_text("utf-8")
+
+
+def test_the_gallery_gain_stands_beside_the_cost_of_queries(evaluated: Path, page: Page) -> None:
+    """The gains of the narrow widths are MAP[r][3] - MAP[r][r]: -3.1, 0.1 and 0.2 points."""
+    assert "mean -0.9; parameters of a query" in page.text  # older results know parameters only
+    assert "0.25 -3.1 8.0 0.5 +0.1 26.3 0.75 +0.2 56.8" in page.text
+    assert "bytes" not in page.text
+    tests = [{"dimension": d, "self_tests": [0.1, 0.2, 0.3, 0.4], "smallest_to_full": 0.1} for d in (32, 128)]
+    more = {"multiply_adds": [1, 20, 50, 100], "gallery_gain": [-0.031, 0.001, 0.002], "dimensions": tests}
+    (evaluated / "evaluation.json").write_text(json.dumps(evaluation() | more))
+    text = Page(write_report(evaluated)).text
+    assert "mean -0.9; multiply-adds of a query" in text
+    assert "0.25 -3.1 1.0 0.5 +0.1 20.0 0.75 +0.2 50.0" in text
+    assert "takes 512 bytes in float32" in text
+
+
+def test_a_single_width_gains_nothing(evaluated: Path) -> None:
+    one = {
+        "widths": [1.0],
+        "parameters": [5],
+        "multiply_adds": [7],
+        "gallery_gain": [],
+        "criterion": [[False]],
+    }
+    metrics = {name: [[0.5]] for name in evaluation()["metrics"]}
+    config = json.loads((evaluated / "config.json").read_text()) | {"widths": [1.0]}
+    (evaluated / "config.json").write_text(json.dumps(config))
+    (evaluated / "log.jsonl").unlink()
+    (evaluated / "evaluation.json").write_text(json.dumps(evaluation() | one | {"metrics": metrics}))
+    assert "gallery gain" not in Page(write_report(evaluated)).text.lower()
+
+
+@pytest.mark.parametrize("change", [{"gallery_gain": [0.1]}, {"multiply_adds": [1]}])
+def test_gains_of_other_sub_models_are_refused(evaluated: Path, change: dict[str, list[float]]) -> None:
+    (evaluated / "evaluation.json").write_text(json.dumps(evaluation() | change))
+    with pytest.raises(SfscError, match="belong to different sub-models"):
+        write_report(evaluated)

@@ -53,10 +53,20 @@ def test_criterion_holds_cross_tests_against_the_smaller_self_test() -> None:
     assert matrix.cross_tests("mINP") == pytest.approx((0.5 + 0.4 + 0.6 + 0.7 + 0.5 + 0.69) / 6)
 
 
+def test_the_gallery_gain_holds_the_full_gallery_against_the_self_test() -> None:
+    matrix = example([[0.5, 0.9, 0.625], [0.1, 0.75, 0.5], [0.2, 0.3, 0.8]])
+    assert matrix.gallery_gain().tolist() == [0.125, -0.25]
+    assert matrix.mean_gallery_gain("rank-1") == -0.0625
+    paper = example([[0.550, 0.6, 0.662], [0.6, 0.650, 0.706], [0.6, 0.7, 0.750]])
+    np.testing.assert_allclose(paper.gallery_gain(), [0.112, 0.056])
+
+
 def test_a_single_width_has_no_cross_tests() -> None:
     matrix = example([[0.5]])
     assert (matrix.cells_met(), matrix.cells, matrix.self_tests()) == (0, 0, 0.5)
     assert np.isnan(matrix.cross_tests())
+    assert matrix.gallery_gain().shape == (0,)
+    assert np.isnan(matrix.mean_gallery_gain())
 
 
 def test_json_and_back() -> None:
@@ -72,6 +82,7 @@ def test_exported_files_are_beside_the_family() -> None:
     joined = replace(own, metrics=dict.fromkeys(METRICS, values), exported={"0.5 int8": own.widths[0]})
     assert (joined.cells, joined.cells_met()) == (own.cells, own.cells_met())
     assert (joined.self_tests(), joined.cross_tests()) == (own.self_tests(), own.cross_tests())
+    assert joined.gallery_gain().tolist() == own.gallery_gain().tolist() == pytest.approx([-0.1])
     assert joined.family().to_json() == own.to_json()
     assert joined.costs() == {"0.5 int8": pytest.approx(0.02)}
     again = CompatibilityMatrix.from_json(json.loads(json.dumps(joined.to_json())))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from typing import NoReturn
@@ -35,6 +36,8 @@ def main() -> None:
     exits with code 130 for SIGINT and 143 for SIGTERM.
     """
     os.environ["PYTHONSAFEPATH"] = "1"  # workers must not import modules from the working folder either
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")  # like standard error, for names that are not UTF-8
     try:
         with answered():
             app()

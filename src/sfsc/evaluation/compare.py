@@ -101,6 +101,7 @@ class Comparison:
             "contestants": [
                 {
                     **vars(contestant),
+                    "gallery_gain": [matrix.gallery_gain().tolist() for matrix in contestant.matrices],
                     "matrices": [matrix.to_json() for matrix in contestant.matrices],
                     "calibrated": [matrix.to_json() for matrix in contestant.calibrated],
                     "target": {n: [m.to_json() for m in found] for n, found in contestant.target.items()},

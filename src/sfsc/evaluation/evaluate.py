@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.listing import TESTS, Listing
@@ -27,6 +28,7 @@ from sfsc.runs.results import (
     RANKINGS_FILE,
     results_folder,
 )
+from sfsc.switchable.inspection import inspect
 
 RANKED_LISTS = 12
 RANKED_HITS = 10
@@ -42,6 +44,7 @@ class Evaluation:
         images: a digest that identifies the test images.
         fingerprint: the fingerprint of the family.
         parameters: the parameter count of each sub-model, in the order of `matrix.widths`.
+        multiply_adds: the multiply-adds of each sub-model for one image, in the same order.
         matrix: the compatibility matrix.
         baseline: the same test with raw 16x16 colour pixels as embeddings.
         rankings: a dozen queries of the smallest sub-model, with their first hits in the gallery of the full
@@ -57,6 +60,7 @@ class Evaluation:
     images: str
     fingerprint: str
     parameters: tuple[int, ...]
+    multiply_adds: tuple[int, ...]
     matrix: CompatibilityMatrix
     baseline: Retrieval
     rankings: dict[str, Any]
@@ -71,10 +75,12 @@ class Evaluation:
             "images": self.images,
             "fingerprint": self.fingerprint,
             "parameters": list(self.parameters),
+            "multiply_adds": list(self.multiply_adds),
             **self.matrix.to_json(),
             "criterion": self.matrix.criterion().tolist(),
             "cells_met": self.matrix.cells_met(),
             "cells": self.matrix.cells,
+            "gallery_gain": self.matrix.gallery_gain().tolist(),
             "costs": self.matrix.costs(),
             "baseline": {"name": "raw 16x16 colour pixels", **self.baseline.metrics},
             "cosines": self.cosines.tolist(),
@@ -160,11 +166,13 @@ def evaluate_images(
         exported=exported,
     )
     whole = matrix.family().metrics["mAP"]
+    size = inspect(family, torch.zeros(1, 3, *family.image_size, device=family.network.mean.device))
     return Evaluation(
         dataset=absolute(dataset.source),
         images=Listing.of(dataset).digest(TESTS),
         fingerprint=family.fingerprint,
-        parameters=tuple(family.parameter_count(width) for width in family.widths),
+        parameters=size.parameters,
+        multiply_adds=size.multiply_adds,
         matrix=matrix,
         baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
         rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),

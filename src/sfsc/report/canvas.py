@@ -1,4 +1,7 @@
-"""What all figures share: one ink on a transparent background, so that an inlined figure matches its page."""
+"""What all figures share: one ink on a transparent background, so that an inlined figure matches its page.
+
+Texts in figures may come from strangers' files. No text is read as a formula; `as_label` makes texts fit.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +9,15 @@ import hashlib
 import io
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
-from sfsc.errors import SfscError, missing_extra
+from sfsc.errors import SfscError, missing_extra, one_line
 from sfsc.files.writing import write_atomic
 
 try:
     import matplotlib
     from matplotlib.figure import Figure
+    from matplotlib.text import Text
 except ImportError as error:
     raise missing_extra("matplotlib", "train") from error
 
@@ -21,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 INK = "#1b2430"
+LONGEST_LABEL = 24  # characters; longer labels of ticks leave no room for the axes
 
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
@@ -33,6 +38,14 @@ def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     axes.xaxis.label.set_color(INK)
     axes.yaxis.label.set_color(INK)
     return figure, axes
+
+
+def as_label(text: str, longest: int = LONGEST_LABEL) -> str:
+    """Return a text from a file or a user as a figure can show it: one line of valid characters, cut.
+
+    Matplotlib fails with characters that are not valid Unicode, which names of files may contain.
+    """
+    return one_line(text, longest)
 
 
 def add_grid(axes: Axes) -> None:
@@ -60,8 +73,7 @@ def save(figure: Figure, path: str | Path) -> None:
     if suffix not in metadata:
         raise SfscError(f"{path}: a figure is saved as .png or .svg, not as {suffix!r}")
     data = io.BytesIO()
-    with matplotlib.rc_context({"svg.hashsalt": "sfsc"}):
-        figure.savefig(data, format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
+    _write(figure, data, "path", format=suffix[1:], dpi=200, facecolor="white", metadata=metadata[suffix])
     write_atomic(Path(path), data.getvalue())
 
 
@@ -73,11 +85,19 @@ def to_svg(figure: Figure) -> str:
     """
     buffer = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "svg.fonttype": "none"}):
-        figure.savefig(buffer, format="svg", transparent=True, metadata=nothing)
+    _write(figure, buffer, "none", format="svg", transparent=True, metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     digest = hashlib.sha256(svg.encode()).hexdigest()[:8]
     svg = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>f{digest}-", svg)
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     return svg.replace(INK, "currentColor")
+
+
+def _write(figure: Figure, file: IO[Any], fonttype: str, **options: Any) -> None:
+    """Write a figure; no text is read as a formula, and `fonttype` says what becomes of text in an SVG."""
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    # Matplotlib creates some tick labels while it draws; the setting applies to these.
+    with matplotlib.rc_context({"svg.hashsalt": "sfsc", "svg.fonttype": fonttype, "text.parse_math": False}):
+        figure.savefig(file, **options)

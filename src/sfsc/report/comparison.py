@@ -90,7 +90,17 @@ def all_tables(comparison: Comparison) -> dict[str, Table]:
 
 def summary(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Table:
     """Return a row for each recipe: mean results, and the number of cells that meet the criterion by seed."""
-    table = [["recipe", "self-tests", "cross-tests", "smallest to full", "full", "criterion met, by seed"]]
+    table = [
+        [
+            "recipe",
+            "self-tests",
+            "cross-tests",
+            "smallest to full",
+            "full",
+            "gallery gain",
+            "criterion met, by seed",
+        ]
+    ]
     for contestant in comparison.contestants:
         if matrices := of(contestant):
             table.append([contestant.name, *_results(matrices)])
@@ -105,17 +115,28 @@ def _results(matrices: Matrices) -> list[str]:
         _spread([matrix.cross_tests() for matrix in matrices]),
         _spread([accuracy[0, -1] for accuracy in accuracies]),
         _spread([accuracy[-1, -1] for accuracy in accuracies]),
+        _spread([matrix.mean_gallery_gain() for matrix in matrices]),
         f"{met} of {matrices[0].cells}",
     ]
 
 
 def targets(comparison: Comparison) -> Table:
     """Return a row for each recipe and calibration, on test identities that no calibration has seen."""
-    table = [["recipe", "calibrated on", "self-tests", "cross-tests", "smallest to full", "criterion met"]]
+    table = [
+        [
+            "recipe",
+            "calibrated on",
+            "self-tests",
+            "cross-tests",
+            "smallest to full",
+            "gallery gain",
+            "criterion met",
+        ]
+    ]
     for contestant in comparison.contestants:
         for images, matrices in contestant.target.items():
-            row = _results(matrices)
-            table.append([contestant.name, images, row[0], row[1], row[2], row[4]])
+            self_tests, cross_tests, to_full, _, gain, met = _results(matrices)
+            table.append([contestant.name, images, self_tests, cross_tests, to_full, gain, met])
     return table
 
 
@@ -173,7 +194,7 @@ def _spread(values: Sequence[float]) -> str:
 
 
 def _cell(mean: float, deviation: float) -> str:
-    return f"{100 * mean:.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
+    return f"{100 * mean:z.1f}" + ("" if np.isnan(deviation) else f" ± {100 * deviation:.1f}")
 
 
 def _markdown(table: Table) -> str:

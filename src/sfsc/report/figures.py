@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from sfsc.errors import missing_extra
-from sfsc.report.canvas import INK, add_grid, add_legend, new_figure
+from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure
 
 try:
     import matplotlib
@@ -69,7 +69,7 @@ def heat_map(
     colours = CELL_SCALE(Normalize(lowest, highest, clip=True)(matrix))
     side = max(4.8, 1.2 + 0.9 * len(matrix))
     figure, axes = new_figure((side, side + 0.1))
-    axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, parse_math=False)
+    axes.set_title(as_label(title, 100), loc="left", fontsize=11, fontweight="bold", color=INK)
     for query, gallery in np.ndindex(matrix.shape):
         mark = ""
         if query == gallery:
@@ -77,7 +77,7 @@ def heat_map(
         elif met is not None and max(query, gallery) < len(met):
             mark = "✓" if met[query, gallery] else "✗"
         _cell(axes, (gallery, query), float(matrix[query, gallery]), colours[query, gallery], mark)
-    _square(axes, [*_names(widths), *exported], "gallery width", "query width")
+    _square(axes, [*_names(widths), *map(as_label, exported)], "gallery width", "query width")
     if met is not None:
         key = "✓ meets the criterion  ·  ✗ falls short of it"
         below: dict[str, Any] = {"xycoords": axes.xaxis.label, "ha": "center", "va": "top"}
@@ -251,8 +251,8 @@ def _names(widths: Sequence[float]) -> list[str]:
 
 def _square(axes: Axes, labels: Sequence[str], along: str, down: str) -> None:
     """Set up the axes of a heat map with a cell for each pair of labels, the first at the top left."""
-    axes.set_xticks(range(len(labels)), labels, parse_math=False)
-    axes.set_yticks(range(len(labels)), labels, parse_math=False)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set_yticks(range(len(labels)), labels)
     axes.set_xlabel(along)
     axes.set_ylabel(down)
     axes.set(xlim=(-0.5, len(labels) - 0.5), ylim=(len(labels) - 0.5, -0.5), aspect="equal")
@@ -275,7 +275,7 @@ def _cell(axes: Axes, at: tuple[int, int], value: float, colour: NDArray[np.floa
 def _baseline(axes: Axes, baseline: dict[str, Any]) -> None:
     axes.axhline(baseline["mAP"], color=INK, linestyle=":", linewidth=1.2)
     axes.annotate(
-        baseline["name"],
+        as_label(baseline["name"]),
         xy=(1, baseline["mAP"]),
         xycoords=("axes fraction", "data"),
         xytext=(0, 3),
@@ -283,7 +283,6 @@ def _baseline(axes: Axes, baseline: dict[str, Any]) -> None:
         ha="right",
         fontsize=9,
         color=INK,
-        parse_math=False,
     )
 
 

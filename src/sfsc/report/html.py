@@ -24,6 +24,7 @@ from sfsc.report.figures import (
     embedding_map,
     training_curves,
 )
+from sfsc.report.gains import gains_of, show_gain
 from sfsc.report.ranked_list import thumbnail
 from sfsc.report.result_figures import matrix_figure
 from sfsc.runs.log import LOG_FILE, read_log
@@ -135,7 +136,7 @@ def _render(run: Path) -> str:
     environment = _read_if_there(run / "environment.json", dict[str, Any])
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": _data_uri}
-    jinja.filters |= {"width": "{:g}".format, "points": _points}
+    jinja.filters |= {"width": "{:g}".format, "points": _points, "gain": show_gain}
     files = resources.files("sfsc.report")
     return jinja.from_string(files.joinpath("page.html").read_text("utf-8")).render(
         style=files.joinpath("style.css").read_text("utf-8"),
@@ -143,6 +144,7 @@ def _render(run: Path) -> str:
         config=config,
         environment=environment,
         evaluation=evaluations.own,
+        gains=gains_of(evaluations.own) if evaluations.own else None,
         outdated=evaluations.outdated,
         others=evaluations.others,
         figures=_result_figures(evaluations.own) if evaluations.own else {},

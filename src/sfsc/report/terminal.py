@@ -39,6 +39,8 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
     """Print the matrix and the tests at its corners, from the content of evaluation.json."""
+    from sfsc.report.gains import gains_of, show_gain  # numpy and OpenCV would delay every other command
+
     accuracy, criterion = evaluation["metrics"]["mAP"], evaluation["criterion"]
     full = len(criterion) - 1  # exported files follow the sub-models
     exported = evaluation.get("exported", {})  # earlier evaluations lack it
@@ -50,13 +52,12 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         cells = [f"{100 * v:.1f}{' ✓' if ok else '  '}" for v, ok in zip(values, met, strict=True)]
         cells[row] = f"[bold]{cells[row]}[/bold]"
         matrix.add_row(name, *cells)
-    baseline = evaluation["baseline"]
-    metrics = list(baseline)[1:]
-    tests = Table("test", *metrics, title="%")
+    baseline, metrics = evaluation["baseline"], list(evaluation["metrics"])
+    tests = Table("test", *map(escape, metrics), title="%")
     pairs = [("smallest -> smallest", 0, 0), ("smallest -> full", 0, full), ("full -> full", full, full)]
     for name, q, g in pairs:
         tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in metrics))
-    tests.add_row(baseline["name"], *(f"{100 * baseline[key]:.1f}" for key in metrics))
+    tests.add_row(escape(baseline["name"]), *(f"{100 * baseline[key]:.1f}" for key in metrics))
     console = Console()
     console.print(matrix)
     console.print(tests)
@@ -75,6 +76,10 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+    if found := gains_of(evaluation):
+        gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
+        _say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
+        _say(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
 
 
 def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Table:
@@ -127,7 +132,7 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
     for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
         table = Table(f"{title}", "rows")
         for value, rows in counts.items():
-            table.add_row(str(value), str(rows))
+            table.add_row(escape(str(value)), str(rows))
         Console().print(table)
     if info.attributes:
         _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
@@ -148,7 +153,7 @@ def print_profile(profile: Profile) -> None:
     reference = profile.reference
     for row in profile.rows:
         table.add_row(
-            *(f"{row.width:g}", row.label, _known(row.size, lambda size: f"{size / 1e6:.3f}")),
+            *(f"{row.width:g}", escape(row.label), _known(row.size, lambda size: f"{size / 1e6:.3f}")),
             *(f"{row.memory / 1e6:.1f}", f"{1000 * row.p50:.2f}", f"{1000 * row.p95:.2f}"),
             *(f"{row.throughput:,.0f}", _known(reference, partial(_times_faster, row))),
             _known(row.accuracy, lambda accuracy: f"{100 * accuracy:.1f}"),

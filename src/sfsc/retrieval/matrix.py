@@ -86,6 +86,19 @@ class CompatibilityMatrix:
         """Return how many of the `cells` meet the criterion."""
         return int(self.criterion(metric).sum())
 
+    def gallery_gain(self, metric: str = "mAP") -> np.ndarray:
+        """Return the gallery gain M(r, 1) - M(r, r) of each narrow width r, (m - 1,) float64.
+
+        This is what the queries of a narrow sub-model gain, as a fraction, if the full sub-model and not the
+        narrow one embeds the gallery. It is the main effect in the paper (Wu et al., CVPR 2023).
+        """
+        values = self._own(metric)[:-1]
+        return values[:, -1] - np.diag(values)
+
+    def mean_gallery_gain(self, metric: str = "mAP") -> float:
+        """Return the mean of `gallery_gain`, or NaN for a single width."""
+        return float(self.gallery_gain(metric).mean()) if self.cells else math.nan
+
     def self_tests(self, metric: str = "mAP") -> float:
         """Return the mean of the self-tests."""
         return float(np.diag(self._own(metric)).mean())

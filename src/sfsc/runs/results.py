@@ -64,6 +64,8 @@ class Result(TypedDict):
     cells_met: int
     cells: int
     baseline: Baseline
+    gallery_gain: NotRequired[list[float]]
+    multiply_adds: NotRequired[list[int]]
     images: NotRequired[str]
     exported: NotRequired[dict[str, float]]
     costs: NotRequired[dict[str, float]]
@@ -97,6 +99,8 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(points) == len(places["identities"]) for points in places["points"]]
     fitting += [len(tests["self_tests"]) == own for tests in result.get("dimensions", [])]
     fitting += [0 < size <= MOST_TESTED, len(result["parameters"]) == own, "mAP" in result["metrics"]]
+    fitting += [len(result.get("multiply_adds", result["parameters"])) == own]
+    fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
     if not all(fitting):
