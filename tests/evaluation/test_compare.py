@@ -19,6 +19,8 @@ from sfsc.training.config import Config
 
 RECIPES: dict[str, Any] = {"unified": None, "sfsc": None, "aligned": {"recipe": "sfsc", "alignment": 2.0}}
 
+QUERIES = (1_000, 4_000)  # multiply-adds
+
 
 def settings(shapes: str) -> dict[str, Any]:
     return {
@@ -99,11 +101,13 @@ def test_page_tables_and_figures_show_every_recipe(done: tuple[Comparison, Path]
         assert contestant.name in page
         assert contestant.name in tables
     assert tables.count("| target images |") == 2
+    assert (out / "accuracy.png").stat().st_size > 1000
     for contestant in comparison.contestants:
+        assert len(contestant.query_multiply_adds) == 2
         assert (folder_of(out, contestant.name, 0).parent / "matrix.png").stat().st_size > 1000
         run = folder_of(out, contestant.name, 0)
         assert {file.name for file in run.glob("*.png")} >= {"matrix.png", "accuracy.png"}
-    assert page.count("<svg") == 3
+    assert page.count("<svg") == 4
     assert "http://" not in page.replace("http://www.w3.org", "")
 
 
@@ -113,7 +117,7 @@ def matrix(values: list[list[float]]) -> CompatibilityMatrix:
 
 def test_tables_hold_means_and_deviations() -> None:
     matrices = (matrix([[0.5, 0.6], [0.4, 0.7]]), matrix([[0.7, 0.8], [0.8, 0.9]]))
-    contestant = Contestant("sfsc", {}, matrices, (), {}, 3e12, 90.0, 1_500_000, 1)
+    contestant = Contestant("sfsc", {}, matrices, (), {}, 3e12, QUERIES, 90.0, 1_500_000, 1)
     tables = all_tables(Comparison({"dataset": "x"}, 2, (contestant,)))
     assert tables["Recipes"][1] == [
         *("sfsc", "70.0 ± 14.1", "65.0 ± 21.2", "70.0 ± 14.1", "80.0 ± 14.1", "10.0 ± 0.0", "1, 2 of 2"),
@@ -133,7 +137,9 @@ def test_one_seed_has_no_deviation() -> None:
     mean, deviation = mean_and_deviation([np.array([1.0, 2.0])])
     assert mean.tolist() == [1, 2]
     assert np.isnan(deviation).all()
-    one = Contestant("sfsc", {}, (matrix([[0.5, 0.6], [0.4, 0.7]]),), (), {}, 3e12, 90.0, 1_500_000, 1)
+    one = Contestant(
+        "sfsc", {}, (matrix([[0.5, 0.6], [0.4, 0.7]]),), (), {}, 3e12, QUERIES, 90.0, 1_500_000, 1
+    )
     assert all_tables(Comparison({"dataset": "x"}, 1, (one,)))["Recipes"][1][1] == "60.0"
 
 

@@ -63,6 +63,7 @@ class Contestant:
             images of the remaining fifth, without labels, are the images of the target domain. Empty if the
             sub-models share no weights or if there are fewer target images than dimensions.
         multiply_adds: the multiply-adds of training, forward and backward, for one seed.
+        query_multiply_adds: the multiply-adds of each sub-model for one image, narrow first.
         seconds: the mean time of training in seconds.
         parameters: the number of parameters that must be stored for all sub-models.
         galleries: the number of copies of a gallery that the sub-models need.
@@ -74,6 +75,7 @@ class Contestant:
     calibrated: tuple[CompatibilityMatrix, ...]
     target: Mapping[str, tuple[CompatibilityMatrix, ...]]
     multiply_adds: float
+    query_multiply_adds: tuple[int, ...]
     seconds: float
     parameters: int
     galleries: int
@@ -262,6 +264,7 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
     family = Family.load(
         runs[0], code_of(config.backbone)
     )  # the comparison's own settings name this backbone
+    forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
     calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
     return Contestant(
         name=name,
@@ -273,7 +276,8 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
             for name, folder in TARGET.items()
             if (runs[0] / folder / EVALUATION_FILE).exists()
         },
-        multiply_adds=_training_cost(config, family, runs[0]),
+        multiply_adds=_training_cost(config, forward, runs[0]),
+        query_multiply_adds=forward,
         seconds=float(np.mean([_seconds(run) for run in runs])),
         parameters=sum(parameter.numel() for parameter in family.parameters()),
         galleries=1 if config.method.compatible else len(family.widths),
@@ -284,9 +288,11 @@ def _matrix(run: Path) -> CompatibilityMatrix:
     return CompatibilityMatrix.from_json(read_result(run / EVALUATION_FILE)).family()
 
 
-def _training_cost(config: Config, family: Family, run: Path) -> float:
-    """Return the multiply-adds of training; a backward pass counts as two forward passes."""
-    forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
+def _training_cost(config: Config, forward: Sequence[int], run: Path) -> float:
+    """Return the multiply-adds of training, from those of a forward pass at each width.
+
+    A backward pass counts as two forward passes.
+    """
     phases = config.method.phases(len(forward))
     cycles = read_log(run)[-1]["step"] / len(phases) / len(config.cycle)
     images = cycles * config.identities_per_batch * config.images_per_identity

@@ -30,14 +30,23 @@ LONGEST_LABEL = 24  # characters; longer labels of ticks leave no room for the a
 
 def new_figure(size: tuple[float, float]) -> tuple[Figure, Axes]:
     """Create a figure of (width, height) inches with one pair of axes."""
-    figure = Figure(figsize=size, layout="constrained")
-    axes = figure.add_subplot()
-    axes.tick_params(colors=INK, labelsize=10)
-    axes.spines[:].set_color(INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.xaxis.label.set_color(INK)
-    axes.yaxis.label.set_color(INK)
+    figure, (axes,) = new_panels(size, 1, 1)
     return figure, axes
+
+
+def new_panels(size: tuple[float, float], count: int, columns: int) -> tuple[Figure, list[Axes]]:
+    """Create a figure of (width, height) inches with `count` pairs of axes on one vertical scale."""
+    figure = Figure(figsize=size, layout="constrained")
+    panels: list[Axes] = []
+    for place in range(1, count + 1):
+        axes = figure.add_subplot(-(-count // columns), columns, place, sharey=panels[0] if panels else None)
+        axes.tick_params(colors=INK, labelsize=10)
+        axes.spines[:].set_color(INK)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.xaxis.label.set_color(INK)
+        axes.yaxis.label.set_color(INK)
+        panels.append(axes)
+    return figure, panels
 
 
 def as_label(text: str, longest: int = LONGEST_LABEL) -> str:

@@ -14,7 +14,7 @@ from sfsc.evaluation.compare import Comparison, Contestant, folder_of, mean_and_
 from sfsc.files.writing import write_atomic
 from sfsc.images.names import as_text
 from sfsc.report.canvas import save, to_svg
-from sfsc.report.figures import heat_map
+from sfsc.report.figures import accuracy_against_cost, heat_map
 from sfsc.report.result_figures import draw_evaluation
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE
@@ -32,7 +32,7 @@ Table = list[list[str]]
 
 
 def write_comparison(comparison: Comparison, out: str | Path) -> Path:
-    """Write comparison.md, comparison.html and a heat map for each recipe into a folder.
+    """Write comparison.md, comparison.html, accuracy.png and a heat map for each recipe into a folder.
 
     Args:
         comparison: the result of `compare`.
@@ -48,7 +48,8 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
     for contestant in comparison.contestants:
         for seed in range(comparison.seeds):
             _draw_evaluations(folder_of(out, contestant.name, seed))
-    figures = heat_maps(comparison)
+    figures, costs = heat_maps(comparison), accuracy_figure(comparison)
+    save(costs, out / ACCURACY_FIGURE)
     for contestant in comparison.contestants:
         save(figures[contestant.name], folder_of(out, contestant.name, 0).parent / "matrix.png")
     tables = all_tables(comparison)
@@ -61,6 +62,7 @@ def write_comparison(comparison: Comparison, out: str | Path) -> Path:
         style=files.joinpath("style.css").read_text("utf-8"),
         tables=tables,
         figures={name: to_svg(figure) for name, figure in figures.items()},
+        accuracy=to_svg(costs),
     )
     write_atomic(out / PAGE_FILE, as_text(page).encode())
     return out / PAGE_FILE
@@ -169,12 +171,17 @@ def blocks(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Tabl
     return table
 
 
+def accuracy_figure(comparison: Comparison) -> Any:
+    """Draw the accuracy of each recipe against the cost of a query, in self-tests and in the full gallery."""
+    means = _mean_matrices(comparison)
+    return accuracy_against_cost(
+        {c.name: (c.query_multiply_adds, means[c.name]) for c in comparison.contestants}
+    )
+
+
 def heat_maps(comparison: Comparison) -> dict[str, Any]:
     """Draw the mean matrix of each recipe; all heat maps share one colour scale."""
-    means = {
-        contestant.name: np.mean([matrix.metrics["mAP"] for matrix in contestant.matrices], axis=0)
-        for contestant in comparison.contestants
-    }
+    means = _mean_matrices(comparison)
     limits = float(min(map(np.min, means.values()))), float(max(map(np.max, means.values())))
     figures = {}
     for contestant in comparison.contestants:
@@ -186,6 +193,14 @@ def heat_maps(comparison: Comparison) -> dict[str, Any]:
             matrix.metrics["mAP"], matrix.widths, matrix.criterion(), title, limits
         )
     return figures
+
+
+def _mean_matrices(comparison: Comparison) -> dict[str, np.ndarray]:
+    """Return the mean mAP matrix of each recipe over the seeds."""
+    return {
+        contestant.name: np.mean([matrix.metrics["mAP"] for matrix in contestant.matrices], axis=0)
+        for contestant in comparison.contestants
+    }
 
 
 def _spread(values: Sequence[float]) -> str:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from sfsc.errors import missing_extra
-from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure
+from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure, new_panels
 
 try:
     import matplotlib
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 Curve = Literal["loss", "uncertainty", "conflicts"]
 
 MISSED = "#f08a24"
+PANELS = 3  # in a row
 POINTS = 400  # maximum number of points of a curve; a figure cannot show more
 # Lightness falls steadily, so the order survives colour blindness; both ends stand out on white and black.
 WIDTH_SCALE = LinearSegmentedColormap.from_list("widths", ["#f0943a", "#dd5f6b", "#b04aa8", "#6a55d8"])
@@ -148,6 +150,41 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     add_grid(axes)
     add_legend(axes)
+    return figure
+
+
+def accuracy_against_cost(accuracies: Mapping[str, tuple[Sequence[float], ArrayLike]]) -> Figure:
+    """Draw a panel for each recipe: the mAP of self-tests, and in the full gallery, against the query's cost.
+
+    The distance between the two curves is the gallery gain.
+
+    Args:
+        accuracies: for each recipe, the multiply-adds of a query at each of m widths, ascending, and the
+            (m, m) mAP, fractions.
+    """
+    columns = min(PANELS, len(accuracies))
+    size = 3.0 * columns, 0.5 + 2.3 * math.ceil(len(accuracies) / columns)
+    figure, panels = new_panels(size, len(accuracies), columns)
+    for axes, (name, (costs, values)) in zip(panels, accuracies.items(), strict=True):
+        millions, matrix = np.array(costs, dtype=float) / 1e6, np.array(values, dtype=float)
+        axes.plot(millions, matrix[:, -1], "--s", color=MISSED, linewidth=1.4, label="in the full gallery")
+        axes.plot(millions, matrix.diagonal(), "-o", color=INK, linewidth=1, markersize=5, label="self-test")
+        axes.set_title(as_label(name), loc="left", fontsize=10, fontweight="bold", color=INK)
+        axes.set_xscale("log")
+        axes.set_xticks(millions, [f"{cost:.2g}" for cost in millions])
+        axes.minorticks_off()
+        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+        add_grid(axes)
+    panels[0].set_ylim(bottom=0)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside upper right",
+        ncols=2,
+        frameon=False,
+        labelcolor=INK,
+    )
+    figure.supxlabel("millions of multiply-adds of a query", fontsize=10, color=INK)
+    figure.supylabel("mAP", fontsize=10, color=INK)
     return figure
 
 
