@@ -80,6 +80,16 @@ def test_the_change_that_numeric_forms_make(tmp_path: Path, shapes: str) -> None
 
 
 @pytest.mark.slow
+def test_the_share_of_an_identity_among_the_first_hits(tmp_path: Path, shapes: str) -> None:
+    Family.create("small", (0.5, 1.0), 16, (32, 32)).save(tmp_path)
+    command = f"--run={tmp_path}", f"--dataset={shapes}", "--workers=0", "--hits=1000"
+    printed = section_of("first_hits", *command)
+    rows = [line.strip("| ").split(" | ") for line in printed.splitlines() if line.startswith("| ")][2:]
+    assert [row[:2] for row in rows] == [["0.5", "0.5"], ["0.5", "1"], ["1", "1"]]
+    assert [row[2:] for row in rows] == [["100", "100", "-"]] * 3, "among as many hits as there are images"
+
+
+@pytest.mark.slow
 def test_exported_files_beside_their_sub_models(tmp_path: Path, shapes: str) -> None:
     Family.create("small", (0.5, 1.0), 16, (32, 32)).save(tmp_path)
     printed = section_of(
