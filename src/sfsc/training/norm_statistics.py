@@ -149,3 +149,20 @@ def estimate_statistics(family: Family, widths: Iterable[float], batches: Iterab
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def blended(family: Family, other: Family, share: float) -> Family:
+    """Return a copy of a family with BatchNorm statistics between its own and another's, in evaluation mode.
+
+    Args:
+        family: the family.
+        other: a family that differs from it in nothing but the statistics.
+        share: the share of the other's statistics, in [0, 1]; with 0, the copy has the same fingerprint.
+    """
+    state, moved = family.state_dict(), other.state_dict()
+    for name, tensor in state.items():
+        if name.endswith(("running_mean", "running_var")):
+            state[name] = torch.lerp(tensor, moved[name], share)
+    blend = copy.deepcopy(family)
+    blend.load_state_dict(state)
+    return blend.eval()
