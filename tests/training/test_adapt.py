@@ -17,7 +17,7 @@ from sfsc.training.norm_statistics import blended
 
 WIDTHS = (0.5, 1.0)
 NAMES = [
-    *("as it is", "calibrated", "half the statistics", "half the statistics, calibrated"),
+    *("as it is", "calibrated", "half statistics", "half, calibrated"),
     *("statistics", "statistics, calibrated"),
 ]
 

@@ -188,7 +188,7 @@ def print_calibration(report: CalibrationReport) -> None:
 
 def print_adaptation(adaptation: Adaptation) -> None:
     """Print the candidates of an adaptation, and what the chosen one means for stored galleries."""
-    heading = ("candidate", "cross-\ntests", "smallest\n-> full", "full\n-> full", "gain", "full galleries")
+    heading = ("candidate", "cross", "smallest\n-> full", "full\n-> full", "gain", "galleries")
     table = Table(*heading, title="mutual neighbours of held-out images, %")
     for candidate in adaptation.candidates:
         matrix = 100 * candidate.matrix
@@ -198,7 +198,7 @@ def print_adaptation(adaptation: Adaptation) -> None:
             f"{matrix[0, -1]:.1f}",
             f"{matrix[-1, -1]:.1f}",
             f"{100 * candidate.gain:+.1f} ± {100 * candidate.error:.1f}",
-            "stay valid" if candidate.galleries_stay else "embed again",
+            "valid" if candidate.galleries_stay else "invalid",
             style="bold" if candidate is adaptation.chosen else None,
         )
     Console().print(table)

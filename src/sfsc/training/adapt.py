@@ -28,7 +28,13 @@ from sfsc.training.norm_statistics import blended, estimate_statistics, shuffled
 
 HELD_OUT = 5  # one of this many images is held out for the choice,
 MOST_HELD_OUT = 2000  # but no more than these
-SHARES = (0.0, 0.5, 1.0)  # of the target's BatchNorm statistics, the rest being the family's own
+# The names without and with calibration; a table of 80 characters has room for 22.
+NAMES = {
+    0.0: ("as it is", "calibrated"),
+    0.5: ("half statistics", "half, calibrated"),
+    1.0: ("statistics", "statistics, calibrated"),
+}
+SHARES = tuple(NAMES)  # of the target's BatchNorm statistics, the rest being the family's own
 CERTAIN = 2.0  # standard errors by which a candidate must be better than one that changes less
 
 
@@ -54,9 +60,8 @@ class Candidate:
 
     @property
     def name(self) -> str:
-        """The name in tables, such as "half the statistics, calibrated"."""
-        parts = {0.0: [], 0.5: ["half the statistics"], 1.0: ["statistics"]}[self.statistics]
-        return ", ".join([*parts, *(["calibrated"] if self.calibrated else [])]) or "as it is"
+        """The name in tables, such as "statistics, calibrated"."""
+        return NAMES[self.statistics][self.calibrated]
 
     @property
     def cross_tests(self) -> float:
