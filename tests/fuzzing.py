@@ -48,7 +48,19 @@ TINY = "tests.fuzzing:tiny_network"
 # What stands in the place of a part of a JSON value.
 HOSTILE: tuple[Any, ...] = (
     *(None, True, False, 0, -1, 1, 2, 2**31, 2**63 - 1, -(2**63), 0.5, -0.0, 1e308, 5e-324),
-    *("", "x", "\0", "\n", "../../x", "\udc80", "é", "validation:" * 50, "python:nets:network", "1" * 5000),
+    *(
+        "",
+        "x",
+        "\0",
+        "\n",
+        "../../x",
+        "\udc80",
+        "é",
+        "validation:" * 50,
+        "cameras:a/b:csv:x",
+        "python:nets:network",
+        "1" * 5000,
+    ),
     *([], {}, [[]], [None], {"": None}, [0] * 100, [[0.5]], [["a", "b"]]),
 )
 PIECES = (

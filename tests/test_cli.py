@@ -43,6 +43,7 @@ OPTIONS = {
     },
     "evaluate": {"--dataset", "--with", "--distractors", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},
+    "adapt": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {
         *("--out", "--config", "--recipes", "--backbone", "--seeds"),
         *("--calibrations", "--no-calibrations", "--set"),
@@ -473,6 +474,19 @@ class TestCompareAndCalibrate:
         succeed("search", tmp_path / "out", image, "--gallery", gallery, "--width", 0.25)
         succeed("evaluate", tmp_path / "out", "--workers", 0)
 
+    def test_adaptation_says_what_it_tried_and_which_galleries_stay(
+        self, run: Path, shapes: str, gallery: Path, image: Path, tmp_path: Path
+    ) -> None:
+        out = tmp_path / "out"
+        printed = succeed("adapt", run, "--images", shapes, "--out", out, "--workers", 0)
+        rows = table_rows(printed)
+        written = json.loads((out / "adaptation.json").read_text())
+        assert [row[0] for row in rows][-6:] == [candidate["name"] for candidate in written["candidates"]]
+        assert f"chosen: {written['chosen']} (39 images, 9 held out)" in printed
+        assert printed.endswith(f"adapted: {out}\n")
+        search = sfsc("search", out, image, "--gallery", gallery, "--width", 0.25)
+        assert (search.code == 0) == written["galleries_stay"] == ("stay valid\n" in printed)
+
 
 class TestReport:
     def test_shows_the_evaluation_again(self, run: Path, evaluated: str) -> None:
@@ -622,6 +636,9 @@ def places(
         ("calibrate {bad}/empty --out {new}", "{bad}/empty is not a run folder"),
         ("calibrate {run} --out {run}", "{run} already contains a run"),
         ("calibrate {run} --out {new} --images {bad}/empty", "contains no images"),
+        ("adapt {bad}/empty --images {shapes} --out {new}", "{bad}/empty is not a run folder"),
+        ("adapt {run} --images {shapes} --out {run}", "{run} already contains a run"),
+        ("adapt {run} --images {image} --out {new}", "1 images are too few to adapt 16 dimensions: use 160"),
         (
             "compare {shapes} --recipes magic --out {new}",
             "unknown recipe 'magic'; choose one of unified, bct",

@@ -118,6 +118,7 @@ def test_what_is_allowed_is_not_looked_for_where_the_run_says(
         "export run --images SHAPES",
         "profile run",
         "calibrate run --out new",
+        "adapt run --images SHAPES --out new",
         "recalibrate run --out new",
         "serve run --gallery gallery",
         "train --out run --resume",

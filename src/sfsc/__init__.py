@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from sfsc.serving import create_app
     from sfsc.switchable.inspection import Inspection, inspect
     from sfsc.switchable.network import Switchable, to_switchable
+    from sfsc.training.adapt import Adaptation, adapt
     from sfsc.training.calibrate import CalibrationReport, calibrate
     from sfsc.training.config import Config
     from sfsc.training.norm_statistics import recalibrate
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from sfsc.widths import Widths
 
 __all__ = [
+    "Adaptation",
     "CalibrationReport",
     "Comparison",
     "CompatibilityMatrix",
@@ -59,6 +61,7 @@ __all__ = [
     "SfscError",
     "Switchable",
     "Widths",
+    "adapt",
     "calibrate",
     "choose",
     "compare",
@@ -82,6 +85,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "Adaptation": "sfsc.training.adapt",
     "CalibrationReport": "sfsc.training.calibrate",
     "Comparison": "sfsc.evaluation.compare",
     "CompatibilityMatrix": "sfsc.retrieval.matrix",
@@ -100,6 +104,7 @@ _HOMES = {
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.network",
     "Widths": "sfsc.widths",
+    "adapt": "sfsc.training.adapt",
     "calibrate": "sfsc.training.calibrate",
     "choose": "sfsc.deploy.choosing",
     "compare": "sfsc.evaluation.compare",

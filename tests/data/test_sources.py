@@ -264,6 +264,66 @@ class TestResplit:
             for path, *labels in zip(view.paths, view.identities, view.cameras, strict=True):
                 assert tuple(labels) == known[path]
 
-    def test_a_view_of_nothing_is_refused(self) -> None:
-        with pytest.raises(SfscError, match="'validation:' is not a data set"):
-            open_dataset("validation:")
+    @pytest.mark.parametrize("name", ["validation:", "cameras:", "cameras:a/b/c", "cameras:a/b/c:"])
+    def test_a_view_of_nothing_is_refused(self, name: str) -> None:
+        with pytest.raises(SfscError, match=f"'{name}' is not a data set"):
+            open_dataset(name)
+
+
+class TestCameras:
+    @pytest.fixture
+    def table(self, tmp_path: Path) -> Path:
+        """Every camera sees a training identity, and test identities as queries, gallery and both."""
+        rows = [
+            f"{split}{camera}.png,{split},{split.rstrip('s')},{camera}"
+            for split in ("train", "trains", "query", "gallery", "test")
+            for camera in "abc"
+        ]
+        path = tmp_path / "images.csv"
+        path.write_text("\n".join(["path,identity,split,camera", *rows]))
+        return path
+
+    def test_each_part_has_its_own_cameras(self, table: Path) -> None:
+        view = open_dataset(f"cameras:a,b/b/c:csv:{table}")
+        names = [Path(path).stem for path in view.paths]
+        assert dict(zip(names, view.splits.tolist(), strict=True)) == {
+            **dict.fromkeys(["traina", "trainb", "trainsa", "trainsb"], "train"),
+            **dict.fromkeys(["queryb", "testb"], "query"),
+            **dict.fromkeys(["galleryc", "testc"], "gallery"),
+        }
+        assert not identities_of(view, "train") & (
+            identities_of(view, "query") | identities_of(view, "gallery")
+        )
+
+    def test_cameras_of_both_parts_see_queries_that_are_gallery_images(self, table: Path) -> None:
+        view = open_dataset(f"cameras:a/b,c/c:csv:{table}")
+        assert identities_of(view, "test") == {"test"}
+        assert [Path(path).stem for path in view.query.paths] == ["queryb", "queryc", "testb", "testc"]
+        assert [Path(path).stem for path in view.gallery.paths] == ["galleryc", "testc"]
+
+    def test_all_cameras_are_the_whole_data_set(self, table: Path) -> None:
+        whole = open_dataset(f"csv:{table}")
+        view = open_dataset(f"cameras:a,b,c/a,b,c/a,b,c:csv:{table}")
+        assert (view.paths, view.splits.tolist()) == (whole.paths, whole.splits.tolist())
+
+    def test_views_can_be_combined(self, table: Path) -> None:
+        view = open_dataset(f"cameras:a/b/c:target:csv:{table}")
+        assert view.source == f"cameras:a/b/c:target:csv:{table}"
+        assert set(view.splits.tolist()) <= {"train", "query", "gallery"}
+
+    @pytest.mark.parametrize(
+        ("cameras", "message"),
+        [
+            ("a/b", "name three lists of cameras, as in cameras:c1,c2/c3/c4:KIND:PATH"),
+            ("a/b/d", "there is no camera 'd'; the cameras are a, b, c"),
+            ("a//c", "there is no camera ''; the cameras are a, b, c"),
+        ],
+    )
+    def test_mistakes_are_named(self, table: Path, cameras: str, message: str) -> None:
+        with pytest.raises(SfscError, match=message):
+            open_dataset(f"cameras:{cameras}:csv:{table}")
+
+    def test_a_data_set_without_cameras_has_no_such_view(self, tmp_path: Path) -> None:
+        (tmp_path / "images.csv").write_text("path,identity,split\na,x,train\n")
+        with pytest.raises(SfscError, match=r"images\.csv has no cameras to choose from"):
+            open_dataset(f"cameras:a/b/c:csv:{tmp_path / 'images.csv'}")

@@ -15,7 +15,7 @@ from sfsc.runs.results import is_current, is_own, other_folders, own_dataset, re
 PATHS = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), min_size=1, max_size=300)
 NAMES = st.builds(
     "{}{}:{}".format,
-    st.sampled_from(["", "validation:", "target:"]),
+    st.sampled_from(["", "validation:", "target:", "cameras:a,b/c/d:"]),
     st.sampled_from(["folder", "csv"]),
     PATHS,
 )

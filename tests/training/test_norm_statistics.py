@@ -31,7 +31,7 @@ def family() -> Family:
 def test_statistics_are_those_of_the_images_and_the_other_widths_stay(family: Family) -> None:
     before = {width: family.embed(IMAGES, width) for width in family.widths}
     changed = copy.deepcopy(family)
-    estimate_statistics(changed, 0.5, [IMAGES])
+    estimate_statistics(changed, [0.5], [IMAGES])
     seen: list[Tensor] = []
     network = changed.at(0.5)
     network.backbone.stem.register_forward_hook(lambda _, __, output: seen.append(output))
@@ -45,12 +45,21 @@ def test_statistics_are_those_of_the_images_and_the_other_widths_stay(family: Fa
 
 def test_statistics_are_a_mean_over_batches(family: Family) -> None:
     changed = copy.deepcopy(family)
-    estimate_statistics(changed, 0.25, [IMAGES[:8]])
+    estimate_statistics(changed, [0.25], [IMAGES[:8]])
     first = changed.at(0.25).backbone.bn.running_mean.clone()
-    estimate_statistics(changed, 0.25, [IMAGES[8:]])
+    estimate_statistics(changed, [0.25], [IMAGES[8:]])
     second = changed.at(0.25).backbone.bn.running_mean.clone()
-    estimate_statistics(changed, 0.25, [IMAGES[:8], IMAGES[8:]])
+    estimate_statistics(changed, [0.25], [IMAGES[:8], IMAGES[8:]])
     torch.testing.assert_close(changed.at(0.25).backbone.bn.running_mean, (first + second) / 2)
+
+
+def test_widths_are_estimated_as_if_alone(family: Family) -> None:
+    together, alone = copy.deepcopy(family), copy.deepcopy(family)
+    batches = [IMAGES[:8], IMAGES[8:]]
+    estimate_statistics(together, family.widths, batches)
+    for width in family.widths:
+        estimate_statistics(alone, [width], batches)
+        assert torch.equal(together.embed(IMAGES, width), alone.embed(IMAGES, width))
 
 
 @pytest.mark.parametrize("width", [0.1, 0.6, 0.9])

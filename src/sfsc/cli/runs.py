@@ -81,6 +81,27 @@ def calibrate(
 
 
 @app.command()
+def adapt(
+    run: RunArgument,
+    images: Annotated[
+        str, typer.Option(metavar="IMAGES", help="A folder or KIND:PATH of images of the new cameras.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new family.")],
+    workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
+) -> None:
+    """Adapt a family to the images of other cameras, without labels.
+
+    Statistics and calibrations of these images are tried on a part of them that is held out. The output says
+    whether galleries that the full sub-model wrote stay valid.
+    """
+    from sfsc.training.adapt import adapt as run_adaptation
+
+    terminal.print_adaptation(run_adaptation(run, images, out, workers, allow_code))
+    print(f"adapted: {out}")
+
+
+@app.command()
 def report(run: RunArgument) -> None:
     """Write a self-contained HTML report about a run."""
     from sfsc.report.html import read_evaluations, write_report

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
     from sfsc.switchable.inspection import Inspection
+    from sfsc.training.adapt import Adaptation
     from sfsc.training.calibrate import CalibrationReport
 
 T = TypeVar("T")
@@ -188,6 +189,31 @@ def print_calibration(report: CalibrationReport) -> None:
     for width, before in report.before.items():
         table.add_row(f"{width:g}", f"{before:.3f}", f"{report.after[width]:.3f}")
     Console().print(table)
+
+
+def print_adaptation(adaptation: Adaptation) -> None:
+    """Print the candidates of an adaptation, and what the chosen one means for stored galleries."""
+    heading = ("candidate", "cross", "smallest\n-> full", "full\n-> full", "gain", "galleries")
+    table = Table(*heading, title="mutual neighbours of held-out images, %")
+    for candidate in adaptation.candidates:
+        matrix = 100 * candidate.matrix
+        table.add_row(
+            candidate.name,
+            f"{100 * candidate.cross_tests:.1f}",
+            f"{matrix[0, -1]:.1f}",
+            f"{matrix[-1, -1]:.1f}",
+            f"{100 * candidate.gain:+.1f} ± {100 * candidate.error:.1f}",
+            "valid" if candidate.galleries_stay else "invalid",
+            style="bold" if candidate is adaptation.chosen else None,
+        )
+    Console().print(table)
+    _say(f"chosen: {adaptation.chosen.name} ({adaptation.fitted} images, {adaptation.held_out} held out)")
+    if adaptation.after == adaptation.before:
+        _say("the family is unchanged: all galleries stay valid")
+    elif adaptation.chosen.galleries_stay:
+        _say("the full sub-model is unchanged: galleries that it wrote stay valid")
+    else:
+        _say(f"galleries of {adaptation.before} cannot be used: embed every stored row again")
 
 
 def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bool) -> None:

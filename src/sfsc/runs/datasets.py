@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from sfsc.data.sources import KINDS, LONGEST_NAME, RESPLITS
+from sfsc.data.sources import KINDS, LONGEST_NAME, split_view
 from sfsc.runs.paths import find
 
 
@@ -17,8 +17,8 @@ def split_name(name: str) -> tuple[str, str] | None:
         return None
     if first in KINDS and rest:
         return f"{first}:", rest
-    if first in RESPLITS and (inner := split_name(rest)):
-        return f"{first}:{inner[0]}", inner[1]
+    if (view := split_view(name)) and (inner := split_name(view[1])):
+        return f"{view[0]}{inner[0]}", inner[1]
     return None
 
 

@@ -13,6 +13,7 @@ CONFIG_FILE = "config.json"
 DESCRIPTION_FILE = "family.json"
 FAMILY_FILE = "family.safetensors"
 ENVIRONMENT_FILE = "environment.json"
+ADAPTATION_FILE = "adaptation.json"
 STARTED_IN = "started_in"  # the entry of ENVIRONMENT_FILE for the working folder
 
 

@@ -87,22 +87,33 @@ def fit_calibration(
     Raises:
         SfscError: the family is already calibrated, or there are too few images.
     """
-    vectors = {width: torch.from_numpy(embedded[width]) for width in family.widths}
+    vectors = {width: embedded[width] for width in family.widths}
     images = len(vectors[1.0])
     _check(family, images)
-    calibrated = type(family)(
-        replace(family.spec, calibrated=True), copy.deepcopy(family.network), family.structure
-    )
-    calibrated.load_state_dict(family.state_dict(), strict=False)
-    fitted = torch.from_numpy(np.arange(images) % HELD_OUT != 0)
+    fitted = np.arange(images) % HELD_OUT != 0
+    calibrated = calibrated_copy(family, {width: rows[fitted] for width, rows in vectors.items()})
     before, after = {}, {}
     for width in family.widths.narrow:
-        own, full = vectors[width], vectors[1.0]
-        calibration = calibrated.calibration(width)
-        calibration.fit(own[fitted], full[fitted])
-        before[width] = _cosine(own[~fitted], full[~fitted])
-        after[width] = _cosine(calibration(own[~fitted]), full[~fitted])
-    return calibrated.eval(), CalibrationReport(before, after)
+        own, full = (torch.from_numpy(vectors[at][~fitted]) for at in (width, 1.0))
+        before[width] = _cosine(own, full)
+        after[width] = _cosine(calibrated.calibration(width)(own), full)
+    return calibrated, CalibrationReport(before, after)
+
+
+def calibrated_copy(family: Family, embedded: Mapping[float, np.ndarray]) -> Family:
+    """Return a copy of a family, calibrated with the embeddings of n images, in evaluation mode.
+
+    Args:
+        family: a family that is not calibrated; it is not changed.
+        embedded: for each width, the (n, dim) float32 embeddings of the same n images.
+    """
+    spec = replace(family.spec, calibrated=True)
+    calibrated = type(family)(spec, copy.deepcopy(family.network), family.structure)
+    calibrated.load_state_dict(family.state_dict(), strict=False)
+    full = torch.from_numpy(embedded[1.0])
+    for width in family.widths.narrow:
+        calibrated.calibration(width).fit(torch.from_numpy(embedded[width]), full)
+    return calibrated.eval()
 
 
 def _check(family: Family, images: int) -> None:

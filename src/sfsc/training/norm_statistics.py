@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
@@ -72,12 +73,7 @@ def recalibrate(
     for width in chosen:
         if width not in family.widths.ratios:
             family = with_width(family, width)
-    order = np.random.default_rng(config.seed).permutation(len(paths))
-    batches = np.array_split(order, max(1, round(len(paths) / BATCH)))
-    for width in chosen:
-        loaded = load_batches(paths, batches, family.spec.image_size, workers)
-        bar = track(loaded, f"statistics at width {width:g}", total=len(batches))
-        estimate_statistics(family, width, bar)
+    estimate_statistics(family, chosen, shuffled_batches(paths, family, config.seed, workers))
     save_derived(family, run, out)
     return family
 
@@ -119,17 +115,28 @@ def _copy_norms(source: Family, wide: float, target: Family, narrow: float) -> N
         tensor.copy_(select(wide_state[key], positions))
 
 
-def estimate_statistics(family: Family, width: float, batches: Iterable[Tensor]) -> None:
-    """Replace the BatchNorm statistics of a sub-model by the means over batches of images, in place.
+def shuffled_batches(paths: Sequence[str], family: Family, seed: int, workers: int) -> Iterator[Tensor]:
+    """Yield images in random order and batches of about `BATCH`, with a progress bar.
+
+    A batch is (batch, 3, height, width) uint8. `workers` processes decode the images.
+    """
+    order = np.random.default_rng(seed).permutation(len(paths))
+    batches = np.array_split(order, max(1, round(len(paths) / BATCH)))
+    loaded = load_batches(paths, batches, family.spec.image_size, workers)
+    return track(loaded, "BatchNorm statistics", total=len(batches))
+
+
+def estimate_statistics(family: Family, widths: Iterable[float], batches: Iterable[Tensor]) -> None:
+    """Replace the BatchNorm statistics of sub-models by the means over batches of images, in place.
 
     Args:
         family: the family; it is put into evaluation mode.
-        width: one of its widths.
+        widths: the widths of the sub-models.
         batches: (batch, 3, height, width) uint8 or float32 in [0, 1], with at least two images per batch.
     """
     family.eval()
-    network = family.at(width)
-    norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    networks = [family.at(width) for width in widths]
+    norms = [m for network in networks for m in network.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -137,7 +144,25 @@ def estimate_statistics(family: Family, width: float, batches: Iterable[Tensor])
         norm.train()
     with torch.no_grad():
         for images in batches:
-            network(images.float() / 255 if images.dtype == torch.uint8 else images)
+            for network in networks:
+                network(images.float() / 255 if images.dtype == torch.uint8 else images)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
+
+
+def blended(family: Family, other: Family, share: float) -> Family:
+    """Return a copy of a family with BatchNorm statistics between its own and another's, in evaluation mode.
+
+    Args:
+        family: the family.
+        other: a family that differs from it in nothing but the statistics.
+        share: the share of the other's statistics, in [0, 1]; with 0, the copy has the same fingerprint.
+    """
+    state, moved = family.state_dict(), other.state_dict()
+    for name, tensor in state.items():
+        if name.endswith(("running_mean", "running_var")):
+            state[name] = torch.lerp(tensor, moved[name], share)
+    blend = copy.deepcopy(family)
+    blend.load_state_dict(state)
+    return blend.eval()
