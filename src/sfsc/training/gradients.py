@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sfsc.family.family import Family
-from sfsc.training.aggregation.gram import channel_grams, combine, conflicts, gram_matrix
+from sfsc.training.aggregation.gram import channel_count, channel_grams, combine, conflicts, gram_matrix
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
@@ -242,7 +242,7 @@ def _group_indices(parameters: dict[str, nn.Parameter], granularity: str) -> tup
     """
     layers = {name: name.rpartition(".")[0] or name for name in parameters}
     if granularity == "kernel":
-        keys = [(layers[n], channel) for n, p in parameters.items() for channel in range(len(p))]
+        keys = [(layers[n], channel) for n, p in parameters.items() for channel in range(channel_count(p))]
         groups = _numbers(keys)
         return groups, _numbers([layer for layer, _ in dict.fromkeys(keys)])
     of_parameters = {"tensor": {name: name for name in parameters}, "layer": layers, "model": {}}[granularity]

@@ -76,6 +76,15 @@ def test_channels_are_projected_one_by_one(seed: int) -> None:
     torch.testing.assert_close(combined.flatten(1), expected, rtol=1e-4, atol=1e-4)
 
 
+def test_a_single_number_is_one_channel() -> None:
+    corners = [torch.tensor(2.0), torch.tensor(-3.0)]
+    grams = channel_grams(corners)
+    assert torch.equal(grams, torch.tensor([[[4.0, -6.0], [-6.0, 9.0]]]))
+    assert torch.equal(grams[0], gram_matrix(corners))
+    for weights in (torch.tensor([0.5, 2.0]), torch.tensor([[0.5, 2.0]])):
+        assert combine([corners[0], corners[1].clone()], weights).item() == 0.5 * 2 - 2 * 3
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_agreement_weighs_projected_gradients_by_their_cosine(seed: int) -> None:
     vectors = padded(nested(seed))

@@ -20,15 +20,20 @@ def channel_grams(corners: Sequence[Tensor]) -> Tensor:
         (channels, m, m) float32 on their device, without waiting. Products with a sub-model that lacks the
         channel are 0.
     """
-    m, channels = len(corners), corners[-1].shape[0]
+    m, channels = len(corners), channel_count(corners[-1])
     grams = corners[0].new_zeros(channels, m, m, dtype=torch.float32)
     for i in range(m):
         for j in range(i, m):
             products = corners[i].float() * _within(corners[j], corners[i]).float()
-            products = products.flatten(1).sum(1) if products.ndim > 1 else products
+            products = products.reshape(channel_count(products), -1).sum(1)
             grams[: len(products), i, j] = products
             grams[: len(products), j, i] = products
     return grams
+
+
+def channel_count(tensor: Tensor) -> int:
+    """Return the number of output channels of a parameter or its gradient; a single number is one."""
+    return tensor.shape[0] if tensor.ndim else 1
 
 
 def gram_matrix(corners: Sequence[Tensor]) -> Tensor:
@@ -61,8 +66,8 @@ def combine(corners: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 def _for_each(weights: Tensor, index: int, part: Tensor) -> Tensor:
     """Return the weights of a sub-model in a shape that multiplies its gradients."""
-    chosen = weights[..., index]
-    return chosen if chosen.ndim == 0 else chosen[: len(part)].view(-1, *[1] * (part.ndim - 1))
+    chosen = weights[..., index].reshape(-1)[: channel_count(part)]
+    return chosen.view(-1, *[1] * (part.ndim - 1)) if part.ndim else chosen[0]
 
 
 def conflicts(grams: Tensor) -> Tensor:
