@@ -30,7 +30,6 @@ from sfsc.training.distributed import World, joined
 from sfsc.training.forward import Forward
 from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.optimizer import make_optimizer
-from sfsc.training.recipes import RECIPES
 
 EXPLANATION = """
 Training steps of two processes, which communicate by gloo, are compared with those of one process with the
@@ -69,7 +68,7 @@ class Steps:
         generator = torch.Generator().manual_seed(0)
         classifier = nn.Parameter(torch.randn(CLASSES, 128, generator=generator).to(self.dtype))
         self.state = TrainingState(family, [classifier], make_optimizer(family, [classifier], self.config))
-        self.gradients = NestedGradients(family, [classifier], RECIPES["sfsc"], arguments.granularity, world)
+        self.gradients = NestedGradients(family, [classifier], self.config.method, world)
         self.forward = Forward(family, self.config, world)
 
     def batch(self, step: int) -> tuple[Tensor, Tensor]:
@@ -143,7 +142,7 @@ def difference(one: dict[str, Tensor], two: dict[str, Tensor]) -> str:
 def compare(arguments: argparse.Namespace) -> str:
     """Return the table of differences."""
     rows = []
-    for granularity in ("tensor", "layer", "model"):
+    for granularity in ("kernel", "tensor", "layer", "model"):
         options = ["--steps=20", f"--granularity={granularity}"]
         (alone,), _ = run(arguments, 1, *options)
         (shuffled,), _ = run(arguments, 1, *options, "--shuffled")

@@ -108,7 +108,7 @@ class FamilyTraining(Training):
     def __init__(self, family: Family, case: Case) -> None:
         super().__init__(family, case)
         self.state = TrainingState(family, [self.classifier], self.optimizer)
-        self.gradients = TimedGradients(family, [self.classifier], self.recipe, self.config.granularity)
+        self.gradients = TimedGradients(family, [self.classifier], self.recipe)
         self.forward = Forward(family, self.config)
         self.gram: list[float] = []
         self.combining: list[float] = []
