@@ -201,3 +201,13 @@ def test_strength_scales_the_augmentation() -> None:
     change = [(augment(images, False, 3, strength) - images).abs().mean() for strength in (0.0, 0.2, 1.0)]
     assert change[0] == 0
     assert 0 < change[1] < change[2]
+
+
+def test_erasing_alone_adds_patches_and_changes_nothing_else() -> None:
+    images = torch.rand(16, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    erased = augment(images, True, 3, 0.0, erasing=1.0)
+    patches = (erased == 1.0) & (images != 1.0)
+    assert torch.equal(torch.where(patches, images, erased), images)
+    assert (patches.flatten(1).float().mean(1) > 0.01).all()
+    assert torch.equal(augment(images, False, 3, 1.0), augment(images, False, 3, 1.0, erasing=0.5))
+    assert not torch.equal(augment(images, False, 3, 1.0), augment(images, False, 3, 1.0, erasing=0.0))

@@ -22,8 +22,8 @@ def with_distractors(dataset: Dataset, source: str) -> Dataset:
 
     Args:
         dataset: the data set.
-        source: an image, a folder of images, or KIND:PATH of a data set. Of a data set, the gallery split is
-            used, or all images if it has none. Images of a folder have no identity; all of them are used.
+        source: an image, a folder of images, or KIND:PATH of a data set. For a data set, the gallery split
+            is used, or all images if it has none. Images of a folder have no identity; all of them are used.
 
     Raises:
         SfscError: the source has no images or none that can be added, or a part of it cannot be read.

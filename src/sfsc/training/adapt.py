@@ -130,18 +130,19 @@ def adapt(
     workers: int = 2,
     allow_code: str | None = None,
 ) -> Adaptation:
-    """Make of a family what serves best for images of other cameras, without labels.
+    """Adapt a family to images of other cameras, without labels.
 
-    Candidates are the family as it is, with BatchNorm statistics of the given images or half of them, and
-    each of these calibrated on the given images. On images that they were not fitted to, they are compared by
-    the share of nearest neighbours that are mutual across widths (`sfsc.retrieval.neighbours`). A candidate
-    is chosen over one that changes less only if it is better by two standard errors. The chosen family is
-    written into a new folder, together with `adaptation.json`.
+    The candidates are the family as it is, the family with the BatchNorm statistics of the given images, and
+    the family with the mean of both statistics; each of them also calibrated on the given images. They are
+    compared on images that they were not fitted to, by the share of nearest neighbours that are mutual across
+    widths (`sfsc.retrieval.neighbours`). A candidate is chosen over one that changes less only if it is
+    better by two standard errors. The chosen family is written into a new folder, together with
+    `adaptation.json`.
 
     Args:
         run: a run folder with a trained family; it is not changed.
-        images: an image, a folder of images, or KIND:PATH of a data set. Of a data set, the training split is
-            used, or all images if it has none. Labels are not used.
+        images: an image, a folder of images, or KIND:PATH of a data set. For a data set, the training split
+            is used, or all images if it has none. Labels are not used.
         out: the folder of the new family. It is created if it does not exist.
         workers: the number of workers that decode images.
         allow_code: as for `Family.load`.

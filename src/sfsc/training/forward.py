@@ -30,6 +30,7 @@ class Forward:
     def __init__(self, family: Family, config: Config, world: World = ALONE) -> None:
         self.family = family
         self.config = config
+        self.linear = config.method.logits == "linear"
         synchronised = config.sync_batch_norm and world.size > 1
         self.normalisation = SynchronisedBatchNorm() if synchronised else nullcontext()
         self.compiled: dict[float, Callable[[Tensor], Tensor]] = {}
@@ -44,7 +45,7 @@ class Forward:
             SfscError: the settings demand compilation, but the network cannot be compiled.
         """
         sub_model = cast(Embedder, self.family.at(width))
-        network = sub_model.features if self.config.method.logits == "linear" else sub_model
+        network = sub_model.features if self.linear else sub_model
         if self.config.compile and width not in self.compiled:
             self.compiled[width] = _compile(network)
         if self.config.channels_last:

@@ -97,6 +97,8 @@ class NestedGradients:
         whole = {name: of_parameter[-1] for name, of_parameter in self.parameters.items()}
         groups, parts = _group_indices(whole, recipe.granularity)
         self.groups, self.parts = groups.to(device), parts.to(device)
+        # Counted here, because counting on an accelerator would wait for it at every step.
+        self.group_count, self.part_sizes = len(groups.unique()), parts.bincount().to(device)
         self.orders = {
             name: [{d: order.to(device) for d, order in part.items()} for part in parts]
             for name, parts in family.corner_orders().items()
@@ -158,7 +160,7 @@ class NestedGradients:
             for gradients in corners.values()
         ]
         grams = torch.cat(of_parameters)
-        grouped = _summed(grams, self.groups)
+        grouped = _summed(grams, self.groups, self.group_count)
         weights = AGGREGATIONS[self.recipe.aggregation](grouped, order)[self.groups]
         of_parameter = weights.split([len(grams) for grams in of_parameters])
         for (name, gradients), weight in zip(corners.items(), of_parameter, strict=True):
@@ -167,14 +169,13 @@ class NestedGradients:
                 total = _reordered(total, {d: o.argsort() for d, o in self.orders[name][-1].items()})
             self.parameters[name][-1].grad = total
             gradients.clear()
-        shares = conflicts(grouped)
-        return _summed(shares, self.parts) / self.parts.bincount()[:, None]
+        return _summed(conflicts(grouped), self.parts, len(self.part_sizes)) / self.part_sizes[:, None]
 
     def _set_alone(self, corners: dict[str, list[Tensor]], index: int) -> Tensor:
         for name, (gradient,) in corners.items():
             if name != CLASSIFIER:
                 self.parameters[name][index].grad = gradient
-        return torch.full((len(self.parts.unique()), self.m), torch.nan, device=self.parts.device)
+        return torch.full((len(self.part_sizes), self.m), torch.nan, device=self.parts.device)
 
     def held_elements(self) -> int:
         """Return the number of gradient elements that are currently stored."""
@@ -256,7 +257,6 @@ def _numbers(keys: Sequence[Hashable]) -> Tensor:
     return torch.tensor([numbers[key] for key in keys], dtype=torch.int64)
 
 
-def _summed(values: Tensor, groups: Tensor) -> Tensor:
-    """Return the sums of values (units, ...) in each group."""
-    count = int(groups.max()) + 1
+def _summed(values: Tensor, groups: Tensor, count: int) -> Tensor:
+    """Return the sums of values (units, ...) in each of `count` groups."""
     return values.new_zeros(count, *values.shape[1:]).index_add_(0, groups, values)

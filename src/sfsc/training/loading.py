@@ -113,19 +113,20 @@ def augment(
     """Change position, size and colours of each image at random, add white patches, and mirror if `mirrors`.
 
     `images` and the result are (batch, 3, height, width) float32 in [0, 1]. The seed determines the result;
-    the global random state does not change. `strength` in [0, 1] scales all changes; 0 turns them off. If
-    `images` is one of several equal parts of a batch, its images change as they would in the whole batch. The
-    function does not wait for the device.
+    the global random state does not change. `strength` in [0, 1] scales all changes; 0 turns them off.
+    `erasing` is the probability of a white patch in an image, by default half of `strength`. If `images` is
+    one of several equal parts of a batch, its images change as they would in the whole batch. The function
+    does not wait for the device.
     """
-    erasing = 0.5 * strength if erasing is None else erasing
-    if strength == 0 and erasing == 0:
+    steps = _augmentation(mirrors, strength, 0.5 * strength if erasing is None else erasing)
+    if not steps:
         return images
     count = len(images)
     chosen, whole = slice(part * count, (part + 1) * count), (parts * count, *images.shape[1:])
     with torch.random.fork_rng(devices=[]):
         # kornia draws on the CPU; torch.manual_seed would reseed the accelerators too.
         torch.default_generator.manual_seed(seed)
-        for step in _augmentation(mirrors, strength, erasing):
+        for step in steps:
             drawn = step.forward_parameters(whole)
             own = {name: value if name in _OF_THE_BATCH else value[chosen] for name, value in drawn.items()}
             images = step(images, params=own)
@@ -136,14 +137,15 @@ def augment(
 def _augmentation(mirrors: bool, strength: float, erasing: float) -> list[Any]:
     s = strength
     # Hue is not changed, because conversion to HSV and back costs more than all other steps together.
-    steps = [
+    changes = [
         kornia.RandomAffine(
             10 * s, (0.1 * s, 0.1 * s), (1 - 0.2 * s, 1 + 0.2 * s), padding_mode="border", p=1.0
         ),
         kornia.ColorJitter(brightness=0.2 * s, contrast=0.2 * s, saturation=0.2 * s, p=1.0),
-        kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=erasing),
     ]
-    return [kornia.RandomHorizontalFlip(), *steps] if mirrors else steps
+    changes = [kornia.RandomHorizontalFlip(), *changes] if mirrors else changes
+    patches = [kornia.RandomErasing(scale=(0.02, 0.2), value=1.0, p=erasing)]
+    return [*(changes if strength else []), *(patches if erasing else [])]
 
 
 class _Mapped(Dataset[Any]):

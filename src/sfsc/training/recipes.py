@@ -165,7 +165,8 @@ def sub_model_loss(
     if target is not None:
         if recipe.influence:  # Shen et al., Backward-Compatible Representation Learning, CVPR 2020, eq. 4
             of_full = logits(features, classifiers[-1].detach())
-            total = total + recipe.influence * cross_entropy(of_full, labels, recipe.label_smoothing)[0]
+            smoothing = recipe.label_smoothing
+            total = total + recipe.influence * F.cross_entropy(of_full, labels, label_smoothing=smoothing)
         towards = F.normalize(target.float()) if linear else target
         if recipe.asymmetric:
             total = total + recipe.asymmetric * asymmetric_loss(embeddings, towards, labels)

@@ -28,15 +28,20 @@ def padded(corners: list[Tensor]) -> Tensor:
 
 def project_by_hand(gradients: Tensor, order: Tensor) -> Tensor:
     """The algorithm as written in the paper, on whole vectors; the sum of the projected gradients."""
-    total = torch.zeros_like(gradients[0])
+    return projected_by_hand(gradients, order).sum(0)
+
+
+def projected_by_hand(gradients: Tensor, order: Tensor) -> Tensor:
+    """(m, elements): each projected gradient."""
+    found = []
     for i, gradient in enumerate(gradients):
         projected = gradient.clone()
         for j in order[i].tolist():
             product = projected @ gradients[j]
             if j != i and product < 0:
                 projected -= product / gradients[j].square().sum() * gradients[j]
-        total += projected
-    return total
+        found.append(projected)
+    return torch.stack(found)
 
 
 def test_gram_matrix_is_that_of_the_padded_gradients() -> None:
@@ -89,17 +94,9 @@ def test_a_single_number_is_one_channel() -> None:
 def test_agreement_weighs_projected_gradients_by_their_cosine(seed: int) -> None:
     vectors = padded(nested(seed))
     order = random_order(4, seed)
-    projected = []
-    for i, gradient in enumerate(vectors):
-        g = gradient.clone()
-        for j in order[i].tolist():
-            product = g @ vectors[j]
-            if j != i and product < 0:
-                g -= product / vectors[j].square().sum() * vectors[j]
-        projected.append(g)
-    cosines = torch.cosine_similarity(torch.stack(projected), vectors)
-    agreement = ((1 + cosines) / 2).sqrt()
-    expected = (4 * agreement / agreement.sum()) @ torch.stack(projected)
+    projected = projected_by_hand(vectors, order)
+    agreement = ((1 + torch.cosine_similarity(projected, vectors)) / 2).sqrt()
+    expected = (4 * agreement / agreement.sum()) @ projected
     weights = agreement_weights(vectors @ vectors.T, order)
     torch.testing.assert_close(weights @ vectors, expected, rtol=1e-4, atol=1e-4)
 

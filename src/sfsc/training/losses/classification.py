@@ -21,6 +21,5 @@ def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> tup
         The mean loss and the mean uncertainty (detached, in (0, 1]), both () float32.
     """
     with torch.autocast(logits.device.type, enabled=False):
-        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing), uncertainty(
-            logits.detach()
-        )
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        return loss, uncertainty(logits.detach())
