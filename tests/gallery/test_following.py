@@ -1,4 +1,8 @@
-"""Two open galleries of one directory against a dictionary: whatever happens there, both answer from it."""
+"""Two open galleries of one directory against a dictionary: whatever happens there, both answer from it.
+
+Once all rows are read into memory, as those of a small gallery are, and once they are in an index, as those
+of a large one.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +74,10 @@ class TwoGalleries(RuleBasedStateMachine):
     def optimize(self, who: int) -> None:
         self.galleries[who].optimize()
 
+    @rule(who=WHO)
+    def refresh(self, who: int) -> None:
+        self.galleries[who].refresh()
+
     @rule(seconds=st.sampled_from([-3600.0, 0.0, 3600.0]))
     def set_the_clock(self, seconds: float) -> None:
         self.clock = seconds
@@ -122,11 +130,34 @@ class TwoGalleries(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
 
-TestTwoGalleries = TwoGalleries.TestCase
-TestTwoGalleries.settings = settings(
+class TwoGalleriesWithAnIndex(TwoGalleries):
+    """The same with an index of a few rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = [
+            mock.patch("sfsc.gallery.index.INDEXED_FROM", 2),
+            mock.patch("sfsc.gallery.index.LEAST_STALE", 1),
+            mock.patch("sfsc.gallery.index.LISTED_FROM", 2),
+            mock.patch("sfsc.gallery.lance_table.LOOKED_UP_FROM", 2),
+        ]
+        for patch in self.patches:
+            patch.start()
+
+    def teardown(self) -> None:
+        super().teardown()
+        for patch in self.patches:
+            patch.stop()
+
+
+SETTINGS = settings(
     max_examples=10,
     stateful_step_count=20,
     deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow],
 )
+TestTwoGalleries = TwoGalleries.TestCase
+TestTwoGalleries.settings = SETTINGS
+TestTwoGalleriesWithAnIndex = TwoGalleriesWithAnIndex.TestCase
+TestTwoGalleriesWithAnIndex.settings = SETTINGS

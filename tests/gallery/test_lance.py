@@ -16,8 +16,8 @@ import pytest
 
 from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
-from sfsc.gallery.memory import MemoryIndex
 from sfsc.gallery.names import column_of
+from sfsc.gallery.view import View
 
 DIM = 16
 WRITER = """
@@ -86,13 +86,13 @@ def test_first_components_are_taken_anew_only_where_rows_have_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = []
-    shortened = MemoryIndex.shortened
+    shortened = View.shortened
 
-    def count(index: MemoryIndex, dimension: int) -> MemoryIndex:
+    def count(view: View, dimension: int) -> View:
         made.append(dimension)
-        return shortened(index, dimension)
+        return shortened(view, dimension)
 
-    monkeypatch.setattr(MemoryIndex, "shortened", count)
+    monkeypatch.setattr(View, "shortened", count)
     gallery = Gallery.open(tmp_path / "gallery", create=True)
     add(gallery, embeddings(30), dimensions=(4, 8, DIM))
     for dimension in (4, 8, 4, 8, DIM):

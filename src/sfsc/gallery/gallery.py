@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -72,13 +73,20 @@ class Gallery(AbstractContextManager["Gallery"]):
         self._store = store
 
     @classmethod
-    def open(cls, path: str | Path, *, create: bool = False) -> Gallery:
+    def open(
+        cls, path: str | Path, *, create: bool = False, maintain: bool = False, memory: float = math.inf
+    ) -> Gallery:
         """Open the gallery in a directory or in a Milvus collection.
 
         Args:
             path: a directory, milvus://HOST:PORT/NAME, milvus+https://HOST:PORT/NAME for an encrypted
                 connection, or milvus:///FILE.db/NAME for milvus-lite.
             create: whether to create the gallery if it is missing or the directory is empty.
+            maintain: whether to renew the search index in a thread of its own when much has changed, as a
+                program that keeps the gallery open for long should. Otherwise call `refresh` after many
+                changes.
+            memory: the maximum number of bytes of rows and index that stay in memory; what does not fit is
+                read from the disk. Milvus ignores it.
 
         Raises:
             SfscError: the gallery does not exist, is damaged or was written by a newer sfsc, Milvus cannot be
@@ -89,7 +97,7 @@ class Gallery(AbstractContextManager["Gallery"]):
             with sfsc.Gallery.open("galleries/photos") as gallery:
                 print(len(gallery), gallery.info().fingerprint)
         """
-        return cls(str(path), open_store(str(path), create))
+        return cls(str(path), open_store(str(path), create, maintain, memory))
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -177,7 +185,7 @@ class Gallery(AbstractContextManager["Gallery"]):
             where: conditions that every hit fulfils, as `Condition` or as text for `Condition.parse`, for
                 example "camera=2" or "price<=9.5". Several equalities on one column are alternatives.
             exact: whether to compare every row. If False, a large gallery compares only a part of its rows,
-                which is faster but may miss some of the best hits. With conditions, every row is compared.
+                which is faster but may miss some of the best hits.
 
         Returns:
             For each query a list of hits, best first; hits with equal scores are ordered by id.
@@ -263,6 +271,11 @@ class Gallery(AbstractContextManager["Gallery"]):
         if self._store.describe() is not None:
             self._store.optimize()
 
+    def refresh(self) -> None:
+        """Bring the search index up to date if much has changed, so that the next search need not do it."""
+        if self._store.describe() is not None:
+            self._store.refresh()
+
     def info(self) -> GalleryInfo:
         """Return a summary of the gallery."""
         description = self._store.describe()
@@ -332,7 +345,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         return [condition.typed(description.columns) for condition in parse_conditions(where)]
 
 
-def open_store(path: str, create: bool) -> Store:
+def open_store(path: str, create: bool, maintain: bool = False, memory: float = math.inf) -> Store:
     """Open the store that a path or a URL names."""
     if is_milvus(path):
         from sfsc.gallery.milvus import MilvusStore
@@ -340,6 +353,7 @@ def open_store(path: str, create: bool) -> Store:
         return MilvusStore(path, create=create)
     try:
         from sfsc.gallery.lance import LanceStore
+
+        return LanceStore(Path(path), create=create, maintain=maintain, memory=memory)
     except ModuleNotFoundError as error:
         raise missing_extra(str(error.name), "gallery") from error
-    return LanceStore(Path(path), create=create)

@@ -89,7 +89,9 @@ def index(
         rows = [row for row in rows if row["path"] not in there]
     engine = engine or local_engine(model, width, workers, dimension)
     with going_on("run the same command again to continue" if resume else "continue with --resume"):
-        return [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
+        skipped = [*found.skipped, *_write(model, gallery, rows, width, form, engine)]
+    gallery.refresh()
+    return skipped
 
 
 def upgrade(
@@ -130,6 +132,7 @@ def upgrade(
             ]
             with going_on("run the same command again to continue"):
                 corrupt += _write(model, gallery, rows, width, form, engine)
+    gallery.refresh()
     return corrupt
 
 

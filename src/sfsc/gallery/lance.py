@@ -1,47 +1,60 @@
-"""The gallery's store on one machine: a Lance table in a directory, searched in memory."""
+"""The gallery's store on one machine: a Lance table in a directory, searched in an index."""
 
 from __future__ import annotations
 
+import errno
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from importlib.util import find_spec
 from pathlib import Path
-from threading import RLock
-from typing import Any, TypeVar
+from threading import Event, RLock, Thread
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from filelock import Timeout
 
 from sfsc.data.walking import is_system_entry
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.forms import encode
+from sfsc.gallery.index import MOST_NEW, Index
+from sfsc.gallery.index_files import Track
 from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot, packed, unpacked
-from sfsc.gallery.memory import MemoryIndex
-from sfsc.gallery.mirror import Mirror
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, StoreUnavailable
+from sfsc.gallery.view import View
+from sfsc.progress import say, track
 
 TRIES = 5  # for one read, because another process may remove old files before they are read
 
-Result = TypeVar("Result")
+
+class _Closed(Exception):
+    """Raised in the thread that builds an index when the gallery is closed."""
 
 
 class LanceStore:
     """A `Store` in a directory.
 
     With `create`, the directory may be missing or empty until the first write. Otherwise it must contain a
-    gallery at every call. The first search reads all rows into memory; later searches only read the changes,
-    including those of other processes.
+    gallery at every call. The rows are searched in an `Index`, which follows the changes by all processes.
     """
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    def __init__(self, path: Path, *, create: bool, maintain: bool = False, memory: float = math.inf) -> None:
         self._path = path
         self._may_be_missing = create
-        self._mirror = Mirror()
-        self._shortened: dict[int, tuple[Snapshot, MemoryIndex]] = {}
+        self._maintain = maintain
+        self._index = Index(path, memory)
+        self._shortened: dict[int, tuple[View, View]] = {}
         self._lock = RLock()
+        self._builder: Thread | None = None
+        self._closed = Event()
+        if find_spec("lance") is None:  # it is imported when it is needed, which takes a second
+            raise ModuleNotFoundError("lance", name="lance")
         self._check_directory()
-        self._table = LanceTable(path)
+        self._table = LanceTable(path, self._index.remembered)
         self.describe()
 
     def describe(self) -> Description | None:
@@ -73,29 +86,32 @@ class LanceStore:
             merge = dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(table)
             self._table.tidy(dataset)
+        self._keep_up()
 
     def delete(self, where: Sequence[Condition]) -> int:
         """See `Store`."""
         with self._table.reported("written"), self._table.writing() as snapshot:
             if snapshot is None:
                 return 0
-            return int(snapshot.dataset.delete(snapshot.sql(where))["num_deleted_rows"])
+            deleted = int(snapshot.dataset.delete(snapshot.sql(where))["num_deleted_rows"])
+        self._keep_up()
+        return deleted
 
     def search(
         self, queries: np.ndarray, top: int, where: Sequence[Condition], exact: bool
     ) -> list[list[Hit]]:
         """See `Store`."""
-        return self._reading(
-            lambda snapshot: self._mirror.follow(snapshot).search(queries, top, where, exact)
-        )
+        return self._view().search(queries, top, where, exact)
 
     def search_shortened(self, queries: np.ndarray, top: int, where: Sequence[Condition]) -> list[list[Hit]]:
         """See `Store`."""
-
-        def search(snapshot: Snapshot) -> list[list[Hit]]:
-            return self._shorter(snapshot, queries.shape[1]).search(queries, top, where, exact=True)
-
-        return self._reading(search)
+        view, dimension = self._view(), queries.shape[1]
+        with self._lock:
+            seen, shortened = self._shortened.get(dimension, (None, view))
+            if seen is not view:
+                shortened = view.shortened(dimension)
+                self._shortened[dimension] = view, shortened
+        return shortened.search(queries, top, where, exact=True)
 
     def rows(
         self, where: Sequence[Condition], columns: Sequence[str], embeddings: bool = False
@@ -128,16 +144,107 @@ class LanceStore:
     def optimize(self) -> None:
         """See `Store`."""
         with self._table.reported("written"), self._table.writing() as snapshot:
-            if snapshot is not None:
-                self._table.remove_duplicates(snapshot.dataset)
-                self._table.compact(snapshot.dataset)
-        self._reading(lambda snapshot: self._mirror.follow(snapshot).prepare())
+            if snapshot is None:
+                return
+            self._table.remove_duplicates(snapshot.dataset)
+            self._table.compact(snapshot.dataset)
+        self._build(track)
+        self._view()
+
+    def refresh(self) -> None:
+        """See `Store`."""
+        if self._snapshot() is None:
+            return
+        self._view()
+        if self._index.stale:
+            self._build(track)
+            self._view()
 
     def close(self) -> None:
         """See `Store`."""
+        self._closed.set()
+        if self._builder is not None:
+            self._builder.join()
         with self._lock:
-            self._mirror.clear()
+            self._index.clear()
             self._shortened.clear()
+
+    def _view(self) -> View:
+        """Return the newest version, read again if another process has removed old files meanwhile."""
+        with self._lock:
+            for left in reversed(range(TRIES)):
+                snapshot = self._existing()
+                try:
+                    return self._followed(snapshot) or self._indexed()
+                except StoreUnavailable:
+                    self._index.clear()
+                    if not left or self._snapshot() is snapshot:
+                        raise
+        raise AssertionError("the last try returns or raises")
+
+    def _followed(self, snapshot: Snapshot) -> View | None:
+        """Return the rows of a version, or None if the index should be made first.
+
+        If the index is maintained, searches do not wait for it.
+        """
+        most_new = math.inf if self._maintain and self._index.used else MOST_NEW
+        with self._table.reported("read"):
+            return self._index.follow(snapshot, most_new)
+
+    def _indexed(self) -> View:
+        """Return the newest version, of which so many rows are new that the index is made first."""
+        say(f"gallery {self._path}: making its index")
+        self._build(track)
+        with self._table.reported("read"):
+            view = self._index.follow(self._existing(), most_new=math.inf)
+        assert view is not None, "any number of rows may be new"
+        return view
+
+    def _keep_up(self) -> None:
+        """Follow a change by this process, if rows were searched before, and renew the index beside it."""
+        with self._lock:
+            if not self._index.used:
+                return
+            with suppress(StoreUnavailable):  # the next search tries again
+                self._followed(self._existing())
+            building = self._builder is not None and self._builder.is_alive()
+            if self._maintain and self._index.stale and not building:
+                self._builder = Thread(target=self._renew, name="gallery index")
+                self._builder.start()
+
+    def _renew(self) -> None:
+        """Build the index in a thread of its own; give up if the gallery is closed."""
+        with suppress(StoreUnavailable, _Closed):  # the next change tries again
+            self._build(self._until_closed)
+
+    def _until_closed(self, iterable: Iterable[int], _: str) -> Iterator[int]:
+        for item in iterable:
+            if self._closed.is_set():
+                raise _Closed
+            yield item
+
+    def _build(self, track: Track) -> None:
+        """Write the index of the newest version, unless another process does so at the moment.
+
+        If the directory is not writable, the index is written elsewhere, for this process alone.
+        """
+        with self._table.reported("indexed"), suppress(Timeout):
+            try:
+                with self._table.building():
+                    with self._table.writing() as snapshot:
+                        if snapshot is not None:
+                            self._table.index_columns(snapshot.dataset)
+                    self._index.build(self._existing(), track)
+            except OSError as error:
+                if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+                    raise
+                self._index.build_aside(self._existing(), track)
+
+    def _existing(self) -> Snapshot:
+        """Return the current version of a table that exists."""
+        snapshot = self._snapshot()
+        assert snapshot is not None, "the gallery reads rows only if the table exists"
+        return snapshot
 
     def _snapshot(self) -> Snapshot | None:
         """Return the current version of the table, or None before its creation."""
@@ -147,30 +254,6 @@ class LanceStore:
             raise StoreUnavailable(f"{self._path} is not a gallery: it is empty")
         self._may_be_missing = snapshot is None
         return snapshot
-
-    def _reading(self, read: Callable[[Snapshot], Result]) -> Result:
-        """Call a function with the newest version, again if another process has removed that meanwhile."""
-        with self._lock:
-            for left in reversed(range(TRIES)):
-                snapshot = self._snapshot()
-                assert snapshot is not None, "the gallery reads rows only if the table exists"
-                try:
-                    with self._table.reported("read"):
-                        return read(snapshot)
-                except StoreUnavailable:
-                    self._mirror.clear()
-                    if not left or self._snapshot() is snapshot:
-                        raise
-        raise AssertionError("the last try returns or raises")
-
-    def _shorter(self, snapshot: Snapshot, dimension: int) -> MemoryIndex:
-        """Return an index of the first components of all rows, rebuilt if rows have changed."""
-        index = self._mirror.follow(snapshot)
-        seen, shortened = self._shortened.get(dimension, (None, index))
-        if seen is not snapshot:
-            shortened = index.shortened(dimension)
-            self._shortened[dimension] = snapshot, shortened
-        return shortened
 
     def _check_directory(self) -> None:
         path = self._path

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -26,15 +26,18 @@ from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, Description, StoreUnavailable
 
 TABLE = "gallery.lance"
-LOCK = ".lock"
+LOCK, BUILDING = ".lock", ".building.lock"
 METADATA = b"gallery"
 FIXED = (*COLUMNS, EMBEDDING)
 TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
 KINDS = {type_: kind for kind, type_ in TYPES.items()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
-KEPT_VERSIONS = timedelta(minutes=10)  # because other processes may still read older versions
-# Every add creates a fragment. Compacting whenever this many are small makes 2,000 adds ten times faster.
-SMALL, MOST_SMALL = 100_000, 64
+KEPT_VERSIONS = timedelta(minutes=1)  # because other processes may still read older versions
+CLEANED_EVERY = 256  # versions
+# Every add creates a fragment. Whenever this many have fewer rows than one of these sizes, they are merged.
+SMALL, MOST_SMALL = (4_096, 100_000), 64
+LOOKED_UP_FROM = 20_000  # rows; with fewer, a scan is as fast as an index of a column
+LOOKED_UP = {"id": "BTREE", "path": "BTREE", "identity": "BTREE", "camera": "BITMAP"}
 POLL_SECONDS = 0.005
 REMEDIES = {
     "No space left": "free disk space and run the command again",
@@ -48,10 +51,15 @@ REMEDIES = {
 class Snapshot:
     """One version of the table. Later writes do not change it."""
 
+    table: Path
     manifest: Manifest
-    dataset: Any
     description: Description
     columns: Mapping[str, str]  # the stored name of each column and attribute
+
+    @cached_property
+    def dataset(self) -> Any:
+        """The version of the table, opened when it is first used."""
+        return _opened(self.table, self.manifest.version)
 
     def sql(self, where: Sequence[Condition]) -> str | None:
         """Return conditions as a Lance filter, or None if there are no conditions."""
@@ -69,11 +77,21 @@ class Snapshot:
 class LanceTable:
     """The table in a gallery's directory. Every call reads the current version."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        remembered: Callable[[Manifest], tuple[Description, Mapping[str, str]] | None] = lambda _: None,
+    ) -> None:
+        """Use the table in a directory.
+
+        `remembered` returns the description and the stored names of the columns of a version, if they are
+        known without opening the table: importing Lance takes longer than a search.
+        """
         self.directory = directory
+        self._remembered = remembered
         self._watch = ManifestWatch(directory / TABLE)
         self._snapshot: Snapshot | None = None
-        self._threads = RLock()
+        self._reading, self._writing = RLock(), RLock()
         self._processes = FileLock(directory / LOCK, poll_interval=POLL_SECONDS)
 
     def snapshot(self) -> Snapshot | None:
@@ -82,7 +100,7 @@ class LanceTable:
         Raises:
             SfscError: the table does not belong to a gallery, or was written by another version of sfsc.
         """
-        with self._threads:
+        with self._reading:
             manifest = self._watch.newest()
             if manifest is None:
                 self._snapshot = None
@@ -95,12 +113,12 @@ class LanceTable:
     @contextmanager
     def writing(self) -> Iterator[Snapshot | None]:
         """Lock out all other writers, in this process and in others, and yield the current version."""
-        with self._threads:
+        with self._writing:
             self.directory.mkdir(parents=True, exist_ok=True)
             with self._processes:
                 snapshot = self.snapshot()
                 # A change moves its dataset to the new version, but a snapshot must stay the same.
-                yield snapshot and replace(snapshot, dataset=lance.dataset(self.directory / TABLE))
+                yield snapshot and replace(snapshot)
 
     def create(self, description: Description) -> None:
         """Create the empty table if it does not exist."""
@@ -109,6 +127,8 @@ class LanceTable:
         schema = pa.schema(fields, metadata={METADATA: _stored(description)})
         with self.writing() as snapshot:
             if snapshot is None:
+                import lance
+
                 lance.write_dataset(schema.empty_table(), self.directory / TABLE, mode="create")
 
     def fit(self, snapshot: Snapshot, attributes: Mapping[str, str]) -> Any:
@@ -138,15 +158,38 @@ class LanceTable:
         dataset.add_columns({column_of(name, "number"): f"CAST({integers} AS DOUBLE)"})
 
     def tidy(self, dataset: Any) -> None:
-        """Compact the table if it has many small fragments. Call it only inside `writing`."""
-        small = sum(fragment.metadata.physical_rows < SMALL for fragment in dataset.get_fragments())
-        if small >= MOST_SMALL:
-            self.compact(dataset)
+        """Compact the table if it has many small fragments, of one size or another.
+
+        Call it only inside `writing`. Each size is a multiple of the smaller one, so that the rows of many
+        small adds are rewritten only a few times.
+        """
+        sizes = [fragment.physical_rows for fragment in dataset.get_fragments()]
+        for small in SMALL:
+            if sum(size < small for size in sizes) >= MOST_SMALL:
+                self._compact(dataset, small)
+                break
+        else:
+            if dataset.version % CLEANED_EVERY == 0:
+                dataset.cleanup_old_versions(KEPT_VERSIONS)
+        if _not_looked_up(dataset) > max(SMALL[-1], sum(sizes) / 4):
+            self.index_columns(dataset)
+
+    def index_columns(self, dataset: Any) -> None:
+        """Index the columns by which rows are looked up. Call it only inside `writing`."""
+        if dataset.count_rows() >= LOOKED_UP_FROM and _not_looked_up(dataset):
+            there = {name for index in dataset.describe_indices() for name in index.field_names}
+            dataset.optimize.optimize_indices()
+            for name in LOOKED_UP.keys() - there:
+                dataset.create_scalar_index(name, LOOKED_UP[name])
 
     def compact(self, dataset: Any) -> None:
         """Free the space of replaced rows, deleted rows and old versions. Call it only inside `writing`."""
         self._drop_unused(dataset)
-        dataset.optimize.compact_files()
+        self._compact(dataset, None)
+
+    def _compact(self, dataset: Any, rows: int | None) -> None:
+        """Merge fragments of fewer rows, by default those that Lance finds small, and remove old versions."""
+        dataset.optimize.compact_files(target_rows_per_fragment=rows)
         dataset.cleanup_old_versions(KEPT_VERSIONS)
 
     def duplicates(self, dataset: Any) -> list[str]:
@@ -169,6 +212,12 @@ class LanceTable:
         dataset.delete(f"_rowaddr IN ({', '.join(map(str, older))})")
 
     @contextmanager
+    def building(self) -> Iterator[None]:
+        """Lock out other processes that build an index; raise `filelock.Timeout` at once if one does."""
+        with FileLock(self.directory / BUILDING).acquire(blocking=False):
+            yield
+
+    @contextmanager
     def reported(self, action: str) -> Iterator[None]:
         """Convert errors of Lance and of the file system into one line that names the directory."""
         try:
@@ -184,14 +233,15 @@ class LanceTable:
             ) from error
 
     def _open(self, manifest: Manifest) -> Snapshot:
-        dataset = lance.dataset(self.directory / TABLE)
+        if remembered := self._remembered(manifest):
+            return Snapshot(self.directory / TABLE, manifest, *remembered)
+        dataset = _opened(self.directory / TABLE)
         if any(name.startswith("_") for name in _unused(dataset)):  # Lance cannot read a column named _rowid
             with self._processes:
-                dataset = lance.dataset(self.directory / TABLE)
+                dataset = _opened(self.directory / TABLE)
                 self._drop_unused(dataset)
             manifest = self._watch.newest() or manifest
-        description, columns = _describe(dataset, str(self.directory))
-        return Snapshot(manifest, dataset, description, columns)
+        return Snapshot(self.directory / TABLE, manifest, *_describe(dataset, str(self.directory)))
 
     def _renamed(self, snapshot: Snapshot) -> Any:
         """Return the dataset with its attribute columns renamed as in the newest format."""
@@ -208,6 +258,20 @@ class LanceTable:
     def _drop_unused(self, dataset: Any) -> None:
         if unused := _unused(dataset):
             dataset.drop_columns(unused)
+
+
+def _opened(table: Path, version: int | None = None) -> Any:
+    """Open a version of a table, by default the newest one."""
+    import lance
+
+    return lance.dataset(table, version=version)
+
+
+def _not_looked_up(dataset: Any) -> int:
+    """Return the number of rows that the index of ids does not cover."""
+    indices = (index for index in dataset.describe_indices() if index.field_names == ["id"])
+    covered = {one for index in indices for segment in index.segments for one in segment.fragment_ids}
+    return sum(part.physical_rows for part in dataset.get_fragments() if part.fragment_id not in covered)
 
 
 def _unused(dataset: Any) -> list[str]:
@@ -259,6 +323,17 @@ def _stored(description: Description) -> str:
     return json.dumps({name: value for name, value in description.to_json().items() if name != "attributes"})
 
 
+def stored(batch: pa.RecordBatch, dimension: int, form: str) -> np.ndarray:
+    """Return the rows of a batch with the columns form and embedding as they can be compared.
+
+    Returns:
+        (N, dimension) of the dtype of the form, if all rows have it; float32 of length 1 if it is float32.
+    """
+    if form == "float32":
+        return unpacked(batch, dimension)
+    return _bytes(batch[EMBEDDING]).view(DTYPES[form]).reshape(len(batch), dimension)
+
+
 def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
     """Decode a batch with the columns form and embedding to (N, dimension) float32 of length 1."""
     vectors = np.empty((len(batch), dimension), np.float32)
@@ -268,12 +343,14 @@ def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
             raise ValueError(f"a row is stored in the unknown form {form!r}")
         chosen = forms == form
         packed = batch[EMBEDDING] if chosen.all() else batch[EMBEDDING].filter(pa.array(chosen))
-        offsets = np.frombuffer(packed.buffers()[1], np.int64)[
-            packed.offset : packed.offset + len(packed) + 1
-        ]
-        data = np.frombuffer(packed.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-        vectors[chosen] = decode(data.view(DTYPES[form]).reshape(len(packed), -1))
+        vectors[chosen] = decode(_bytes(packed).view(DTYPES[form]).reshape(len(packed), -1))
     return vectors
+
+
+def _bytes(packed: pa.Array) -> np.ndarray:
+    """Return the bytes of all rows of an array that `packed` returned: (n,) uint8."""
+    offsets = np.frombuffer(packed.buffers()[1], np.int64)[packed.offset : packed.offset + len(packed) + 1]
+    return np.frombuffer(packed.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
 
 
 def packed(rows: np.ndarray) -> pa.Array:

@@ -19,6 +19,11 @@ class Manifest(NamedTuple):
     path: Path
     content: bytes
 
+    @property
+    def version(self) -> int:
+        """The number of the version."""
+        return _number(self.path)
+
 
 class ManifestWatch:
     """Finds the newest manifest of the table in a directory, in little time if nothing has changed.
@@ -30,6 +35,7 @@ class ManifestWatch:
     def __init__(self, table: Path) -> None:
         self._versions = table / "_versions"
         self._last: Path | None = None
+        self._read: tuple[tuple[int, ...], Manifest] | None = None
 
     def newest(self) -> Manifest | None:
         """Return the newest manifest, or None if the table has no manifest.
@@ -43,10 +49,18 @@ class ManifestWatch:
             if self._last is None:
                 return None
             try:
-                return Manifest(self._last, self._last.read_bytes())
+                return self._manifest(self._last)
             except FileNotFoundError:
                 self._last = None
         raise OSError(f"the manifests in {self._versions} change faster than they can be read")
+
+    def _manifest(self, path: Path) -> Manifest:
+        """Return a manifest, read again only if it is another file, or was changed."""
+        stat = path.stat()
+        seen = stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
+        if self._read is None or self._read[0] != seen or self._read[1].path != path:
+            self._read = seen, Manifest(path, path.read_bytes())
+        return self._read[1]
 
     def _find(self) -> Path | None:
         found = [path for path in self._versions.glob("*.manifest") if path.stem.isdecimal()]

@@ -227,6 +227,9 @@ class MilvusStore:
             self._client.flush(self._name)
             self._client.compact(self._name)
 
+    def refresh(self) -> None:
+        """See `Store`; Milvus keeps its indexes up to date."""
+
     def close(self) -> None:
         """See `Store`."""
         with suppress(*RPC_ERRORS):

@@ -219,5 +219,8 @@ class Store(Protocol):
     def optimize(self) -> None:
         """Free the space of old rows, keep only the newest row of each id, and build the search index."""
 
+    def refresh(self) -> None:
+        """Bring the search index up to date if much has changed."""
+
     def close(self) -> None:
         """Release connections and memory."""
