@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import faiss
-import numpy as np
+from pathlib import Path
 
-from sfsc.gallery.memory import CANDIDATES, CODES
+import faiss
+import lance
+import numpy as np
+import pyarrow as pa
+
+from sfsc.gallery.lists import CANDIDATES, CODES
 
 CENTRES, NOISE = 2000, 0.7
 SCORED = 100  # queries at once, which take 400 MB for a million rows
@@ -51,6 +55,25 @@ def refined_lists(rows: np.ndarray, lists: int, probes: int) -> faiss.Index:
     refined.k_factor = CANDIDATES
     refined.add(rows)
     return refined
+
+
+def lance_lists(rows: np.ndarray, lists: int, folder: Path) -> lance.LanceDataset:
+    """Return a Lance table with Lance's own index of the same kind."""
+    vectors = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    dataset = lance.write_dataset(pa.table({"vector": vectors}), folder)
+    return dataset.create_index("vector", "IVF_SQ", metric="dot", num_partitions=lists)
+
+
+def by_lance(dataset: lance.LanceDataset, queries: np.ndarray, top: int, probes: int) -> np.ndarray:
+    """Return the numbers of the rows that Lance finds, (Q, top)."""
+    how = {"column": "vector", "k": top, "nprobes": probes, "refine_factor": CANDIDATES}
+    found = [
+        dataset.to_table(columns=["_distance"], with_row_id=True, nearest=how | {"q": query})["_rowid"]
+        for query in queries
+    ]
+    per_file = 1 << 20  # rows; the upper half of an id is the number of the file
+    ids = np.array([one.to_numpy() for one in found])
+    return (per_file * (ids >> 32) + (ids & 0xFFFFFFFF)).astype(np.int64)
 
 
 def recall(found: np.ndarray, best: np.ndarray) -> float:

@@ -313,30 +313,38 @@ def _joined(members: Sequence[_Member]) -> _Member:
 
 def _read(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> _Member:
     """Read fragments into memory."""
-    source = _source(snapshot, fragments)
-    vectors, offsets, held, start = [], [], {}, 0
-    for place, (key, fragment) in enumerate(fragments.items()):
-        for part, positions in source.vectors(place):
-            vectors.append(part)
-            offsets.append(positions)
-        stop = sum(map(len, offsets))
-        held[key] = _Held(_deletions(fragment), start, stop)
-        start = stop
-    arrays = {name: whole(source.column(name)) for name in source.columns}
-    columns = Columns(arrays, start).encoded()
-    return _Member(Part(Segment.of(np.concatenate(vectors), columns)), np.concatenate(offsets), held)
-
-
-def _source(snapshot: Snapshot, chosen: Mapping[Key, Any] | None = None) -> Source:
-    """Return the rows of some fragments of a snapshot, or of all, to read them in parts."""
-    if chosen is None:
-        chosen = {_key(fragment): fragment for fragment in snapshot.dataset.get_fragments()}
-    fragments = [*chosen.values()]
+    names, held, start = [*snapshot.columns.values(), EMBEDDING], {}, 0
+    tables = []
+    for key, fragment in fragments.items():
+        tables.append(fragment.scanner(columns=names, with_row_address=True).to_table())
+        held[key] = _Held(_deletions(fragment), start, start + len(tables[-1]))
+        start += len(tables[-1])
+    rows = pa.concat_tables(tables)
+    form = _common_form(rows["form"])
     dimension = snapshot.description.dimension
-    forms = {form for fragment in fragments for form in _values(fragment, "form").unique().to_pylist()}
-    if unknown := forms - DTYPES.keys():
+    vectors = np.concatenate([stored(batch, dimension, form) for batch in rows.to_batches() if len(batch)])
+    arrays = {name: whole(rows[column]) for name, column in snapshot.columns.items()}
+    return _Member(Part(Segment.of(vectors, Columns(arrays, start).encoded())), _positions(rows), held)
+
+
+def _common_form(forms: pa.ChunkedArray) -> str:
+    """Return the form in which rows of these forms can be compared."""
+    found = {*forms.unique().to_pylist()}
+    if unknown := found - DTYPES.keys():
         raise ValueError(f"a row is stored in the unknown form {min(map(str, unknown))!r}")
-    form = forms.pop() if len(forms) == 1 else "float32"
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def _source(snapshot: Snapshot) -> Source:
+    """Return all rows of a snapshot, to read them in parts."""
+    fragments = snapshot.dataset.get_fragments()
+    dimension = snapshot.description.dimension
+
+    def column(name: str) -> pa.ChunkedArray:
+        tables = [fragment.to_table(columns=[snapshot.columns[name]]) for fragment in fragments]
+        return pa.concat_tables(tables)[0]
+
+    form = _common_form(column("form"))
 
     def vectors(place: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
         scanner = fragments[place].scanner(
@@ -345,10 +353,6 @@ def _source(snapshot: Snapshot, chosen: Mapping[Key, Any] | None = None) -> Sour
         for batch in scanner.to_batches():
             yield stored(batch, dimension, form), _positions(batch)
 
-    def column(name: str) -> pa.ChunkedArray:
-        tables = [_values(fragment, snapshot.columns[name]) for fragment in fragments]
-        return pa.chunked_array([chunk for table in tables for chunk in table.chunks], tables[0].type)
-
     return Source(
         version=snapshot.manifest.version,
         manifest=snapshot.manifest.content,
@@ -356,16 +360,12 @@ def _source(snapshot: Snapshot, chosen: Mapping[Key, Any] | None = None) -> Sour
         columns=snapshot.columns,
         form=form,
         fragments=[
-            Fragment(key, _deletions(fragment), fragment.physical_rows - fragment.num_deletions)
-            for key, fragment in chosen.items()
+            Fragment(_key(fragment), _deletions(fragment), fragment.physical_rows - fragment.num_deletions)
+            for fragment in fragments
         ],
         vectors=vectors,
         column=column,
     )
-
-
-def _values(fragment: Any, column: str) -> pa.ChunkedArray:
-    return fragment.to_table(columns=[column])[column]
 
 
 def _key(fragment: Any) -> Key:

@@ -112,7 +112,7 @@ def write_lists(folder: Path, rows: Segment, track: Callable[[Iterable[int], str
     for name in FILES[:-1]:
         (folder / f"{name}.npy").rename(folder / name)
     queries = rows.decoded(generator.choice(len(rows), SAMPLE))
-    return _probes(open_lists(folder, len(rows), dimension, 4), rows, queries)
+    return _probes(open_lists(folder, len(rows), dimension, min(4, count)), rows, queries)
 
 
 def open_lists(folder: Path, rows: int, dimension: int, probes: int) -> Lists:

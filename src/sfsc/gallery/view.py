@@ -14,7 +14,7 @@ from sfsc.gallery.store import HIT_COLUMNS, Hit, ranked
 
 # With conditions, at most this many rows, or this share of the rows, are all compared: so few are found
 # faster without lists.
-FEW_ROWS, FEW_SHARE = 5_000, 0.02
+FEW_ROWS, FEW_SHARE = 20_000, 0.02
 
 
 @dataclass(frozen=True)
