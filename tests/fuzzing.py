@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import safetensors.torch
 import torch
 from torch import nn
@@ -28,8 +30,12 @@ from sfsc.family.spec import read_spec
 from sfsc.files.json_text import parse_json
 from sfsc.files.writing import read_json
 from sfsc.gallery.attributes import read_attributes
-from sfsc.gallery.conditions import parse_conditions
-from sfsc.gallery.store import Description
+from sfsc.gallery.conditions import Condition, parse_conditions
+from sfsc.gallery.index import DAMAGE
+from sfsc.gallery.index_files import HEADER, Fragment, Source, open_index, write_index
+from sfsc.gallery.index_files import read_header as read_header_of_index
+from sfsc.gallery.store import COLUMNS, Description
+from sfsc.gallery.view import Part, View
 from sfsc.images.header import read_header
 from sfsc.images.reading import decode_bytes
 from sfsc.report.html import write_report
@@ -157,6 +163,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "gallery": Parser(
             read_gallery, [values(Description(8, FINGERPRINT, {"a": "text"}, dimensions=(4, 8)).to_json())]
         ),
+        **{name: in_index(folder, file) for name, file in INDEX.items()},
         "built": in_file("built/family.json", load_family, [described]),
         "weights": in_file(
             "weights/family.safetensors",
@@ -205,6 +212,38 @@ def read_gallery(data: bytes, _: Path) -> object:
     return Description.from_json(stored, "gallery")
 
 
+def in_index(folder: Path, name: str) -> Parser:
+    """What opens and searches an index with a changed file whose size the index states."""
+    rows = np.eye(30, 4, dtype=np.float32)
+    columns = {column: pa.array([f"{row % 7}" for row in range(30)]) for column in COLUMNS}
+    columns |= {column: pa.array([float(row) for row in range(30)]) for column in ("width", "time", "price")}
+    source = Source(
+        version=1,
+        manifest=b"",
+        description=Description(4, FINGERPRINT, {"price": "number"}),
+        columns={column: column for column in columns},
+        form="float32",
+        fragments=[Fragment(("a.lance",), None, 30)],
+        vectors=lambda _: [(rows + np.float32(0.1), np.arange(30, dtype=np.uint32))],
+        column=lambda column: pa.chunked_array([columns[column]]),
+    )
+    index = write_index(folder / f"index of {name}", source, lambda iterable, _: iterable)
+    header = json.loads((index / HEADER).read_text())
+
+    def parse(data: bytes, _: Path) -> object:
+        (index / name).write_bytes(data)
+        if name != HEADER:
+            changes = {"sizes": header["sizes"] | {name: len(data)}}
+            (index / HEADER).write_bytes(values(header | changes))
+        stored = open_index(index, read_header_of_index(index), math.inf)
+        view = View((Part(stored.segment, stored.lists),), ("price",))
+        for where in ([], [Condition("id", "=", ("3",))], [Condition("price", "<", (9.5,))]):
+            view.search(rows[:2], 40, where, exact=False)
+        return view
+
+    return Parser(parse, [(index / name).read_bytes()], DAMAGE)
+
+
 def load_family(path: Path) -> object:
     return Family.load(path.parent, TINY)
 
@@ -231,6 +270,7 @@ def values(value: Any) -> bytes:
     return json.dumps(value).encode()
 
 
+INDEX = {"index": HEADER, "column": "column-0", "repeated column": "column-3", "lists": "counts"}
 CONDITIONS = [b"camera=2", b"price<=9.5", b'name="lamp, ""red""","x"', b" a != true "]
 LINE = {"step": 1, "epoch": 0.5, "lr": 0.1, "seconds": 2.5, "loss": [1.0, None], "conflicts_by_group": [0.5]}
 LISTING = {

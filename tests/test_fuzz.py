@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sfsc.errors import one_line
-from tests.fuzzing import MOST_BYTES, Parser, changed, parsers
+from tests.fuzzing import INDEX, MOST_BYTES, Parser, changed, parsers
 
 NAMES = (
     *("header", "image", "conditions", "json", "family", "config", "settings", "result", "log", "images"),
     *("profile", "environment", "table", "attributes", "metadata", "onnx", "checkpoint", "gallery"),
-    *("quantity", "model", "structure", "built", "weights", "printed"),
+    *("quantity", "model", "structure", "built", "weights", "printed", *INDEX),
 )
 SLOW = ("report", "curves")  # a tenth of a second each, and more
 

@@ -238,6 +238,16 @@ def test_a_damaged_index_never_answers_wrongly(path: Path, name: str, exact: boo
     assert (current(path / FOLDER) == folder) == (name == "nothing"), "a damaged index is made again"
 
 
+@pytest.mark.parametrize("byte", [b"\0", b"\x7f", b"\x80", b"\xff"])
+def test_lists_of_rows_that_do_not_exist_are_no_answer(path: Path, byte: bytes) -> None:
+    folder = current(path / FOLDER)
+    assert folder is not None
+    overwrite("lists", byte)(folder)
+    with Gallery.open(path) as gallery:
+        found = gallery.search(embeddings(20), "f", exact=False)
+        assert {hit.id for hits in found for hit in hits} <= {str(row) for row in range(ROWS)}
+
+
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"../../elsewhere", b"a" * 500, b"missing"])
 def test_a_damaged_pointer_is_replaced(path: Path, content: bytes) -> None:
     (path / FOLDER / CURRENT).write_bytes(content)

@@ -413,3 +413,35 @@ def test_without_lance_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         monkeypatch.delitem(sys.modules, f"sfsc.gallery.{module}", raising=False)
     with pytest.raises(SfscError, match=r"sfsc\[gallery\]"):
         Gallery.open(tmp_path, create=True)
+
+
+def test_old_versions_are_kept_for_as_long_as_was_said(gallery: Gallery, tmp_path: Path) -> None:
+    def versions() -> int:
+        return len(lance.dataset(tmp_path / "gallery" / "gallery.lance").versions())
+
+    add(gallery, embeddings(1), ["0"])
+    gallery.optimize()
+    assert versions() > 2, "for a minute at first"
+    gallery.optimize(keep=0)
+    assert versions() == 1
+    add(gallery, embeddings(1), ["0"])
+    Gallery.open(tmp_path / "gallery").optimize()
+    assert versions() <= 2, "other writers do as well"
+    gallery.optimize(keep=3600)
+    add(gallery, embeddings(1), ["0"])
+    gallery.optimize()
+    assert versions() > 2
+
+
+def test_many_single_changes_leave_a_small_folder(gallery: Gallery, tmp_path: Path) -> None:
+    def size() -> int:
+        return sum(file.stat().st_size for file in (tmp_path / "gallery").rglob("*") if file.is_file())
+
+    gallery.optimize(keep=0)
+    fresh = size()
+    for number in range(300):
+        add(gallery, embeddings(1, seed=number), [str(number)])
+    assert size() < 20 * fresh, "a version takes as much as a few rows, and the last 256 of them are here"
+    gallery.optimize()
+    assert size() < 1.5 * fresh
+    assert len(gallery) == 300

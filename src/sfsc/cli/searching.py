@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Sequence
 from itertools import islice
@@ -43,6 +44,14 @@ WhereOption = Annotated[
 ]
 FormOption = Annotated[str, typer.Option(help="Numeric form to store: float32, float16 or int8.")]
 EngineOption = Annotated[str, typer.Option(help="local, or ray for actors on a cluster.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most memory for the gallery's rows, such as 2GB; the rest is read from the disk. Default: no "
+        "limit.",
+    ),
+]
 ResumeOption = Annotated[
     bool, typer.Option("--resume", help="Skip images that this sub-model has already added.")
 ]
@@ -171,6 +180,13 @@ def _write_gallery(
     _name_skipped(corrupt)
 
 
+def _bytes(memory: str | None) -> float:
+    """Return the size that an option says, in bytes."""
+    from sfsc.deploy.quantities import SIZES, read_quantity
+
+    return math.inf if memory is None else read_quantity(memory, SIZES)
+
+
 def _name_skipped(corrupt: Sequence[SfscError]) -> None:
     for error in corrupt:
         print(f"skipped: {error}", file=sys.stderr)
@@ -194,6 +210,7 @@ def search(
     picture: Annotated[
         Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
     ] = None,
+    memory: MemoryOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Search a gallery with an image, embedded by any sub-model of the gallery's family."""
@@ -204,7 +221,8 @@ def search(
 
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
-    hits = run_search(opened, query, Gallery.open(gallery), width, top, where or (), not approximate, dim)
+    rows = Gallery.open(gallery, memory=_bytes(memory))
+    hits = run_search(opened, query, rows, width, top, where or (), not approximate, dim)
     terminal.print_hits(hits)
     if picture:
         draw_hits(query, hits, picture)
@@ -316,11 +334,21 @@ def _show_chosen(gallery: Gallery, where: Sequence[str | Condition], agreed: boo
 
 
 @gallery_app.command("optimize")
-def gallery_optimize(gallery: GalleryArgument) -> None:
-    """Free the space of replaced and deleted rows."""
+def gallery_optimize(
+    gallery: GalleryArgument,
+    keep: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="SECONDS",
+            help="Keep old versions of the gallery for this time, now and from now on; at first 60.",
+        ),
+    ] = None,
+) -> None:
+    """Free the space of replaced and deleted rows, and renew the search index."""
     from sfsc.gallery import Gallery
 
-    Gallery.open(gallery).optimize()
+    Gallery.open(gallery).optimize(keep)
     print(f"{gallery}: optimized")
 
 

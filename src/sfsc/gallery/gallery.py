@@ -263,13 +263,18 @@ class Gallery(AbstractContextManager["Gallery"]):
         for columns, _ in self._store.rows(self._conditions(where, description), [name]):
             yield from columns[name]
 
-    def optimize(self) -> None:
-        """Free the space of replaced and deleted rows, and build the index for approximate searches.
+    def optimize(self, keep: float | None = None) -> None:
+        """Free the space of replaced and deleted rows, and renew the search index.
 
         If several rows share an id, only the newest one is kept.
+
+        Args:
+            keep: the seconds for which old versions of the gallery are kept, now and by all later writers,
+                because other processes may still read them; by default as before, and 60 at first. Milvus
+                ignores it.
         """
         if self._store.describe() is not None:
-            self._store.optimize()
+            self._store.optimize(keep)
 
     def refresh(self) -> None:
         """Bring the search index up to date if much has changed, so that the next search need not do it."""

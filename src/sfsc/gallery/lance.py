@@ -22,7 +22,7 @@ from sfsc.gallery.conditions import Condition
 from sfsc.gallery.forms import encode
 from sfsc.gallery.index import MOST_NEW, Index
 from sfsc.gallery.index_files import Track
-from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot, packed, unpacked
+from sfsc.gallery.lance_table import KEPT, TABLE, TYPES, LanceTable, Snapshot, packed, unpacked
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, StoreUnavailable
 from sfsc.gallery.view import View
@@ -141,11 +141,13 @@ class LanceStore:
         with self._table.reported("read"):
             return self._table.duplicates(snapshot.dataset)
 
-    def optimize(self) -> None:
+    def optimize(self, keep: float | None = None) -> None:
         """See `Store`."""
         with self._table.reported("written"), self._table.writing() as snapshot:
             if snapshot is None:
                 return
+            if keep is not None:
+                snapshot.dataset.update_config({KEPT: str(keep)})
             self._table.remove_duplicates(snapshot.dataset)
             self._table.compact(snapshot.dataset)
         self._build(track)

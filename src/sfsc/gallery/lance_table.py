@@ -32,7 +32,8 @@ FIXED = (*COLUMNS, EMBEDDING)
 TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
 KINDS = {type_: kind for kind, type_ in TYPES.items()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
-KEPT_VERSIONS = timedelta(minutes=1)  # because other processes may still read older versions
+KEPT, KEPT_AT_FIRST = "sfsc.kept_seconds", 60.0  # old versions are kept because others may still read them
+LONGEST_KEPT = 1e9  # seconds
 CLEANED_EVERY = 256  # versions
 # Every add creates a fragment. Whenever this many have fewer rows than one of these sizes, they are merged.
 SMALL, MOST_SMALL = (4_096, 100_000), 64
@@ -170,7 +171,7 @@ class LanceTable:
                 break
         else:
             if dataset.version % CLEANED_EVERY == 0:
-                dataset.cleanup_old_versions(KEPT_VERSIONS)
+                _remove_old_versions(dataset)
         if _not_looked_up(dataset) > max(SMALL[-1], sum(sizes) / 4):
             self.index_columns(dataset)
 
@@ -190,7 +191,7 @@ class LanceTable:
     def _compact(self, dataset: Any, rows: int | None) -> None:
         """Merge fragments of fewer rows, by default those that Lance finds small, and remove old versions."""
         dataset.optimize.compact_files(target_rows_per_fragment=rows)
-        dataset.cleanup_old_versions(KEPT_VERSIONS)
+        _remove_old_versions(dataset)
 
     def duplicates(self, dataset: Any) -> list[str]:
         """Return the ids that several rows share, sorted."""
@@ -265,6 +266,11 @@ def _opened(table: Path, version: int | None = None) -> Any:
     import lance
 
     return lance.dataset(table, version=version)
+
+
+def _remove_old_versions(dataset: Any) -> None:
+    seconds = min(float(dataset.config().get(KEPT, KEPT_AT_FIRST)), LONGEST_KEPT)
+    dataset.cleanup_old_versions(timedelta(seconds=seconds), error_if_tagged_old_versions=False)
 
 
 def _not_looked_up(dataset: Any) -> int:

@@ -23,7 +23,6 @@ CODES = faiss.ScalarQuantizer.QT_6bit  # recall is that of 8 bits; 4 bits may no
 CANDIDATES = 4  # rows that are compared exactly, for each hit
 BLOCK = 1 << 14  # rows coded at once
 ID = np.dtype("<i8")
-FILES = ("centroids", "ranges", "counts", "lists")
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,9 @@ class Lists:
         else:
             probes = min(self.count, math.ceil(self.probes / max(share, 1 / self.count)))
             settings = faiss.SearchParametersIVF(nprobe=probes, sel=faiss.IDSelectorBitmap(chosen))
-        return self._index.search(queries, CANDIDATES * top, params=settings)[1]
+        rows = self._index.search(queries, CANDIDATES * top, params=settings)[1]
+        rows[(rows < 0) | (rows >= self._index.ntotal)] = -1  # the numbers come from a file
+        return rows
 
     @cached_property
     def _settings(self) -> Any:
@@ -106,11 +107,9 @@ def write_lists(folder: Path, rows: Segment, track: Callable[[Iterable[int], str
         codes = _codes(index, rows.decoded(block), assigned[block])
         _place(file, counts, filled, assigned[block], codes, np.arange(block.start, block.stop))
     file.flush()
-    np.save(folder / "centroids", index.quantizer.reconstruct_n(0, count))
-    np.save(folder / "ranges", faiss.vector_to_array(index.sq.trained))
-    np.save(folder / "counts", counts)
-    for name in FILES[:-1]:
-        (folder / f"{name}.npy").rename(folder / name)
+    index.quantizer.reconstruct_n(0, count).tofile(folder / "centroids")
+    faiss.vector_to_array(index.sq.trained).tofile(folder / "ranges")
+    counts.tofile(folder / "counts")
     queries = rows.decoded(generator.choice(len(rows), SAMPLE))
     return _probes(open_lists(folder, len(rows), dimension, min(4, count)), rows, queries)
 
@@ -128,23 +127,22 @@ def open_lists(folder: Path, rows: int, dimension: int, probes: int) -> Lists:
         ValueError: the files do not fit each other, or are damaged.
         OSError: a file is missing or cannot be read.
     """
-    centroids, ranges, counts = (np.load(folder / name, allow_pickle=False) for name in FILES[:-1])
-    index = _empty(dimension, len(counts))
-    shapes = (len(counts), dimension), (2 * dimension,), (len(counts),)
-    dtypes = np.float32, np.float32, np.int64
-    arrays = centroids, ranges, counts
-    if shapes != tuple(a.shape for a in arrays) or dtypes != tuple(a.dtype for a in arrays):
+    counts = np.fromfile(folder / "counts", np.int64)
+    centroids, ranges = (np.fromfile(folder / name, np.float32) for name in ("centroids", "ranges"))
+    if centroids.size != len(counts) * dimension or ranges.size != 2 * dimension:
         raise ValueError("the lists do not fit the rows")
+    index = _empty(dimension, len(counts))
     sizes = _sizes(counts, index.code_size)
     if (
         counts.min(initial=0) < 0
+        or counts.max(initial=0) > rows
         or counts.sum() != rows
         or (folder / "lists").stat().st_size != sizes.sum()
         or not 0 < probes <= len(counts)
         or not (np.isfinite(centroids).all() and np.isfinite(ranges).all())
     ):
         raise ValueError("the lists do not fit the rows")
-    index.quantizer.add(centroids)
+    index.quantizer.add(centroids.reshape(len(counts), dimension))
     faiss.copy_array_to_vector(ranges, index.sq.trained)
     index.is_trained, index.ntotal = True, rows
     lists = _mapped(folder / "lists", counts, index.code_size)

@@ -221,7 +221,7 @@ class MilvusStore:
         """See `Store`. There are none, because the id is the primary key of the collection."""
         return []
 
-    def optimize(self) -> None:
+    def optimize(self, keep: float | None = None) -> None:
         """See `Store`."""
         with self._reported("written"):
             self._client.flush(self._name)

@@ -216,8 +216,11 @@ class Store(Protocol):
     def duplicates(self) -> list[str]:
         """Return the ids that several rows share, sorted; only galleries of old versions contain any."""
 
-    def optimize(self) -> None:
-        """Free the space of old rows, keep only the newest row of each id, and build the search index."""
+    def optimize(self, keep: float | None = None) -> None:
+        """Free the space of old rows, keep only the newest row of each id, and renew the search index.
+
+        `keep` is as for `Gallery.optimize`.
+        """
 
     def refresh(self) -> None:
         """Bring the search index up to date if much has changed."""
