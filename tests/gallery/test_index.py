@@ -209,7 +209,7 @@ DAMAGES = {
     "nothing": damage_nothing,
     **{f"{name} cut": cut(name) for name in (*FILES, HEADER)},
     **{f"no {name}": remove(name) for name in (*FILES, HEADER)},
-    **{f"{name} of zeros": overwrite(name, b"\0") for name in ("column-0", "centroids", "counts", HEADER)},
+    **{f"{name} of zeros": overwrite(name, b"\0") for name in ("column-0", "counts", HEADER)},
     **{f"{name} of ones": overwrite(name, b"\xff") for name in ("column-0", "column-3", "ranges", "counts")},
     "another format": describe(format=99),
     "no probes": describe(probes=0),
