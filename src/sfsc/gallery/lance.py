@@ -13,13 +13,15 @@ import pyarrow as pa
 
 from sfsc.data.walking import is_system_entry
 from sfsc.errors import SfscError
+from sfsc.gallery.backup import backup_table
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.forms import encode
+from sfsc.gallery.lance_check import table_problems
 from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot, packed, unpacked
 from sfsc.gallery.memory import MemoryIndex
 from sfsc.gallery.mirror import Mirror
 from sfsc.gallery.names import attribute_of
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, StoreUnavailable
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Problem, StoreUnavailable
 
 TRIES = 5  # for one read, because another process may remove old files before they are read
 
@@ -124,6 +126,16 @@ class LanceStore:
             return []
         with self._table.reported("read"):
             return self._table.duplicates(snapshot.dataset)
+
+    def problems(self) -> Iterator[Problem]:
+        """See `Store`."""
+        with self._table.reported("read"):
+            yield from table_problems(self._table)
+
+    def backup(self, out: Path) -> int:
+        """See `Store`."""
+        with self._table.reported("read"):
+            return backup_table(self._table, out)
 
     def optimize(self) -> None:
         """See `Store`."""
