@@ -187,7 +187,7 @@ def test_a_writer_does_not_look_like_damage(gallery: Gallery, tmp_path: Path) ->
         for start in range(1000, 1400, 10):
             add(writer, start, 10)
             lance.dataset(table_of(tmp_path)).optimize.compact_files()
-            lance.dataset(table_of(tmp_path)).cleanup_old_versions(retain_versions=1)
+            lance.dataset(table_of(tmp_path)).cleanup_old_versions(retain_versions=4)
         done.set()
 
     thread = threading.Thread(target=keep_writing)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from itertools import chain
 from typing import Any
 
@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from sfsc.gallery.forms import DTYPES
-from sfsc.gallery.lance_reading import Key, count_parts, files_of, fragments_of, parts_of, read_apart
+from sfsc.gallery.lance_reading import DAMAGE, Key, count_parts, files_of, fragments_of, parts_of, read_apart
 from sfsc.gallery.lance_table import TABLE, LanceTable, Snapshot
 from sfsc.gallery.problems import AGAIN, CHECKED, column_problems, vector_problems
 from sfsc.gallery.store import EMBEDDING, Description, Problem
 from sfsc.gallery.uniqueness import Hashes, counts
 from sfsc.progress import track
 
+TRIES = 5
 RESTORE = "restore a backup with `sfsc gallery restore`, or index the images into a new gallery"
 
 
@@ -28,18 +29,22 @@ def table_problems(table: LanceTable) -> Iterator[Problem]:
     replaced it is no problem, and the rows that replace it are checked as well.
     """
     readable: set[Key] = set()
+    broken: Set[Key] = set()
+    there: dict[Key, Any] = {}
     hashes, snapshot, changed = Hashes(), table.snapshot(), True
     while snapshot is not None and changed:
         fragments = {key: one for key, one in fragments_of(snapshot).items() if key not in readable}
         yield from _fragment_problems(table, snapshot, fragments, readable, hashes)
-        before, snapshot = fragments.keys() - readable, table.snapshot()
+        broken, snapshot = fragments.keys() - readable, table.snapshot()
         there = {} if snapshot is None else fragments_of(snapshot)
-        changed = not before <= there.keys()
-    for key in before & there.keys():
+        changed = not broken <= there.keys()
+    for key in broken & there.keys():
         for name in _damaged_files(table, there[key]):
             yield Problem("files that are missing or damaged", name, RESTORE)
-    if snapshot is not None:
-        yield from _repeated_ids(snapshot, readable, hashes.repeated())
+    if repeated := hashes.repeated():
+        remedy = "`sfsc gallery optimize` keeps the newest row of each"
+        for id_ in _repeated_ids(table, broken, repeated):
+            yield Problem("ids that several rows share", id_, remedy)
 
 
 def _fragment_problems(
@@ -47,12 +52,21 @@ def _fragment_problems(
 ) -> Iterator[Problem]:
     """Yield what is wrong with the rows of fragments, and add those that can be read to `readable`."""
     read = read_apart(table.directory, fragments, readable)
-    parts = (part for key, one in fragments.items() if key in readable for part in parts_of(snapshot, one))
+    parts = (part for key, one in fragments.items() for part in _parts(snapshot, key, one, readable))
     total = 2 * count_parts(snapshot, fragments.values())
     for part in track(chain(read, parts), "verifying", total):
         if part is not None:
             hashes.add(part["id"].to_pylist())
             yield from _row_problems(part, snapshot.description)
+
+
+def _parts(snapshot: Snapshot, key: Key, fragment: Any, readable: set[Key]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a fragment in parts if it is in `readable`; take it out if a writer removes it."""
+    if key in readable:
+        try:
+            yield from parts_of(snapshot, fragment)
+        except DAMAGE:
+            readable.remove(key)
 
 
 def _row_problems(part: pa.RecordBatch, description: Description) -> Iterator[Problem]:
@@ -71,14 +85,22 @@ def _row_problems(part: pa.RecordBatch, description: Description) -> Iterator[Pr
         yield from vector_problems(ids[chosen], vectors)
 
 
-def _repeated_ids(snapshot: Snapshot, readable: set[Key], hashes: frozenset[int]) -> Iterator[Problem]:
-    """Yield the ids with these hashes that several rows share."""
-    chosen = [fragment for key, fragment in fragments_of(snapshot).items() if key in readable and hashes]
-    batches = (batch for one in chosen for batch in one.scanner(columns=["id"]).to_batches())
-    for id_, times in sorted(counts((batch["id"].to_pylist() for batch in batches), hashes).items()):
-        if times > 1:
-            remedy = "`sfsc gallery optimize` keeps the newest row of each"
-            yield Problem("ids that several rows share", id_, remedy)
+def _repeated_ids(table: LanceTable, broken: Set[Key], hashes: frozenset[int]) -> list[str]:
+    """Return the ids with these hashes that several rows of a table share, apart from broken fragments."""
+    for left in reversed(range(TRIES)):
+        snapshot = table.snapshot()
+        if snapshot is None:
+            return []
+        chosen = [one for key, one in fragments_of(snapshot).items() if key not in broken]
+        batches = (batch for one in chosen for batch in one.scanner(columns=["id"]).to_batches())
+        try:
+            found = counts((batch["id"].to_pylist() for batch in batches), hashes)
+        except DAMAGE:  # a writer has removed a file
+            if not left:
+                raise
+        else:
+            return sorted(id_ for id_, times in found.items() if times > 1)
+    raise AssertionError("the last try returns or raises")
 
 
 def _damaged_files(table: LanceTable, fragment: Any) -> list[str]:
