@@ -99,7 +99,7 @@ def restore(backup: str | Path, to: str | Path) -> int:
     backup, folder = Path(backup), Path(to)
     if is_milvus(str(to)):
         raise SfscError(f"{to}: a backup is restored into a folder: give the path of a folder as --to")
-    found = _read_list(backup)
+    found = read_list(backup)
     if others := _entries(folder, LOCK):
         raise SfscError(f"{folder} is not empty, but contains {others[0]}: choose another folder")
     table = LanceTable(folder)
@@ -240,8 +240,12 @@ def _remove_others(copies: Path, names: Iterable[str]) -> None:
             path.unlink()
 
 
-def _read_list(backup: Path) -> Backup:
-    """Read the list of a backup's files."""
+def read_list(backup: Path) -> Backup:
+    """Read the list of a backup's files.
+
+    Raises:
+        SfscError: the backup is incomplete, or the list is damaged.
+    """
     if not (backup / LIST).exists():
         incomplete = (backup / FILES).is_dir()
         reason = "is incomplete: run `sfsc gallery backup` again" if incomplete else "is not a backup"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import tokenize
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -60,7 +61,9 @@ def read_header(path: Path) -> _Header:
             version = npy.read_magic(file)
             if version not in READERS:
                 raise ValueError(f"version {version} is unknown")
-            shape, in_columns, dtype = READERS[version](file, max_header_size=LONGEST_HEADER)
+            with warnings.catch_warnings():  # of arrays that Python 2 wrote, which are read all the same
+                warnings.simplefilter("ignore", UserWarning)
+                shape, in_columns, dtype = READERS[version](file, max_header_size=LONGEST_HEADER)
             start, size = file.tell(), path.stat().st_size
     except ODD as error:
         raise SfscError(f"{path} is damaged: its header cannot be read ({first_line(error)})") from None
