@@ -235,6 +235,36 @@ def test_a_second_process_does_not_write_into_the_same_backup(gallery: Gallery, 
         Gallery.open(tmp_path / "gallery").backup(tmp_path / "backup")
 
 
+def test_an_interrupted_backup_of_another_gallery_is_no_part_of_this_one(
+    gallery: Gallery, copy: Path, tmp_path: Path
+) -> None:
+    """Its newest version has a larger number than the gallery that has taken the place of the first."""
+    (copy / "backup.json").unlink()
+    shutil.rmtree(tmp_path / "gallery" / "gallery.lance")
+    add(Gallery.open(tmp_path / "gallery", create=True), ["a", "b"], seed=3)
+    assert gallery.backup(copy) == 2
+    assert restore(copy, tmp_path / "new") == 2
+    assert rows_of(Gallery.open(tmp_path / "new")) == rows_of(gallery)
+
+
+def test_writers_wait_for_a_copy_that_cannot_keep_up(
+    gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, version, tries = tmp_path / "gallery" / "gallery.lance", backup._version, []
+
+    def replaced(folder: Path) -> Any:
+        found = version(folder)
+        if folder == table and len(tries) < backup.TRIES:
+            tries.append(folder)
+            add(gallery, [f"late {len(tries)}"])
+            lance.dataset(table).optimize.compact_files()
+            lance.dataset(table).cleanup_old_versions(retain_versions=1)
+        return found
+
+    monkeypatch.setattr(backup, "_version", replaced)
+    assert gallery.backup(tmp_path / "backup") == ROWS + backup.TRIES
+
+
 def test_files_that_vanish_are_followed_to_the_newest_version(
     gallery: Gallery, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -121,9 +121,10 @@ def gallery_import(
     ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Add embeddings from files to a gallery; rows with the same ids are replaced.
+    """Add embeddings from files to a gallery.
 
-    All rows are checked before the first is written. If writing fails later, the exit code is 1.
+    Rows with the same ids are replaced. All rows are checked before the first is written. If writing fails
+    later, the exit code is 1.
     """
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
@@ -169,9 +170,9 @@ def gallery_backup(
     gallery: GalleryArgument,
     out: Annotated[Path, typer.Option(help="Folder of the backup, which must be missing or empty.")],
 ) -> None:
-    """Copy all rows into a new folder while others may write to the gallery.
+    """Copy all rows, as they are at one moment, into a new folder.
 
-    If it is interrupted, the same command continues.
+    Others can write to the gallery meanwhile. If the command is interrupted, the same command continues.
     """
     from sfsc.gallery import Gallery
 

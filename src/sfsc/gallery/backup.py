@@ -63,12 +63,14 @@ def backup_table(table: LanceTable, out: Path) -> int:
                     sizes, rows = _version(table.directory / TABLE)
                     _copy_all(table.directory / TABLE, copies, sizes, done)
                     done = {name: done[name] for name in sizes}
+                    _remove_others(copies, done)
                     if _version(copies)[0].keys() == sizes.keys():
                         break
                 except (FileNotFoundError, *DAMAGE):
                     if waiting == TRIES:
                         raise
-        _remove_others(copies, done)
+        else:
+            raise SfscError(f"gallery {table.directory} was replaced meanwhile: run the same command again")
         write_json(out / LIST, asdict(Backup(FORMAT, rows, done)))
     return rows
 
