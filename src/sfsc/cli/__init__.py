@@ -27,7 +27,7 @@ app.add_typer(galleries.app, name="gallery")
 
 EXTRA_OF = dict.fromkeys(
     ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2"], "train"
-)
+) | dict.fromkeys(["faiss", "filelock", "lance", "pyarrow"], "gallery")
 
 
 def main() -> None:
