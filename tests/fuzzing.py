@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import cv2
+import faiss
 import numpy as np
 import pyarrow as pa
 import safetensors.torch
 import torch
+from pyarrow import parquet
 from torch import nn
 
 from sfsc.data.csv_table import read_csv
@@ -30,7 +32,10 @@ from sfsc.family.spec import read_spec
 from sfsc.files.json_text import parse_json
 from sfsc.files.writing import read_json
 from sfsc.gallery.attributes import read_attributes
+from sfsc.gallery.backup import read_list
 from sfsc.gallery.conditions import Condition, parse_conditions
+from sfsc.gallery.imports.ids import read_ids
+from sfsc.gallery.imports.importing import open_source
 from sfsc.gallery.index import DAMAGE
 from sfsc.gallery.index_files import HEADER, Fragment, Source, open_index, write_index
 from sfsc.gallery.index_files import read_header as read_header_of_index
@@ -164,6 +169,11 @@ def parsers(folder: Path) -> dict[str, Parser]:
             read_gallery, [values(Description(8, FINGERPRINT, {"a": "text"}, dimensions=(4, 8)).to_json())]
         ),
         **{name: in_index(folder, file) for name, file in INDEX.items()},
+        "npy": in_file("rows.npy", import_rows, [array_seed(kind) for kind in ("<f2", "<f4")]),
+        "faiss": in_file("rows.faiss", import_rows, [index_seed(False), index_seed(True)]),
+        "parquet": in_file("rows.parquet", import_rows, [table_seed()]),
+        "ids": in_file("ids.txt", lambda path: [*read_ids(path)], [b"a.png\nb.png\r\n"]),
+        "backup": in_file("backup.json", lambda path: read_list(path.parent), [values(BACKUP)]),
         "built": in_file("built/family.json", load_family, [described]),
         "weights": in_file(
             "weights/family.safetensors",
@@ -244,6 +254,36 @@ def in_index(folder: Path, name: str) -> Parser:
     return Parser(parse, [(index / name).read_bytes()], DAMAGE)
 
 
+def import_rows(path: Path) -> object:
+    """Read all rows of a source with the ids that a file beside it contains."""
+    names = path.with_name("names.txt")
+    names.write_text("a\nb\nc\n")
+    return [(part.columns, part.embeddings.shape) for part in open_source(path, names).parts()]
+
+
+def array_seed(kind: str) -> bytes:
+    file = io.BytesIO()
+    np.save(file, np.ones((3, 4), kind))
+    return file.getvalue()
+
+
+def index_seed(numbered: bool) -> bytes:
+    index: Any = faiss.IndexFlatIP(4)
+    if numbered:
+        index = faiss.IndexIDMap(index)
+        index.add_with_ids(np.ones((3, 4), np.float32), np.arange(3))
+    else:
+        index.add(np.ones((3, 4), np.float32))
+    return faiss.serialize_index(index).tobytes()
+
+
+def table_seed() -> bytes:
+    file = io.BytesIO()
+    rows = {"id": ["a", "b", "c"], "n": [1, None, 3], "embedding": [[1.0, 0.5]] * 3}
+    parquet.write_table(pa.table(rows), file, compression="none")
+    return file.getvalue()
+
+
 def load_family(path: Path) -> object:
     return Family.load(path.parent, TINY)
 
@@ -277,6 +317,7 @@ LISTING = {
     "columns": ["split"],
     "rows": [["train", "a", 3, "00", 3, "11"], ["test", "\udc80", 1, "22", 0, ""]],
 }
+BACKUP = {"format": 1, "rows": 3, "files": {"data/a.lance": [5, "00"], "_versions/1.manifest": [3, "11"]}}
 STARTED = {"sfsc": "0.1.0", "started_in": "/home/somebody"}
 PROFILE = {
     **{"fingerprint": FINGERPRINT, "dataset": None, "threads": 1},

@@ -20,6 +20,7 @@ from sfsc.cli import main
 from sfsc.data.sheet import summarise
 from sfsc.data.sources import open_dataset
 from sfsc.gallery import Gallery
+from sfsc.gallery.imports.importing import PartlyImported
 from sfsc.images.reading import decode, write_png
 from sfsc.training.config import Config
 from tests.conftest import draw
@@ -72,6 +73,10 @@ OPTIONS = {
     "gallery delete": {"--where", "--yes"},
     "gallery optimize": set(),
     "gallery export": {"--out"},
+    "gallery import": {"--gallery", "--ids", "--model", "--fingerprint", "--width", "--form", "--allow-code"},
+    "gallery verify": set(),
+    "gallery backup": {"--out"},
+    "gallery restore": {"--to"},
     "serve": {
         *("--gallery", "--host", "--port", "--api-key", "--allow-origin", "--allow-host", "--images-root"),
         *("--proxy", "--root-path", "--allow-code"),
@@ -680,6 +685,54 @@ def test_a_gallery_is_tended(run: Path, shapes: str, image: Path, tmp_path: Path
     assert succeed("gallery", "optimize", gallery) == f"{gallery}: optimized\n"
     assert f"{left} rows" in succeed("gallery", "export", gallery, "--out", tmp_path / "rows.parquet")
     assert (tmp_path / "rows.parquet").stat().st_size > 1000
+
+
+def test_a_gallery_is_saved_restored_and_verified(gallery: Path, tmp_path: Path) -> None:
+    backup, again = tmp_path / "backup", tmp_path / "again"
+    assert succeed("gallery", "verify", gallery) == f"{gallery}: {TEST_IMAGES} rows, all sound\n"
+    assert succeed("gallery", "backup", gallery, "--out", backup) == f"{backup}: {TEST_IMAGES} rows\n"
+    assert succeed("gallery", "restore", backup, "--to", again) == f"{again}: {TEST_IMAGES} rows\n"
+    assert "choose another folder" in refusal(sfsc("gallery", "backup", gallery, "--out", backup))
+    assert "choose another folder" in refusal(sfsc("gallery", "restore", backup, "--to", again))
+    [file] = (again / "gallery.lance" / "data").iterdir()
+    file.write_bytes(file.read_bytes()[:100])
+    result = sfsc("gallery", "verify", again)
+    assert result.code == 1
+    assert result.out.splitlines() == [
+        f"1 files that are missing or damaged: gallery.lance/data/{file.name}; restore a backup with "
+        "`sfsc gallery restore`, or index the images into a new gallery",
+        f"{again}: {TEST_IMAGES} rows, something is wrong",
+    ]
+
+
+def test_embeddings_are_imported(
+    run: Path, shapes: str, gallery: Path, image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vectors, exported = tmp_path / "v.npy", tmp_path / "rows.parquet"
+    succeed("embed", run, shapes, "--out", vectors, "--workers", 0, "--width", 0.25)
+    new = ("--gallery", tmp_path / "new")
+    known = (vectors, *new, "--model", run, "--width", 0.25)
+    assert "give --model MODEL or --fingerprint" in refusal(sfsc("gallery", "import", vectors, *new))
+    assert "has no width: give --width" in refusal(sfsc("gallery", "import", *known[:-2]))
+    assert "width 0.3 is not one of" in refusal(sfsc("gallery", "import", *known[:-1], 0.3))
+    assert "give either --model or" in refusal(sfsc("gallery", "import", *known, "--fingerprint", "f"))
+    assert not (tmp_path / "new").exists()
+    said = succeed("gallery", "import", *known, "--form", "int8")
+    assert said == f"{tmp_path / 'new'}: {TEST_IMAGES} rows imported\n"
+    hits = [table_rows(succeed("search", run, image, "--gallery", place)) for place in (new[1], gallery)]
+    assert {row[-1] for row in hits[0]} & {row[-1] for row in hits[1]}
+    succeed("gallery", "export", gallery, "--out", exported)
+    succeed("gallery", "import", exported, "--gallery", tmp_path / "copy")
+    for place in (gallery, tmp_path / "copy"):
+        hits.append(table_rows(succeed("search", run, image, "--gallery", place)))
+    assert hits[2] == hits[3]
+
+    def fail(*_: object, **__: object) -> None:
+        raise PartlyImported("3 of 9 rows were imported: the disk is full")
+
+    monkeypatch.setattr("sfsc.gallery.imports.importing.import_embeddings", fail)
+    result = sfsc("gallery", "import", exported, *new)
+    assert (result.code, result.err) == (1, "sfsc: 3 of 9 rows were imported: the disk is full\n")
 
 
 def test_a_deletion_shows_what_it_takes_and_asks_before_it_takes_much(

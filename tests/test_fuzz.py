@@ -16,6 +16,7 @@ NAMES = (
     *("header", "image", "conditions", "json", "family", "config", "settings", "result", "log", "images"),
     *("profile", "environment", "table", "attributes", "metadata", "onnx", "checkpoint", "gallery"),
     *("quantity", "model", "structure", "built", "weights", "printed", *INDEX),
+    *("npy", "faiss", "parquet", "ids", "backup"),
 )
 SLOW = ("report", "curves")  # a tenth of a second each, and more
 

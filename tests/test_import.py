@@ -95,6 +95,8 @@ def test_what_commands_do_is_public() -> None:
         "train csv:x.csv",
         "search {tmp} x.png --gallery {tmp}/gallery",
         "report {tmp}",
+        "gallery restore {tmp} --to {tmp}/gallery",
+        "gallery import {tmp}/x.npy --gallery {tmp}/gallery",
     ],
 )
 def test_a_command_without_its_extra_names_it(

@@ -399,3 +399,39 @@ def test_few_rows_have_no_index(tmp_path: Path) -> None:
         assert first(gallery, embeddings(99)[7:8]) == "7"
         assert not (tmp_path / "gallery" / FOLDER).exists()
         assert not Index(tmp_path / "gallery").stale
+
+
+def change(name: str, place: int = 0) -> Callable[[Path], None]:
+    """Change one byte of a file."""
+
+    def damage(folder: Path) -> None:
+        content = bytearray((folder / name).read_bytes())
+        content[place] ^= 1
+        (folder / name).write_bytes(content)
+
+    return damage
+
+
+WRONG = {
+    "vectors": (change("vectors", 2), "rows that differ in the index"),
+    "ids": (change("column-0", -900), "rows that differ in the index"),
+    "lists": (overwrite("lists", b"\0"), "indexes whose lists lack rows"),
+    "cut": (cut("lists"), "indexes that cannot be used"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_an_index_that_differs_from_the_rows_is_named_and_made_again(path: Path, name: str) -> None:
+    with Gallery.open(path) as gallery:
+        add(gallery, embeddings(3, seed=1), ["7", "new", "newer"])
+        gallery.delete(["8"])
+        assert gallery.verify().findings == ()
+    folder = current(path / FOLDER)
+    assert folder is not None
+    damage, what = WRONG[name]
+    damage(folder)
+    with Gallery.open(path) as gallery:
+        [finding] = gallery.verify().findings
+        assert (finding.what, finding.remedy) == (what, "`sfsc gallery optimize` makes the index again")
+        gallery.optimize()
+        assert gallery.verify().findings == ()

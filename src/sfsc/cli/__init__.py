@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from sfsc.cli import data, deploying, runs, searching, training
+from sfsc.cli import data, deploying, galleries, runs, searching, training
 from sfsc.errors import SaidElsewhere, SfscError, missing_extra, one_line
 from sfsc.interruption import Interrupted, Stopped, answered
 from sfsc.progress import is_silent_rank
@@ -23,10 +23,11 @@ app = typer.Typer(
 app.add_typer(data.app, name="data")
 for commands in (training, runs, deploying, searching):
     app.add_typer(commands.app)
+app.add_typer(galleries.app, name="gallery")
 
 EXTRA_OF = dict.fromkeys(
     ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2"], "train"
-)
+) | dict.fromkeys(["faiss", "filelock", "lance", "pyarrow"], "gallery")
 
 
 def main() -> None:

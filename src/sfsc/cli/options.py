@@ -10,6 +10,7 @@ import typer
 DATASET_HELP = (
     "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, grocery, omniglot, emoji"
 )
+GALLERY_HELP = "Folder, milvus://HOST:PORT/NAME or milvus+https://HOST:PORT/NAME"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `sfsc train` wrote.")]
 AllowCodeOption = Annotated[
@@ -29,4 +30,13 @@ DimOption = Annotated[
 WorkersOption = Annotated[int, typer.Option(min=0, help="Number of workers that decode images.")]
 DatasetOption = Annotated[
     str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's data set.")
+]
+FormOption = Annotated[str, typer.Option(help="Numeric form to store: float32, float16 or int8.")]
+WhereOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="CONDITION",
+        help='A condition such as camera=2, price<=9.5 or name="lamp, red". Repeatable: a row must meet all '
+        "conditions, but only one of several = on the same column.",
+    ),
 ]

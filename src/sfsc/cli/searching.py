@@ -5,22 +5,24 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import Annotated, NamedTuple
 
 import typer
 
-from sfsc.cli.options import AllowCodeOption, DimOption, RunArgument, WorkersOption
+from sfsc.cli.options import (
+    GALLERY_HELP,
+    AllowCodeOption,
+    DimOption,
+    FormOption,
+    RunArgument,
+    WhereOption,
+    WorkersOption,
+)
 from sfsc.errors import SfscError
 from sfsc.report import terminal
 
-if TYPE_CHECKING:
-    from sfsc.gallery import Condition, Gallery
-
 app = typer.Typer()
-gallery_app = typer.Typer(help="Inspect and maintain galleries.", no_args_is_help=True)
-app.add_typer(gallery_app, name="gallery")
 
 ModelArgument = Annotated[
     Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file that `sfsc export` wrote.")
@@ -29,20 +31,7 @@ WidthOption = Annotated[
     float | None,
     typer.Option(help="Width of the sub-model that embeds; default: the widest.", show_default=False),
 ]
-MOST_SHOWN = 5  # rows that are shown before a deletion by conditions
-MOST_DELETED = 1 / 2  # share of a gallery that can be deleted by conditions without --yes
-GALLERY_HELP = "Folder, milvus://HOST:PORT/NAME or milvus+https://HOST:PORT/NAME"
-GalleryArgument = Annotated[str, typer.Argument(metavar="GALLERY", help=f"{GALLERY_HELP}.")]
 GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; commands that write to it create it.")]
-WhereOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="CONDITION",
-        help='A condition such as camera=2, price<=9.5 or name="lamp, red". Repeatable: a row must meet all '
-        "conditions, but only one of several = on the same column.",
-    ),
-]
-FormOption = Annotated[str, typer.Option(help="Numeric form to store: float32, float16 or int8.")]
 EngineOption = Annotated[str, typer.Option(help="local, or ray for actors on a cluster.")]
 MemoryOption = Annotated[
     str | None,
@@ -283,82 +272,3 @@ def serve(
         root_path=root_path,
         allow_code=allow_code,
     )
-
-
-@gallery_app.command("info")
-def gallery_info(gallery: GalleryArgument) -> None:
-    """Show the family of a gallery, and its rows by sub-model and numeric form."""
-    from sfsc.gallery import Gallery
-
-    terminal.print_gallery(gallery, Gallery.open(gallery).info())
-
-
-@gallery_app.command("delete")
-def gallery_delete(
-    gallery: GalleryArgument,
-    ids: Annotated[list[str] | None, typer.Argument(metavar="IDS", help="Ids of rows.")] = None,
-    where: WhereOption = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Allow conditions to delete more than half of the gallery.")
-    ] = False,
-) -> None:
-    """Delete rows by their ids, by conditions, or by both.
-
-    A relative path is converted to an id as by `sfsc index`. Rows that conditions select are shown first.
-    """
-    from sfsc.gallery import Condition, Gallery
-    from sfsc.gallery.indexing import stored_ids
-
-    opened = Gallery.open(gallery)
-    known, unknown = stored_ids(opened, ids or ())
-    for name in unknown:
-        print(f"no row has the id {name}", file=sys.stderr)
-    if ids and not known:
-        print(f"{gallery}: 0 rows deleted")
-        return
-    if where:
-        chosen: list[str | Condition] = [*where, *([Condition("id", "=", tuple(known))] if known else [])]
-        _show_chosen(opened, chosen, yes)
-    print(f"{gallery}: {opened.delete(known, where or ())} rows deleted")
-
-
-def _show_chosen(gallery: Gallery, where: Sequence[str | Condition], agreed: bool) -> None:
-    """Print the rows that fulfil conditions; raise `SfscError` for too many of them without `agreed`."""
-    found, all_rows = gallery.count(where), len(gallery)
-    for row in islice(gallery.rows(where), MOST_SHOWN):
-        print(f"fulfils the conditions: {row['id']}")
-    if found > MOST_SHOWN:
-        print(f"and {found - MOST_SHOWN} more")
-    if found > MOST_DELETED * all_rows and not agreed:
-        raise SfscError(f"this would delete {found} of the gallery's {all_rows} rows: add --yes to do so")
-
-
-@gallery_app.command("optimize")
-def gallery_optimize(
-    gallery: GalleryArgument,
-    keep: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="SECONDS",
-            help="Keep old versions of the gallery for this time, now and from now on; at first 60.",
-        ),
-    ] = None,
-) -> None:
-    """Free the space of replaced and deleted rows, and renew the search index."""
-    from sfsc.gallery import Gallery
-
-    Gallery.open(gallery).optimize(keep)
-    print(f"{gallery}: optimized")
-
-
-@gallery_app.command("export")
-def gallery_export(
-    gallery: GalleryArgument,
-    out: Annotated[Path, typer.Option(help="FILE.parquet to write.")],
-) -> None:
-    """Write all rows, with float32 embeddings, into a Parquet file."""
-    from sfsc.gallery import Gallery
-    from sfsc.gallery.export import export
-
-    print(f"{out}: {export(Gallery.open(gallery), out)} rows")

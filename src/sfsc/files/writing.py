@@ -48,7 +48,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         kept = "; the previous file is unchanged" if path.exists() else ""
         raise SfscError(
@@ -138,7 +138,7 @@ def _make_folder(folder: Path) -> None:
     if not folder.is_dir():
         _make_folder(folder.parent)
         folder.mkdir(exist_ok=True)
-        _sync_folder(folder.parent)
+        sync_folder(folder.parent)
 
 
 def _remove_left_behind(folder: Path) -> None:
@@ -151,7 +151,7 @@ def _remove_left_behind(folder: Path) -> None:
             name.unlink()
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the names in a folder durable if the file system supports it."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import islice
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from pyarrow import parquet
 from sfsc.errors import SfscError
 from sfsc.files.writing import replacing
 from sfsc.gallery.gallery import Gallery
+from sfsc.gallery.imports.tables import DIMENSIONS
 from sfsc.gallery.lance_table import TYPES
 from sfsc.gallery.store import COLUMNS, EMBEDDING
 
@@ -30,7 +32,10 @@ def export(gallery: Gallery, out: str | Path) -> int:
     if info.dimension is None:
         raise SfscError(f"gallery {gallery.name} contains no rows to export")
     fields = {name: TYPES[kind] for name, kind in (COLUMNS | info.attributes).items()}
-    schema = pa.schema([*fields.items(), (EMBEDDING, pa.list_(pa.float32(), info.dimension))])
+    schema = pa.schema(
+        [*fields.items(), (EMBEDDING, pa.list_(pa.float32(), info.dimension))],
+        metadata={DIMENSIONS: json.dumps(info.dimensions)},
+    )
     written = 0
     with replacing(out) as file, parquet.ParquetWriter(file, schema) as writer:
         rows = gallery.rows(embeddings=True)

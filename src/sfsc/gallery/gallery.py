@@ -18,6 +18,7 @@ from sfsc.errors import SfscError, missing_extra
 from sfsc.gallery.conditions import Condition, Value, parse_conditions
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.milvus_address import is_milvus
+from sfsc.gallery.problems import Verification, summarise
 from sfsc.gallery.store import EMBEDDING, Description, Hit, Row, Store
 from sfsc.gallery.values import attribute_columns, check_columns, exact_number, texts, unit_rows
 
@@ -281,6 +282,10 @@ class Gallery(AbstractContextManager["Gallery"]):
         if self._store.describe() is not None:
             self._store.refresh()
 
+    def describe(self) -> Description | None:
+        """Return what all rows share: dimension, fingerprint and attributes; None before the first row."""
+        return self._store.describe()
+
     def info(self) -> GalleryInfo:
         """Return a summary of the gallery."""
         description = self._store.describe()
@@ -301,6 +306,52 @@ class Gallery(AbstractContextManager["Gallery"]):
             dimensions=description.dimensions,
             duplicates=tuple(self._store.duplicates()),
         )
+
+    def verify(self) -> Verification:
+        """Check all rows and files of the gallery.
+
+        Every embedding must have the size of its form, be finite, not zero and normalised. Ids must be
+        unique, every width within (0, 1], every form known, every fingerprint that of the family, and every
+        file readable. Rows are read in parts, so that the memory stays bounded: 8 bytes for each row, and one
+        part. Other processes can write to the gallery meanwhile.
+
+        Returns:
+            The number of rows, and what was found; `findings` is empty if the gallery is sound.
+
+        Raises:
+            SfscError: the gallery cannot be opened or read at all.
+
+        Example::
+
+            for finding in gallery.verify().findings:
+                print(finding.count, finding.what, finding.first, finding.remedy)
+        """
+        found = () if self._store.describe() is None else summarise(self._store.problems())
+        return Verification(len(self), found)
+
+    def backup(self, out: str | Path) -> int:
+        """Copy all rows, as they are at one moment, into a new folder, from which `restore` can restore them.
+
+        Other processes can write to the gallery meanwhile. If the backup is interrupted, the folder is no
+        complete backup, and the same call continues.
+
+        Args:
+            out: a folder that is missing or empty, or contains an interrupted backup.
+
+        Returns:
+            The number of rows in the backup.
+
+        Raises:
+            SfscError: the gallery has no rows or is damaged, the folder contains a backup or other files, or
+                the disk is full; a gallery on Milvus is backed up with the tools of Milvus.
+
+        Example::
+
+            gallery.backup("backups/monday")
+        """
+        if self._store.describe() is None:
+            raise SfscError(f"gallery {self.name} contains no rows to back up")
+        return self._store.backup(Path(out))
 
     def __len__(self) -> int:
         return self._store.count()

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -14,13 +14,8 @@ import numpy as np
 import pyarrow as pa
 
 from sfsc.errors import SfscError, first_line
-from sfsc.gallery.columns import Columns, whole
-from sfsc.gallery.forms import DTYPES
 from sfsc.gallery.index_files import (
-    Fragment,
-    Header,
     Key,
-    Source,
     Track,
     current,
     digest,
@@ -29,43 +24,32 @@ from sfsc.gallery.index_files import (
     read_header,
     write_index,
 )
-from sfsc.gallery.lance_table import TABLE, Snapshot, stored
+from sfsc.gallery.lance_table import TABLE, Snapshot
 from sfsc.gallery.manifests import Manifest
-from sfsc.gallery.segment import Segment
-from sfsc.gallery.store import EMBEDDING, Description
+from sfsc.gallery.members import (
+    Member,
+    converted,
+    differences,
+    followed,
+    held_by,
+    joined,
+    key_of,
+    read_member,
+    source_of,
+)
+from sfsc.gallery.store import Description, Problem
 from sfsc.gallery.view import Part, View
 from sfsc.progress import say
 
 FOLDER = "index"
-PART = 1 << 14  # rows read at once
 INDEXED_FROM = 20_000  # rows; fewer are read into memory faster than files are opened
 MOST_NEW = 0.5  # ratio of new rows to indexed ones; if more are new, the index is made again first
 STALE, LEAST_STALE = 0.05, 5_000  # changed rows, as a share and at least, when the files should be renewed
 LISTED_FROM = 4_096  # rows in memory that get lists
 GROWTH = 8  # ratio of the sizes of consecutive segments in memory, at least
+RENEW = "`sfsc gallery optimize` makes the index again"
 # The files of a damaged index raise any of these.
 DAMAGE = (SfscError, ValueError, OSError, pa.ArrowException, KeyError)
-
-
-@dataclass(frozen=True)
-class _Held:
-    """The rows of a fragment in a segment: from `start` to `stop`."""
-
-    deletions: Mapping[str, Any] | None
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class _Member:
-    """A segment with the fragments that its rows come from.
-
-    `offsets`, (n,) uint32, are the positions of the rows in their fragments; they ascend in each fragment.
-    """
-
-    part: Part
-    offsets: np.ndarray
-    held: Mapping[Key, _Held]
 
 
 class Index:
@@ -88,7 +72,7 @@ class Index:
 
     def clear(self) -> None:
         """Release all rows."""
-        self._members: list[_Member] = []
+        self._members: list[Member] = []
         self._snapshot: Snapshot | None = None
         self._view: View | None = None
         self._folder: Path | None = None
@@ -119,6 +103,23 @@ class Index:
             self._snapshot = snapshot
         return self._view
 
+    def problems(self, snapshot: Snapshot) -> Iterator[Problem]:
+        """Yield where the files differ from a snapshot. Rows are read in parts."""
+        folder = current(self._home)
+        if folder is None:
+            return
+        try:
+            header = read_header(folder)
+            files = open_index(folder, header, self._memory)
+        except DAMAGE:
+            yield Problem("indexes that cannot be used", f"{FOLDER}/{folder.name}", RENEW)
+            return
+        member = Member(Part(files.segment, files.lists), files.offsets, held_by(header))
+        for row in differences(member, snapshot):
+            yield Problem("rows that differ in the index", row, RENEW)
+        if not np.array_equal(np.sort(files.lists.rows()), np.arange(len(files.segment))):
+            yield Problem("indexes whose lists lack rows", f"{FOLDER}/{folder.name}", RENEW)
+
     @property
     def used(self) -> bool:
         """Whether rows were searched."""
@@ -142,7 +143,7 @@ class Index:
         Raises:
             OSError: the disk is full, or the directory is not writable.
         """
-        source = _source(snapshot)
+        source = source_of(snapshot)
         if sum(part.rows for part in source.fragments) >= INDEXED_FROM:
             make_current(write_index(self._home, source, track))
             self._snapshot = None  # the files are used at the next call of `follow`
@@ -170,7 +171,7 @@ class Index:
         files = open_index(folder, header, self._memory / 2)
         if files.segment.vectors.shape[1] != description.dimension:
             raise ValueError("it belongs to a gallery of another dimension")
-        self._members = [_Member(Part(files.segment, files.lists), files.offsets, _held(header))]
+        self._members = [Member(Part(files.segment, files.lists), files.offsets, held_by(header))]
         self._header, self._folder = header, folder
 
     def _is_of(self, snapshot: Snapshot) -> bool:
@@ -180,14 +181,14 @@ class Index:
 
     def _update(self, snapshot: Snapshot, most_new: float) -> bool:
         """Follow all fragments, and read the new ones unless they are too many; return whether it did."""
-        fragments = {_key(fragment): fragment for fragment in snapshot.dataset.get_fragments()}
+        fragments = {key_of(fragment): fragment for fragment in snapshot.dataset.get_fragments()}
         kinds = snapshot.description.attributes
         table = self._directory / TABLE
-        self._members = [_followed(member, fragments, table) for member in self._members]
+        self._members = [followed(member, fragments, table) for member in self._members]
         self._members = [
             replace(member, part=replace(member.part, segment=segment))
             for member in self._members
-            if member.part.segment.living and (segment := _converted(member.part.segment, kinds))
+            if member.part.segment.living and (segment := converted(member.part.segment, kinds))
         ]
         if self._folder and not (self._members and self._members[0].part.lists):
             self._folder = None
@@ -199,7 +200,7 @@ class Index:
         if much and most_new < math.inf:
             return False
         if new and rows:
-            self._members.append(_read(snapshot, new))
+            self._members.append(read_member(snapshot, new))
             self._merge()
         return True
 
@@ -219,165 +220,9 @@ class Index:
             sizes = len(larger.part.segment), len(last.part.segment)
             if sizes[0] > GROWTH * sizes[1] or larger.part.lists is not None:
                 break
-            self._members = [*rest, _joined([larger, last])]
+            self._members = [*rest, joined([larger, last])]
         last = self._members[-1]
         lists = self._members[0].part.lists
         if lists is not None and last.part.lists is None and len(last.part.segment) >= LISTED_FROM:
             listed = replace(last.part, lists=lists.of(last.part.segment))
             self._members[-1] = replace(last, part=listed)
-
-
-def _held(header: Header) -> dict[Key, _Held]:
-    """Return the fragments of an index, with the places of their rows."""
-    held, start = {}, 0
-    for files, deletions, rows in header.fragments:
-        held[tuple(files)] = _Held(deletions, start, start + rows)
-        start += rows
-    return held
-
-
-def _followed(member: _Member, fragments: Mapping[Key, Any], table: Path) -> _Member:
-    """Return a member without the rows that are no longer in the table."""
-    segment, held, gone = member.part.segment, {}, [np.empty(0, np.int64)]
-    for key, one in member.held.items():
-        fragment = fragments.get(key)
-        if fragment is not None and _deletions(fragment) == one.deletions:
-            held[key] = one
-            continue
-        rows = np.arange(one.start, one.stop)
-        if fragment is not None:
-            offsets = member.offsets[one.start : one.stop]
-            deleted = _deleted(fragment, offsets, table)
-            left = segment.mask(slice(one.start, one.stop)) & ~deleted
-            if left.sum() == fragment.physical_rows - fragment.num_deletions:
-                held[key] = replace(one, deletions=_deletions(fragment))
-                rows = rows[deleted]
-        gone.append(rows)
-    removed = np.concatenate(gone)
-    if len(removed):
-        segment = segment.without(removed)
-    return replace(member, part=replace(member.part, segment=segment), held=held)
-
-
-def _converted(segment: Segment, kinds: Mapping[str, str]) -> Segment | None:
-    """Return a segment whose attributes have these kinds, or None if it must be read again.
-
-    Integers become numbers. Other kinds change only if the directory is replaced.
-    """
-    kept = segment.columns.kinds
-    changed = {name: kind for name, kind in kinds.items() if kept.get(name, kind) != kind}
-    if any((kept[name], kind) != ("integer", "number") for name, kind in changed.items()):
-        return None
-    return replace(segment, columns=segment.columns.converted(changed)) if changed else segment
-
-
-def _deleted(fragment: Any, offsets: np.ndarray, table: Path) -> np.ndarray:
-    """Return whether each of the rows at (n,) ascending positions in a fragment is deleted: (n,) bool."""
-    deletions = _deletions(fragment)
-    if deletions is None:
-        return np.zeros(len(offsets), bool)
-    if deletions["file_type"] == "array":
-        file = pa.OSFile(str(table / fragment.deletion_file()))
-        positions = pa.ipc.open_file(file).read_all()[0].to_numpy()
-        places = np.searchsorted(offsets, positions)
-        there = places < len(offsets)
-        places = places[there][offsets[places[there]] == positions[there]]
-        deleted = np.zeros(len(offsets), bool)
-        deleted[places] = True
-        return deleted
-    present = np.zeros(fragment.physical_rows, bool)
-    present[_positions(fragment.scanner(columns=[], with_row_address=True).to_table())] = True
-    return ~present[offsets]
-
-
-def _joined(members: Sequence[_Member]) -> _Member:
-    """Return one member in memory with the rows of several that were not removed."""
-    parts, offsets, held, start = [], [], {}, 0
-    for member in members:
-        segment, mask = member.part.segment, member.part.segment.mask()
-        parts.append((segment, np.flatnonzero(mask)))
-        offsets.append(member.offsets[mask])
-        ends = np.concatenate([[0], np.cumsum(mask)])
-        for key, one in member.held.items():
-            held[key] = replace(one, start=start + int(ends[one.start]), stop=start + int(ends[one.stop]))
-        start += segment.living
-    dtypes = {segment.vectors.dtype for segment, _ in parts}
-    if len(dtypes) == 1:
-        vectors = np.concatenate([segment.vectors[rows] for segment, rows in parts])
-    else:
-        vectors = np.concatenate([segment.decoded(rows) for segment, rows in parts])
-    names = dict.fromkeys(name for segment, _ in parts for name in segment.columns.arrays)
-    columns = Columns.joined([segment.columns.chosen(rows) for segment, rows in parts], names)
-    return _Member(Part(Segment.of(vectors, columns)), np.concatenate(offsets), held)
-
-
-def _read(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> _Member:
-    """Read fragments into memory."""
-    names, held, start = [*snapshot.columns.values(), EMBEDDING], {}, 0
-    tables = []
-    for key, fragment in fragments.items():
-        tables.append(fragment.scanner(columns=names, with_row_address=True).to_table())
-        held[key] = _Held(_deletions(fragment), start, start + len(tables[-1]))
-        start += len(tables[-1])
-    rows = pa.concat_tables(tables)
-    form = _common_form(rows["form"])
-    dimension = snapshot.description.dimension
-    vectors = np.concatenate([stored(batch, dimension, form) for batch in rows.to_batches() if len(batch)])
-    arrays = {name: whole(rows[column]) for name, column in snapshot.columns.items()}
-    return _Member(Part(Segment.of(vectors, Columns(arrays, start).encoded())), _positions(rows), held)
-
-
-def _common_form(forms: pa.ChunkedArray) -> str:
-    """Return the form in which rows of these forms can be compared."""
-    found = {*forms.unique().to_pylist()}
-    if unknown := found - DTYPES.keys():
-        raise ValueError(f"a row is stored in the unknown form {min(map(str, unknown))!r}")
-    return found.pop() if len(found) == 1 else "float32"
-
-
-def _source(snapshot: Snapshot) -> Source:
-    """Return all rows of a snapshot, to read them in parts."""
-    fragments = snapshot.dataset.get_fragments()
-    dimension = snapshot.description.dimension
-
-    def column(name: str) -> pa.ChunkedArray:
-        tables = [fragment.to_table(columns=[snapshot.columns[name]]) for fragment in fragments]
-        return pa.concat_tables(tables)[0]
-
-    form = _common_form(column("form"))
-
-    def vectors(place: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
-        scanner = fragments[place].scanner(
-            columns=["form", EMBEDDING], with_row_address=True, batch_size=PART
-        )
-        for batch in scanner.to_batches():
-            yield stored(batch, dimension, form), _positions(batch)
-
-    return Source(
-        version=snapshot.manifest.version,
-        manifest=snapshot.manifest.content,
-        description=snapshot.description,
-        columns=snapshot.columns,
-        form=form,
-        fragments=[
-            Fragment(_key(fragment), _deletions(fragment), fragment.physical_rows - fragment.num_deletions)
-            for fragment in fragments
-        ],
-        vectors=vectors,
-        column=column,
-    )
-
-
-def _key(fragment: Any) -> Key:
-    """Return the names of the files of a fragment."""
-    return tuple(file.path for file in fragment.metadata.files)
-
-
-def _deletions(fragment: Any) -> dict[str, Any] | None:
-    file = fragment.metadata.deletion_file
-    return None if file is None else file.asdict()
-
-
-def _positions(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
-    """Return the positions of rows in their fragment: (n,) uint32."""
-    return (rows["_rowaddr"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)

@@ -43,7 +43,7 @@ class Fragment(NamedTuple):
     """A fragment of the table: the names of its files, its deletions, and its rows that are in the index."""
 
     files: Key
-    deletions: Mapping[str, Any] | None
+    deletions: Mapping[str, str] | None
     rows: int
 
 
@@ -69,7 +69,7 @@ class Header:
     description: Mapping[str, Any]
     columns: Mapping[str, str]
     form: str
-    fragments: list[tuple[list[str], Mapping[str, Any] | None, int]]
+    fragments: list[tuple[list[str], Mapping[str, str] | None, int]]
     probes: int
     sizes: Mapping[str, int]
 

@@ -18,13 +18,15 @@ from filelock import Timeout
 
 from sfsc.data.walking import is_system_entry
 from sfsc.errors import SfscError
+from sfsc.gallery.backup import backup_table
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.forms import encode
 from sfsc.gallery.index import MOST_NEW, Index
 from sfsc.gallery.index_files import Track
+from sfsc.gallery.lance_check import table_problems
 from sfsc.gallery.lance_table import KEPT, TABLE, TYPES, LanceTable, Snapshot, packed, unpacked
 from sfsc.gallery.names import attribute_of
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, StoreUnavailable
+from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Problem, StoreUnavailable
 from sfsc.gallery.view import View
 from sfsc.progress import say, track
 
@@ -140,6 +142,18 @@ class LanceStore:
             return []
         with self._table.reported("read"):
             return self._table.duplicates(snapshot.dataset)
+
+    def problems(self) -> Iterator[Problem]:
+        """See `Store`."""
+        with self._table.reported("read"):
+            yield from table_problems(self._table)
+            if (snapshot := self._snapshot()) is not None:
+                yield from self._index.problems(snapshot)
+
+    def backup(self, out: Path) -> int:
+        """See `Store`."""
+        with self._table.reported("read"):
+            return backup_table(self._table, out)
 
     def optimize(self, keep: float | None = None) -> None:
         """See `Store`."""

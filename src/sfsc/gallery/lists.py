@@ -46,6 +46,16 @@ class Lists:
         size = int(self._index.ntotal) * (self._index.code_size + ID.itemsize)
         return self.probes * (size // self.count + PAGE)
 
+    def rows(self) -> np.ndarray:
+        """Return the numbers of the rows in all lists: (n,) int64, in the order of the lists."""
+        lists = self._index.invlists
+        return np.concatenate(
+            [
+                faiss.rev_swig_ptr(lists.get_ids(number), lists.list_size(number))
+                for number in range(self.count)
+            ]
+        )
+
     def candidates(
         self, queries: np.ndarray, top: int, chosen: np.ndarray | None, share: float
     ) -> np.ndarray:

@@ -7,6 +7,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from sfsc.gallery.conditions import EQUALITIES, Condition, Value
 from sfsc.gallery.forms import decode, encode
 from sfsc.gallery.milvus_address import Address
 from sfsc.gallery.names import column_of
+from sfsc.gallery.problems import CHECKED, column_problems, vector_problems
 from sfsc.gallery.store import (
     COLUMNS,
     EMBEDDING,
@@ -23,6 +25,7 @@ from sfsc.gallery.store import (
     HIT_COLUMNS,
     Description,
     Hit,
+    Problem,
     StoreUnavailable,
     ranked,
 )
@@ -220,6 +223,21 @@ class MilvusStore:
     def duplicates(self) -> list[str]:
         """See `Store`. There are none, because the id is the primary key of the collection."""
         return []
+
+    def problems(self) -> Iterator[Problem]:
+        """See `Store`."""
+        description = self._existing()
+        for columns, vectors in self.rows([], CHECKED, embeddings=True):
+            assert vectors is not None
+            yield from column_problems(columns, description)
+            yield from vector_problems(columns["id"], vectors)
+
+    def backup(self, out: Path) -> int:
+        """See `Store`. It always raises `SfscError`, because Milvus has tools of its own."""
+        raise SfscError(
+            f"gallery {self._url} is not in a folder: back it up with milvus-backup, or write its rows into "
+            "a file with `sfsc gallery export`"
+        )
 
     def optimize(self, keep: float | None = None) -> None:
         """See `Store`."""

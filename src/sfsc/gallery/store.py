@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -60,6 +61,21 @@ HIT_COLUMNS = Hit._fields[:6]
 def ranked(hits: Sequence[Hit], top: int) -> list[Hit]:
     """Return the `top` hits with the greatest scores; hits with equal scores are ordered by id."""
     return sorted(hits, key=lambda hit: (-hit.score, hit.id))[:top]
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong with a gallery.
+
+    Attributes:
+        what: the kind of the problem, in the plural and the same for all problems of the kind, for example
+            "rows whose embedding is all zeros".
+        where: the id of the row, or the name of the file.
+        remedy: what to do, the same for all problems of the kind.
+    """
+
+    what: str
+    where: str
+    remedy: str
 
 
 class StoreUnavailable(SfscError):
@@ -215,6 +231,12 @@ class Store(Protocol):
 
     def duplicates(self) -> list[str]:
         """Return the ids that several rows share, sorted; only galleries of old versions contain any."""
+
+    def problems(self) -> Iterator[Problem]:
+        """Yield everything that is wrong with the stored rows and files, which are read in parts."""
+
+    def backup(self, out: Path) -> int:
+        """Copy all rows into a new folder, and return their number; see `Gallery.backup`."""
 
     def optimize(self, keep: float | None = None) -> None:
         """Free the space of old rows, keep only the newest row of each id, and renew the search index.

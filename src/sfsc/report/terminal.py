@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
+from sfsc.errors import one_line
 
 if TYPE_CHECKING:
     from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
+    from sfsc.gallery.problems import Verification
     from sfsc.switchable.inspection import Inspection
     from sfsc.training.adapt import Adaptation
     from sfsc.training.calibrate import CalibrationReport
@@ -142,6 +144,14 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
             f"{len(info.duplicates)} ids occur in several rows, the first: {info.duplicates[0]}; "
             f"`sfsc gallery optimize {name}` keeps the newest row of each"
         )
+
+
+def print_verification(name: str, found: Verification) -> None:
+    """Print what is wrong with a gallery, or that it is sound."""
+    for one in found.findings:
+        more = f" and {one.count - len(one.first)} more" if one.count > len(one.first) else ""
+        _say(f"{one.count} {one.what}: {', '.join(map(one_line, one.first))}{more}; {one.remedy}")
+    _say(f"{name}: {found.rows} rows, " + ("something is wrong" if found.findings else "all sound"))
 
 
 def print_profile(profile: Profile) -> None:

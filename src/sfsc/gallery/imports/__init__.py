@@ -1,0 +1,1 @@
+"""Reading embeddings that other programs wrote, and adding them to a gallery."""

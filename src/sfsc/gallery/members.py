@@ -1,0 +1,219 @@
+"""Members of an index: segments of rows with the fragments of the table that their rows come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sfsc.gallery.columns import Columns, whole
+from sfsc.gallery.forms import DTYPES
+from sfsc.gallery.index_files import Fragment, Header, Key, Source
+from sfsc.gallery.lance_table import Snapshot, stored
+from sfsc.gallery.segment import Segment
+from sfsc.gallery.store import EMBEDDING
+from sfsc.gallery.view import Part
+
+PART = 1 << 14  # rows read at once
+
+
+@dataclass(frozen=True)
+class Held:
+    """The rows of a fragment in a segment: from `start` to `stop`."""
+
+    deletions: Mapping[str, str] | None
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Member:
+    """A segment with the fragments that its rows come from.
+
+    `offsets`, (n,) uint32, are the positions of the rows in their fragments; they ascend in each fragment.
+    """
+
+    part: Part
+    offsets: np.ndarray
+    held: Mapping[Key, Held]
+
+
+def held_by(header: Header) -> dict[Key, Held]:
+    """Return the fragments of an index, with the places of their rows."""
+    held, start = {}, 0
+    for files, deletions, rows in header.fragments:
+        held[tuple(files)] = Held(deletions, start, start + rows)
+        start += rows
+    return held
+
+
+def followed(member: Member, fragments: Mapping[Key, Any], table: Path) -> Member:
+    """Return a member without the rows that are no longer in the table."""
+    segment, held, gone = member.part.segment, {}, [np.empty(0, np.int64)]
+    for key, one in member.held.items():
+        fragment = fragments.get(key)
+        if fragment is not None and _deletions(fragment) == one.deletions:
+            held[key] = one
+            continue
+        rows = np.arange(one.start, one.stop)
+        if fragment is not None:
+            offsets = member.offsets[one.start : one.stop]
+            deleted = _deleted(fragment, offsets, table)
+            left = segment.mask(slice(one.start, one.stop)) & ~deleted
+            if left.sum() == fragment.physical_rows - fragment.num_deletions:
+                held[key] = replace(one, deletions=_deletions(fragment))
+                rows = rows[deleted]
+        gone.append(rows)
+    removed = np.concatenate(gone)
+    if len(removed):
+        segment = segment.without(removed)
+    return replace(member, part=replace(member.part, segment=segment), held=held)
+
+
+def converted(segment: Segment, kinds: Mapping[str, str]) -> Segment | None:
+    """Return a segment whose attributes have these kinds, or None if it must be read again.
+
+    Integers become numbers. Other kinds change only if the directory is replaced.
+    """
+    kept = segment.columns.kinds
+    changed = {name: kind for name, kind in kinds.items() if kept.get(name, kind) != kind}
+    if any((kept[name], kind) != ("integer", "number") for name, kind in changed.items()):
+        return None
+    return replace(segment, columns=segment.columns.converted(changed)) if changed else segment
+
+
+def differences(member: Member, snapshot: Snapshot) -> Iterator[str]:
+    """Yield the ids of rows of a snapshot that a member has with another embedding or another id."""
+    segment, form = member.part.segment, str(member.part.segment.vectors.dtype)
+    names = ["id", "form", EMBEDDING]
+    for fragment in snapshot.dataset.get_fragments():
+        held = member.held.get(key_of(fragment))
+        if held is None:
+            continue
+        offsets = member.offsets[held.start : held.stop]
+        for batch in fragment.scanner(columns=names, with_row_address=True, batch_size=PART).to_batches():
+            places = np.searchsorted(offsets, positions_of(batch))
+            known = places < len(offsets)
+            rows = held.start + places[known]
+            there = batch.filter(pa.array(known))
+            ids = there["id"].to_pylist()
+            same = (segment.vectors[rows] == stored(there, segment.vectors.shape[1], form)).all(axis=1)
+            same &= np.array(segment.columns.take(["id"], rows)[0], object) == np.array(ids, object)
+            yield from (id_ for id_, equal in zip(ids, same, strict=True) if not equal)
+
+
+def _deleted(fragment: Any, offsets: np.ndarray, table: Path) -> np.ndarray:
+    """Return whether each of the rows at (n,) ascending positions in a fragment is deleted: (n,) bool."""
+    deletions = _deletions(fragment)
+    if deletions is None:
+        return np.zeros(len(offsets), bool)
+    if deletions["file_type"] == "array":
+        file = pa.OSFile(str(table / fragment.deletion_file()))
+        positions = pa.ipc.open_file(file).read_all()[0].to_numpy()
+        places = np.searchsorted(offsets, positions)
+        there = places < len(offsets)
+        places = places[there][offsets[places[there]] == positions[there]]
+        deleted = np.zeros(len(offsets), bool)
+        deleted[places] = True
+        return deleted
+    present = np.zeros(fragment.physical_rows, bool)
+    present[positions_of(fragment.scanner(columns=[], with_row_address=True).to_table())] = True
+    return ~present[offsets]
+
+
+def joined(members: Sequence[Member]) -> Member:
+    """Return one member in memory with the rows of several that were not removed."""
+    parts, offsets, held, start = [], [], {}, 0
+    for member in members:
+        segment, mask = member.part.segment, member.part.segment.mask()
+        parts.append((segment, np.flatnonzero(mask)))
+        offsets.append(member.offsets[mask])
+        ends = np.concatenate([[0], np.cumsum(mask)])
+        for key, one in member.held.items():
+            held[key] = replace(one, start=start + int(ends[one.start]), stop=start + int(ends[one.stop]))
+        start += segment.living
+    dtypes = {segment.vectors.dtype for segment, _ in parts}
+    if len(dtypes) == 1:
+        vectors = np.concatenate([segment.vectors[rows] for segment, rows in parts])
+    else:
+        vectors = np.concatenate([segment.decoded(rows) for segment, rows in parts])
+    names = dict.fromkeys(name for segment, _ in parts for name in segment.columns.arrays)
+    columns = Columns.joined([segment.columns.chosen(rows) for segment, rows in parts], names)
+    return Member(Part(Segment.of(vectors, columns)), np.concatenate(offsets), held)
+
+
+def read_member(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> Member:
+    """Read fragments into memory."""
+    names, held, start = [*snapshot.columns.values(), EMBEDDING], {}, 0
+    tables = []
+    for key, fragment in fragments.items():
+        tables.append(fragment.scanner(columns=names, with_row_address=True).to_table())
+        held[key] = Held(_deletions(fragment), start, start + len(tables[-1]))
+        start += len(tables[-1])
+    rows = pa.concat_tables(tables)
+    form = _common_form(rows["form"])
+    dimension = snapshot.description.dimension
+    vectors = np.concatenate([stored(batch, dimension, form) for batch in rows.to_batches() if len(batch)])
+    arrays = {name: whole(rows[column]) for name, column in snapshot.columns.items()}
+    return Member(Part(Segment.of(vectors, Columns(arrays, start).encoded())), positions_of(rows), held)
+
+
+def _common_form(forms: pa.ChunkedArray) -> str:
+    """Return the form in which rows of these forms can be compared."""
+    found = {*forms.unique().to_pylist()}
+    if unknown := found - DTYPES.keys():
+        raise ValueError(f"a row is stored in the unknown form {min(map(str, unknown))!r}")
+    return found.pop() if len(found) == 1 else "float32"
+
+
+def source_of(snapshot: Snapshot) -> Source:
+    """Return all rows of a snapshot, to read them in parts."""
+    fragments = snapshot.dataset.get_fragments()
+    dimension = snapshot.description.dimension
+
+    def column(name: str) -> pa.ChunkedArray:
+        tables = [fragment.to_table(columns=[snapshot.columns[name]]) for fragment in fragments]
+        return pa.concat_tables(tables)[0]
+
+    form = _common_form(column("form"))
+
+    def vectors(place: int) -> Iterable[tuple[np.ndarray, np.ndarray]]:
+        scanner = fragments[place].scanner(
+            columns=["form", EMBEDDING], with_row_address=True, batch_size=PART
+        )
+        for batch in scanner.to_batches():
+            yield stored(batch, dimension, form), positions_of(batch)
+
+    return Source(
+        version=snapshot.manifest.version,
+        manifest=snapshot.manifest.content,
+        description=snapshot.description,
+        columns=snapshot.columns,
+        form=form,
+        fragments=[
+            Fragment(key_of(fragment), _deletions(fragment), fragment.physical_rows - fragment.num_deletions)
+            for fragment in fragments
+        ],
+        vectors=vectors,
+        column=column,
+    )
+
+
+def key_of(fragment: Any) -> Key:
+    """Return the names of the files of a fragment."""
+    return tuple(file.path for file in fragment.metadata.files)
+
+
+def _deletions(fragment: Any) -> dict[str, str] | None:
+    """Return what identifies the deletions of a fragment, as text: its numbers exceed those of JSON."""
+    file = fragment.metadata.deletion_file
+    return None if file is None else {name: str(value) for name, value in file.asdict().items()}
+
+
+def positions_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
+    """Return the positions of rows in their fragment: (n,) uint32."""
+    return (rows["_rowaddr"].to_numpy() & 0xFFFFFFFF).astype(np.uint32)
