@@ -17,7 +17,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import lance
 from filelock import FileLock, Timeout
 
 from sfsc.data.walking import is_system_entry
@@ -149,6 +148,8 @@ def _rows(folder: Path) -> int:
 
 def _version(table: Path) -> tuple[dict[str, int | None], int]:
     """Return the files of a table's newest version with their sizes, if known, and its number of rows."""
+    import lance  # it takes a second, which searches need not
+
     dataset = lance.dataset(table)
     listed = dataset.tracked_files(min_version=dataset.version).read_all().to_pylist()
     files = [file for file in listed if file["version"] == dataset.version]
