@@ -134,6 +134,7 @@ def test_an_answer_is_written_as_pydantic_writes_it() -> None:
         ({"embeddings": [packed(np.array([*ONE[1:], np.nan]))]}, ["embedding 0", "NaN"]),
         ({"embeddings": [packed(np.array([*ONE[1:], np.inf]))]}, ["embedding 0", "infinity"]),
         ({"embeddings": [ONE[:3]]}, ["16 dimensions", "have 3"]),
+        ({"embeddings": [[1.0] * 17]}, ["17 dimensions", "this family has 16"]),
         ({"embeddings": [ONE], "fingerprint": "other"}, ["belongs to the family"]),
         ({"embeddings": [ONE], "width": 2}, ["width 2"]),
         ({"embeddings": ["!" * 64]}, ["embeddings.0", "base64"]),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -27,6 +26,7 @@ from sfsc.serving.embeddings import stacked
 from sfsc.serving.messages import MOST_HITS, Added, GalleryAnswer, NewRow, Search
 from sfsc.serving.metrics import Metrics
 from sfsc.serving.overview import describe_family, describe_gallery
+from sfsc.serving.queries import Query, choose_queries
 from sfsc.serving.row_images import RowImages, check_path, common_folder
 from sfsc.serving.worker import Worker
 from sfsc.serving.writes import Add, Delete, choose, write
@@ -36,30 +36,13 @@ LARGE_IMAGE = 4_000_000  # pixels; larger ones are decoded one at a time, so tha
 IMAGES_WAITING = 64
 IMAGE_MEMORY = 300_000_000  # bytes for decoding one image, enough for a baseline JPEG of 50 million pixels
 GALLERY_WAITING = 256  # a page requests dozens of images at once
+CHANGES_WAITING = 64  # each of them may hold a thousand rows
 GALLERY_THREADS = 4
 SEARCH_THREADS = 2
-MOST_TOGETHER = 256  # queries that one search of the gallery answers
 SUMMARY_SECONDS = 60.0  # lifetime of a summary, because other processes may write to the gallery
 
 Result = TypeVar("Result")
 Source = Callable[[], tuple[str, bytes]]
-
-
-@dataclass(frozen=True)
-class Query:
-    """(n, dim) float32 embeddings to search with, and the settings of the search."""
-
-    embeddings: np.ndarray
-    fingerprint: str
-    search: Search
-
-    def goes_with(self, other: Query) -> bool:
-        """Return whether one search of the gallery can answer both."""
-        return (
-            self.fingerprint == other.fingerprint
-            and self.embeddings.shape[1] == other.embeddings.shape[1]
-            and self.search.settings() == other.search.settings()
-        )
 
 
 class UnknownId(SfscError):
@@ -102,7 +85,7 @@ class Service:
         self._searches = Batches(
             "searches", SEARCH_THREADS, GALLERY_WAITING, choose_queries, self._search_now
         )
-        self._changes = Batches("changes", 1, GALLERY_WAITING, choose, partial(write, self.gallery))
+        self._changes = Batches("changes", 1, CHANGES_WAITING, choose, partial(write, self.gallery))
         self.metrics = Metrics([self._embedding, self._large, self._gallery, self._searches, self._changes])
         self._summary: tuple[float, GalleryAnswer] | None = None
 
@@ -141,7 +124,7 @@ class Service:
                 f"{len(embeddings)} embeddings with {search.top} hits each are more than {MOST_HITS:,} hits: "
                 "send fewer embeddings, or a smaller top"
             )
-        query = Query(stacked(embeddings), fingerprint or self.fingerprint, search)
+        query = Query(self._stacked(embeddings), fingerprint or self.fingerprint, search)
         hits, seconds = await self._searches.run(query)
         return [Found(width, one, 0.0, _milliseconds(seconds)) for one in hits]
 
@@ -193,7 +176,7 @@ class Service:
             check_path(row.path, None)
         return await self._change(
             Add(
-                embeddings=stacked([row.embedding for row in rows]),
+                embeddings=self._stacked([row.embedding for row in rows]),
                 ids=[row.id or row.path for row in rows],
                 paths=[row.path for row in rows],
                 identities=[row.identity for row in rows],
@@ -291,6 +274,15 @@ class Service:
             self.metrics.search.observe(seconds)
         return [([next(hits) for _ in query.embeddings], seconds) for query in queries]
 
+    def _stacked(self, embeddings: Sequence[np.ndarray]) -> np.ndarray:
+        """Return embeddings of a client as (n, dim) float32; refuse large ones before they wait."""
+        if len(embeddings[0]) > self.family.dimension:
+            raise SfscError(
+                f"the embeddings have {len(embeddings[0])} dimensions, but this family has "
+                f"{self.family.dimension}: use a sub-model of this family"
+            )
+        return stacked(embeddings)
+
     async def _source(self, id_: str) -> Source:
         """Return a function that reads the image of a row, for the thread that decodes it."""
         path = (await self._in_gallery(lambda: self._row(id_)))["path"]
@@ -308,17 +300,6 @@ class Service:
 
     async def _in_gallery(self, work: Callable[[], Result]) -> Result:
         return await self._gallery.run(work)
-
-
-def choose_queries(waiting: Sequence[Query]) -> list[int]:
-    """Return the positions of the queries to answer next: the oldest, and others that go with it."""
-    places: list[int] = []
-    left = MOST_TOGETHER
-    for place, query in enumerate(waiting):
-        if not places or (query.goes_with(waiting[0]) and len(query.embeddings) <= left):
-            places.append(place)
-            left -= len(query.embeddings)
-    return places
 
 
 def _milliseconds(seconds: float) -> float:

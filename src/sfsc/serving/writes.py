@@ -1,4 +1,4 @@
-"""Changes of a gallery that clients request at the same time, written with as few commits as possible."""
+"""Changes of a gallery that clients request at the same time, written with few commits."""
 
 from __future__ import annotations
 
