@@ -22,6 +22,8 @@ from sfsc.gallery import Gallery
 from sfsc.gallery.store import StoreUnavailable
 from sfsc.serving import create_app
 from sfsc.serving.batches import Batches
+from sfsc.serving.messages import Search
+from sfsc.serving.queries import MOST_TOGETHER, Query, choose_queries
 from sfsc.serving.worker import Busy
 from sfsc.serving.writes import MOST_ROWS, Add, Delete, choose
 from tests.serving.test_service import refused
@@ -206,6 +208,23 @@ def test_adds_of_many_clients_are_few_commits(
     with Gallery.open(stored) as opened:
         prices = {row["id"]: row["price"] for row in opened.rows(["price>=0"])}
     assert prices == {"first": 1.0, "a": 1.0, "b": 2.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({}, [0, 1, 2]),
+        ({"where": ["camera=1"]}, [0, 1, 2]),
+        ({"where": ["camera=1"], "exact": True}, [0, 1, 2]),
+        ({"exact": True}, [0]),
+    ],
+)
+def test_searches_that_become_faster_go_together(settings: dict[str, Any], chosen: list[int]) -> None:
+    def query(count: int, **change: Any) -> Query:
+        return Query(np.ones((count, 16), np.float32), "f", Search(**{**settings, **change}))
+
+    assert choose_queries([query(1), query(2), query(1), query(1, top=3)]) == chosen
+    assert choose_queries([query(MOST_TOGETHER), query(1)]) == [0]
 
 
 def test_searches_that_wait_are_one_search(run: Path, indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
