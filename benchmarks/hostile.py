@@ -161,6 +161,17 @@ def _json(path: str, text: str, method: str = "POST") -> Request:
     return method, path, {"content": text.encode(), "headers": {"Content-Type": "application/json"}}
 
 
+def _npy(shape: str) -> Request:
+    """Return a .npy file that states this shape and contains no numbers."""
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    content = b"\x93NUMPY\x01\x00" + struct.pack("<H", len(text)) + text
+    return (
+        "POST",
+        "/search/embeddings",
+        {"content": content, "headers": {"Content-Type": "application/x-npy"}},
+    )
+
+
 def _image(data: bytes, route: str = "/search/image", **fields: str) -> Request:
     return "POST", route, {"files": {"image": ("x", data)}, "data": fields}
 
@@ -202,6 +213,12 @@ HOSTILE: dict[str, Callable[[], Request]] = {
     "a long embedding": lambda: _json("/search/embedding", json.dumps({"embedding": [0.5] * 180_000})),
     "an embedding of texts": lambda: _json("/search/embedding", json.dumps({"embedding": ["x"] * 100_000})),
     "an embedding that is not finite": lambda: _json("/search/embedding", '{"embedding": [NaN, 1e999]}'),
+    "base64 that is none": lambda: _json("/search/embedding", json.dumps({"embedding": "?" * 90_000})),
+    "a .npy file without its numbers": lambda: _npy("(1000000000, 1000000000)"),
+    "a .npy file of nested brackets": lambda: _npy("(" * 400),
+    "many numbers for rows": lambda: _json(
+        "/rows/embeddings", json.dumps({"rows": [{"path": "a://b", "embedding": [0.5] * 400_000}]})
+    ),
     "a body that is too large": lambda: _json("/search/id", " " * (20 * MEBIBYTE)),
     "blanks for a condition": lambda: _json(
         "/search/id", json.dumps({"id": "row1", "where": [" " * 90_000]})

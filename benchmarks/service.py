@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import signal
 import subprocess
@@ -9,36 +10,46 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
-from itertools import count
+from itertools import count, cycle
+from multiprocessing import get_context
 from pathlib import Path
+from threading import Lock
 
-import cv2
 import httpx
 import numpy as np
+from clients import SECONDS, Load, post, send
 from neighbours import clustered
 from page import parser, section, table
 
-from sfsc import Condition, Family, Gallery
+from sfsc import Family, Gallery
 from sfsc.progress import track
 
+Kind = tuple[str, int, list[bytes]]
+Sender = Callable[..., Load]
+
 BATCH = 50_000
-SECONDS = 60.0  # maximum time of one answer
+QUERIES_TOGETHER = 32  # in one request
+BARE = Path(__file__).with_name("bare.py")
 PATIENCE = 600.0  # maximum seconds until the service answers, or until it ends
 EXPLANATION = """
-`sfsc serve` runs in a separate process, on loopback, with {rows:,} rows of {dimension} dimensions. This
-process sends {requests:,} searches by embedding with ten hits each, and a twentieth of that number of exact
-searches, from {clients} clients at once. Each client waits for its answer before it sends the next request.
-An embedding takes about {size:.1f} kB of JSON."""
+`sfsc serve` runs in a separate process, on loopback, with {rows:,} rows of {dimension} dimensions. Searches
+are by embedding, with ten hits each, and each kind is sent for {seconds:g} s. A third process holds {clients}
+connections, which send prepared bytes and wait for the answer before they send the next request. As JSON
+numbers, an embedding takes about {size:.1f} kB. *Bare* is an ASGI app on uvicorn that answers the same bytes
+and does nothing else; it takes turns with the service in {rounds} rounds, of which the medians are shown."""
+HEADING = ["search", "searches/s", "bare", "service / bare", "p50", "p95", "in Gallery.search", "not 200"]
+ADDING = """
+Rows are added by embedding, from the same clients. A request is answered when its rows are on disk."""
+ADD_HEADING = ["rows in a request", "requests", "rows/s", "p50", "p95", "not 200"]
 END = """
-**SIGTERM under load.** While {clients} clients added rows (an image is embedded for each, and its row is
-stored), the service was told to end after {after:g} s. It ended with code {code}. {acknowledged} adds had
-been answered with 200; **{lost}** of their rows are missing in the gallery. {cut} requests that had a
-connection got no answer; {refused} were refused a connection."""
-HEADING = ["search", "requests", "requests/s", "p50", "p95", "in Gallery.search, p50", "not 200"]
+**SIGTERM under load.** While {clients} clients added {together} rows by embedding in each request, the
+service was told to end after {after:g} s. It ended with code {code}. {acknowledged:,} rows had been
+acknowledged; **{lost}** of them are missing in the gallery. {cut} requests that had a connection got no
+answer; {refused} were refused a connection."""
 
 
 def main() -> None:
@@ -46,24 +57,35 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rows", type=int, default=1_000_000, help="rows of the gallery")
     arguments.add_argument("--dimension", type=int, default=128, help="embedding dimension")
-    arguments.add_argument("--requests", type=int, default=2000, help="for each kind of search")
+    arguments.add_argument("--seconds", type=float, default=5.0, help="for each kind of request in a round")
+    arguments.add_argument("--rounds", type=int, default=5, help="rounds of service and bare app")
     arguments.add_argument("--clients", type=int, default=8, help="number of clients at once")
+    arguments.add_argument("--together", type=int, default=100, help="rows in a request")
     arguments.add_argument("--after", type=float, default=3.0, help="seconds of load before SIGTERM")
     chosen = arguments.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, ProcessPoolExecutor(1, get_context("spawn")) as pool:
         run, gallery = Path(folder, "run"), Path(folder, "gallery")
         queries = build(run, gallery, chosen.rows, chosen.dimension)
+        fingerprint = Family.load(run).fingerprint
+        load = partial(_loaded, pool, chosen.clients, chosen.seconds)
+        kinds = searches(queries, QUERIES_TOGETHER)
         with served(run, gallery) as (url, _):
-            load = partial(searches, url, queries, chosen.requests, chosen.clients)
-            rows = [["approximate", *load(exact=False)], ["exact", *load(exact=True, share=20)]]
-        with served(run, gallery) as (url, process):
-            ended = end_under_load(url, process, gallery, chosen.clients, chosen.after)
+            answers = Path(folder, "answers.json")
+            answers.write_text(json.dumps({path: once(url, sent[0]) for path, _, sent in kinds.values()}))
+            with process([sys.executable, str(BARE), str(answers)]) as (bare, _):
+                rows = [compared(name, load, url, bare, kind, chosen.rounds) for name, kind in kinds.items()]
+            added = [adding(load, url, fingerprint, queries, size) for size in (1, chosen.together)]
+        with served(run, gallery) as (url, service):
+            bodies = new_rows(fingerprint, queries, chosen.together)
+            ended = end_under_load(url, service, gallery, bodies, chosen.clients, chosen.after)
     size = len(json.dumps(queries[0].tolist())) / 1000
     print(
         section(
             "The service under load",
             EXPLANATION.format(**vars(chosen), size=size),
             table(HEADING, rows),
+            ADDING,
+            table(ADD_HEADING, added),
             END.format(**vars(chosen), **ended),
         )
     )
@@ -83,77 +105,145 @@ def build(run: Path, gallery: Path, rows: int, dimension: int) -> np.ndarray:
 
 
 @contextmanager
+def process(command: list[str]) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """Start a server; once it prints its address, yield that and its process."""
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            assert server.stdout is not None
+            words = server.stdout.readline().split()
+            yield next(word for word in words if word.startswith("http")).rstrip("/"), server
+        finally:
+            server.terminate()
+
+
+@contextmanager
 def served(run: Path, gallery: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """Start the service; once it answers, yield its address and its process."""
     command = [sys.executable, "-m", "sfsc", "serve", str(run), "--gallery", str(gallery), "--port", "0"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        try:
-            assert process.stdout is not None
-            url = next(word for word in process.stdout.readline().split() if word.startswith("http")).rstrip(
-                "/"
-            )
-            until = time.monotonic() + PATIENCE
-            while time.monotonic() < until and process.poll() is None:
-                try:
-                    httpx.get(f"{url}/health", timeout=SECONDS).raise_for_status()
-                    break
-                except httpx.TransportError:
-                    time.sleep(0.2)
-            yield url, process
-        finally:
-            process.terminate()
+    with process(command) as (url, server):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and server.poll() is None:
+            try:
+                httpx.get(f"{url}/health", timeout=SECONDS).raise_for_status()
+                break
+            except httpx.TransportError:
+                time.sleep(0.2)
+        yield url, server
 
 
-def searches(
-    url: str, queries: np.ndarray, requests: int, clients: int, exact: bool, share: int = 1
-) -> list[str]:
-    """Send requests; return their number, rate, p50 and p95, time in the gallery, and failures."""
-    bodies = [{"embedding": query.tolist(), "exact": exact} for query in queries]
+def packed(embedding: np.ndarray) -> str:
+    """Return an embedding as base64."""
+    return base64.b64encode(embedding.astype("<f4").tobytes()).decode()
 
-    def ask(client: httpx.Client, number: int) -> tuple[float, float, bool]:
-        start = time.perf_counter()
-        answer = client.post(f"{url}/search/embedding", json=bodies[number % len(bodies)])
-        inside = answer.json().get("search_ms", 0.0) if answer.status_code == 200 else 0.0
-        return 1000 * (time.perf_counter() - start), inside, answer.status_code == 200
 
-    def work(first: int) -> list[tuple[float, float, bool]]:
-        with httpx.Client(timeout=SECONDS) as client:
-            return [ask(client, number) for number in range(first, requests // share, clients)]
+def searches(queries: np.ndarray, together: int) -> dict[str, Kind]:
+    """Return the requests of each kind of search: their path, the embeddings in one, and their bytes."""
+    one, many = "/search/embedding", "/search/embeddings"
+    parts = [queries[start : start + together] for start in range(0, len(queries) - together, together)]
+    bodies: dict[str, tuple[str, int, list[dict[str, object]]]] = {
+        "numbers": (one, 1, [{"embedding": query.tolist()} for query in queries]),
+        "base64": (one, 1, [{"embedding": packed(query)} for query in queries]),
+        f"base64, {together} at once": (
+            many,
+            together,
+            [{"embeddings": [*map(packed, part)]} for part in parts],
+        ),
+        "exact": (one, 1, [{"embedding": packed(query), "exact": True} for query in queries]),
+    }
+    return {
+        name: (path, size, [post(path, json.dumps(body).encode()) for body in kind])
+        for name, (path, size, kind) in bodies.items()
+    }
 
-    with ThreadPoolExecutor(clients) as pool:
-        list(pool.map(work, range(requests // share - clients, requests // share)))  # not counted
-        start = time.perf_counter()
-        found = [one for part in pool.map(work, range(clients)) for one in part]
-        seconds = time.perf_counter() - start
-    times, inside = np.array([one[0] for one in found]), np.array([one[1] for one in found])
+
+def new_rows(fingerprint: str, queries: np.ndarray, size: int) -> Iterator[bytes]:
+    """Yield bodies with rows that no other body contains."""
+    texts = [packed(query) for query in queries]
+    for number in count():
+        rows = [
+            {
+                "path": f"https://example.org/{size}/{number}/{place}.png",
+                "embedding": texts[place % len(texts)],
+            }
+            for place in range(size)
+        ]
+        yield json.dumps({"fingerprint": fingerprint, "width": 1.0, "rows": rows}).encode()
+
+
+def once(url: str, request: bytes) -> str:
+    """Return the answer to a request."""
+    return send(url, iter([request]), 1, 0.0).last.decode()
+
+
+def send_again(url: str, clients: int, seconds: float, requests: Sequence[bytes]) -> Load:
+    """Send requests, again and again."""
+    return send(url, cycle(requests), clients, seconds)
+
+
+def send_rows(
+    url: str, clients: int, seconds: float, fingerprint: str, queries: np.ndarray, size: int
+) -> Load:
+    """Send rows that no other request contains, so many in each request."""
+    bodies = new_rows(fingerprint, queries, size)
+    return send(url, (post("/rows/embeddings", body) for body in bodies), clients, seconds)
+
+
+def _loaded(
+    pool: Executor, clients: int, seconds: float, work: Callable[..., Load], url: str, *rest: object
+) -> Load:
+    """Send requests from the other process."""
+    return pool.submit(work, url, clients, seconds, *rest).result()
+
+
+def compared(name: str, load: Sender, url: str, bare: str, kind: Kind, rounds: int) -> list[str]:
+    """Send searches to the service and to the bare app in turns; return the cells of a row."""
+    _, size, requests = kind
+    turns = [(load(send_again, url, requests), load(send_again, bare, requests)) for _ in range(rounds)]
+    rates = [[size * len(one.times) / one.seconds for one in turn] for turn in turns]
+    times = [time for own, _ in turns for time in own.times]
+    inside = json.loads(turns[-1][0].last)
+    cells = [*np.median(rates, axis=0), np.median([own / other for own, other in rates])]
     p50, p95 = np.percentile(times, [50, 95])
-    failed = sum(not one[2] for one in found)
+    searched = (inside["answers"][0] if "answers" in inside else inside)["search_ms"]
     return [
-        *(f"{len(found):,}", f"{len(found) / seconds:,.0f}", f"{p50:.1f} ms", f"{p95:.1f} ms"),
-        *(f"{np.median(inside):.1f} ms", str(failed)),
+        *(name, f"{cells[0]:,.0f}", f"{cells[1]:,.0f}", f"{cells[2]:.2f}", f"{p50:.1f} ms", f"{p95:.1f} ms"),
+        *(f"{searched:.1f} ms", str(sum(own.failed for own, _ in turns))),
     ]
 
 
+def adding(load: Sender, url: str, fingerprint: str, queries: np.ndarray, size: int) -> list[str]:
+    """Add rows, so many in each request; return the cells of a row."""
+    found = load(send_rows, url, fingerprint, queries, size)
+    p50, p95 = np.percentile(found.times, [50, 95])
+    rate = size * len(found.times) / found.seconds
+    cells = [f"{size}", f"{len(found.times):,}", f"{rate:,.0f}", f"{p50:.1f} ms", f"{p95:.1f} ms"]
+    return [*cells, str(found.failed)]
+
+
 def end_under_load(
-    url: str, process: subprocess.Popen[str], gallery: Path, clients: int, after: float
+    url: str,
+    process: subprocess.Popen[str],
+    gallery: Path,
+    bodies: Iterator[bytes],
+    clients: int,
+    after: float,
 ) -> dict[str, int]:
     """Tell the service to end while clients add rows, and count what happened to the requests."""
     counts: Counter[str] = Counter()
     acknowledged: list[str] = []
-    picture = cv2.imencode(".png", np.zeros((32, 32, 3), np.uint8))[1].tobytes()
+    headers, next_one = {"Content-Type": "application/json"}, Lock()
 
-    def work(client: int) -> None:
-        for number in count():
-            name = f"https://example.org/{client}/{number}.png"
+    def work(_: int) -> None:
+        while True:
+            with next_one:
+                body = next(bodies)
             try:  # one connection for each request, so that no idle one is closed
-                answer = httpx.post(
-                    f"{url}/rows", files={"image": picture}, data={"path": name}, timeout=SECONDS
-                )
+                answer = httpx.post(f"{url}/rows/embeddings", content=body, headers=headers, timeout=SECONDS)
             except httpx.TransportError as error:
                 counts["refused" if isinstance(error, httpx.ConnectError) else "cut"] += 1
                 return
             if answer.status_code == 200:
-                acknowledged.append(name)
+                acknowledged.extend(row["path"] for row in json.loads(body)["rows"])
 
     with ThreadPoolExecutor(clients) as pool:
         waiting = [pool.submit(work, number) for number in range(clients)]
@@ -163,7 +253,7 @@ def end_under_load(
         for one in waiting:
             one.result()
     with Gallery.open(gallery) as opened:
-        stored = {row["id"] for row in opened.rows([Condition("id", "=", tuple(acknowledged))])}
+        stored = set(opened.column("id"))
     lost = sum(name not in stored for name in acknowledged)
     return {
         "code": code,

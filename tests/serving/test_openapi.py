@@ -44,12 +44,12 @@ def check(schema: schemathesis.BaseSchema, examples: int) -> int:
 
 
 def test_some_requests_that_fit_the_description(schema: schemathesis.BaseSchema) -> None:
-    assert check(schema, 6) == 12
+    assert check(schema, 6) == 14
 
 
 @pytest.mark.slow
 def test_many_requests_that_fit_the_description(schema: schemathesis.BaseSchema) -> None:
-    assert check(schema, 150) == 12
+    assert check(schema, 150) == 14
 
 
 def test_every_error_is_described(client: TestClient) -> None:

@@ -26,7 +26,7 @@ from sfsc.family.family import Family
 from sfsc.gallery import Gallery
 from sfsc.images.reading import write_png
 from sfsc.serving import create_app
-from sfsc.serving.connections import limited_connections
+from sfsc.serving.connections import MOST_HEADER, limited_connections
 from sfsc.serving.row_images import common_folder, is_uri
 
 HOSTS = ["testserver"]
@@ -237,6 +237,19 @@ def test_a_crowd_that_sends_half_a_header_keeps_nobody_out() -> None:
             assert httpx.get(f"http://127.0.0.1:{port}", timeout=20).text == "ok"
         for client in crowd:
             client.close()
+
+
+def test_a_header_that_is_too_long_is_given_up() -> None:
+    with listening(most=10, seconds=60) as port, connected(port) as client:
+        with pytest.raises(OSError, match=r"reset|Broken pipe"):
+            for _ in range(2 * MOST_HEADER // 1024):
+                client.sendall(b"x" * 1024)
+                time.sleep(0.001)
+        with connected(port) as other:
+            other.sendall(b"x\r\nContent-Length: 200000\r\n\r\n")
+            for _ in range(200):
+                other.sendall(b"x" * 1000)
+            assert other.recv(12) == b"HTTP/1.1 200"
 
 
 def test_a_header_that_does_not_end_is_given_up() -> None:

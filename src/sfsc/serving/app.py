@@ -7,22 +7,18 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from sfsc.errors import SfscError, missing_extra
-from sfsc.gallery.store import StoreUnavailable
 
 try:
     from fastapi import FastAPI, Request, Response, Security
-    from fastapi.exceptions import RequestValidationError
     from fastapi.security import APIKeyHeader
-    from starlette.exceptions import HTTPException
 
+    from sfsc.serving.direct import DirectWay
     from sfsc.serving.guard import KEY_HEADER, Guard, check_hosts, check_origins, error_response
-    from sfsc.serving.routes import page_router, router
-    from sfsc.serving.service import Service, UnknownId
-    from sfsc.serving.worker import Busy
+    from sfsc.serving.refusals import REFUSALS, refusal
+    from sfsc.serving.routes import DIRECT, page_router, router
+    from sfsc.serving.service import Service
 except ModuleNotFoundError as error:
     raise missing_extra(str(error.name), "serve") from error
-
-RETRY_SECONDS = "1"
 
 
 def create_app(
@@ -71,6 +67,7 @@ def create_app(
     key = [Security(APIKeyHeader(name=KEY_HEADER, auto_error=False))] if api_key else []
     app.include_router(router, dependencies=key)
     app.include_router(page_router)
+    app.add_middleware(DirectWay, service=service, endpoints=DIRECT)
     app.add_middleware(
         Guard,
         metrics=service.metrics,
@@ -84,33 +81,12 @@ def create_app(
 
 
 def _answer_errors(app: FastAPI, service: Service) -> None:
-    @app.exception_handler(SfscError)
-    async def refused(_: Request, error: SfscError) -> Response:
-        status = 404 if isinstance(error, UnknownId) else 503 if isinstance(error, StoreUnavailable) else 422
-        return error_response(status, str(error))
+    async def refused(_: Request, error: Exception) -> Response:
+        return refusal(error, service)
 
-    @app.exception_handler(Busy)
-    async def busy(_: Request, error: Busy) -> Response:
-        service.metrics.rejected.labels(str(error)).inc()
-        return error_response(
-            429, "too many requests are waiting: try again later", {"Retry-After": RETRY_SECONDS}
-        )
-
-    @app.exception_handler(RequestValidationError)
-    async def invalid(_: Request, error: RequestValidationError) -> Response:
-        return error_response(422, _one_line(error))
-
-    @app.exception_handler(HTTPException)
-    async def http(_: Request, error: HTTPException) -> Response:
-        return error_response(error.status_code, str(error.detail), dict(error.headers or {}))
+    for kind in REFUSALS:
+        app.add_exception_handler(kind, refused)
 
     @app.exception_handler(Exception)
     async def failed(_: Request, __: Exception) -> Response:
         return error_response(500, "the service failed; its log says why")
-
-
-def _one_line(error: RequestValidationError) -> str:
-    """Say where a request is wrong and why, as in "top: Input should be less than or equal to 100"."""
-    places = [".".join(map(str, found["loc"][1:])) for found in error.errors()]
-    told = [str(found["msg"]) for found in error.errors()]
-    return "; ".join(f"{place}: {text}" if place else text for place, text in zip(places, told, strict=True))

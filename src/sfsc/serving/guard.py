@@ -6,9 +6,9 @@ import asyncio
 import hmac
 import ipaddress
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
+from functools import lru_cache
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,9 +21,12 @@ MAX_BODY = 10 * 1024 * 1024  # bytes of a form, which may contain an image
 # Bytes of any other body, because parsing it delays all other requests: conditions, and an embedding.
 MAX_JSON = 128 * 1024
 JSON_NUMBER = 32  # bytes of one component, at most
+MAX_MANY = 2 * 1024 * 1024  # bytes of a body with many embeddings, which are parsed faster
 BODY_SECONDS = 30.0  # the time in which a body must arrive
 ANY_HOST = "*"
+KNOWN_HOSTS = 128  # recent values of the header Host whose check is remembered
 KEY_HEADER = "X-API-Key"
+MANY = frozenset({"/search/embeddings", "/rows/embeddings"})
 # Paths that need no key, because they reveal nothing about the gallery's images: the empty page, monitoring.
 OPEN = frozenset(
     {"/", "/page.css", "/page.js", "/style.css", "/icon.svg", "/health", "/metrics", "/openapi.json"}
@@ -76,8 +79,8 @@ class Guard:
     Pages of `origins` may do everything that the service's own page may. CORS headers tell the browser so.
 
     The size is checked while the body arrives, whatever size the client announced: at most `MAX_BODY` bytes
-    of a form, and at most `MAX_JSON` bytes and an embedding of `dimension` components of any other body, are
-    read within `BODY_SECONDS`.
+    of a form, at most `MAX_MANY` bytes of many embeddings, and at most `MAX_JSON` bytes of any other body are
+    read within `BODY_SECONDS`. Bodies other than forms may be larger by an embedding of `dimension`.
     """
 
     def __init__(
@@ -90,12 +93,13 @@ class Guard:
         dimension: int,
     ) -> None:
         self._app = app
-        self._max_json = MAX_JSON + JSON_NUMBER * dimension
+        self._embedding = JSON_NUMBER * dimension
         self._metrics = metrics
         self._key = None if api_key is None else api_key.encode()
         self._attempts = Attempts()
         self._origins = frozenset(origins)
         self._hosts = frozenset(hosts)
+        self._known_host = lru_cache(KNOWN_HOSTS)(self._is_host)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -105,56 +109,48 @@ class Guard:
         status = 500  # in case an exception leaves the app without a response
         # HEAD is handled like GET and gets the same headers; the server leaves out the body.
         asked = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
-        shared = self._shared(scope)
+        headers = _headers(scope)
+        shared = headers.get("origin") in self._origins
 
         async def sending(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update({**SECURITY, **shared})
+                added = _shared(headers["origin"]) if shared else OWN
+                message["headers"] = [*message["headers"], *added]
             await send(message)
 
         try:
-            limited = _limited(receive, self._most(Headers(scope=scope)))
-            await (self._answer(scope, bool(shared)) or self._app)(asked, limited, sending)
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            most = self._most(path, headers)
+            answer = self._answer(scope, path, headers, shared, most)
+            await (answer or self._app)(asked, _limited(receive, most), sending)
         finally:
             route = getattr(asked.get("route"), "path", "other")
             self._metrics.requests.labels(route, str(status)).inc()
 
-    def _shared(self, scope: Scope) -> dict[str, str]:
-        """Return the headers that let a page of an allowed origin read the response; {} for other origins."""
-        origin = Headers(scope=scope).get("Origin")
-        if origin not in self._origins:
-            return {}
-        return {
-            "Access-Control-Allow-Origin": origin,
-            "Access-Control-Allow-Methods": "GET, POST, DELETE",
-            "Access-Control-Allow-Headers": f"Content-Type, {KEY_HEADER}",
-            "Cross-Origin-Resource-Policy": "cross-origin",
-        }
-
-    def _answer(self, scope: Scope, shared: bool) -> Response | None:
+    def _answer(
+        self, scope: Scope, path: str, headers: Mapping[str, str], shared: bool, most: int
+    ) -> Response | None:
         """Return a refusal or the response to a CORS preflight request; None if the app responds."""
-        headers = Headers(scope=scope)
-        if not self._is_host(headers.get("Host", "")):
+        if not self._known_host(headers.get("host", "")):
             return error_response(
                 421, "this service does not answer for this host: start it with --allow-host for that"
             )
         if shared and scope["method"] == "OPTIONS":
             return Response(status_code=204)
-        is_open = scope["path"].removeprefix(scope.get("root_path", "")) in OPEN
-        if not is_open and (refusal := self._check_key(scope, headers)):
+        if path not in OPEN and (refusal := self._check_key(scope, headers)):
             return refusal
         if scope["method"] not in ("GET", "HEAD") and _foreign(headers) and not shared:
             return error_response(
                 403, "a page of another site cannot use this service: start it with --allow-origin for that"
             )
-        length = headers.get("Content-Length", "")
-        if length.isdecimal() and int(length[:20]) > (most := self._most(headers)):
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > most:
             return error_response(413, _too_large(most))
         return None
 
-    def _check_key(self, scope: Scope, headers: Headers) -> Response | None:
+    def _check_key(self, scope: Scope, headers: Mapping[str, str]) -> Response | None:
         if self._key is None:
             return None
         client = (scope.get("client") or ("",))[0]
@@ -162,17 +158,19 @@ class Guard:
             return error_response(
                 429, "too many wrong API keys: try again later", {"Retry-After": f"{seconds}"}
             )
-        given = headers.get(KEY_HEADER)
+        given = headers.get(KEY_HEADER.lower())
         if given is not None and hmac.compare_digest(given.encode("latin-1"), self._key):
             return None
         if given is not None:
             self._attempts.note(client)
         return error_response(401, f"this service wants its API key in the header {KEY_HEADER}")
 
-    def _most(self, headers: Headers) -> int:
+    def _most(self, path: str, headers: Mapping[str, str]) -> int:
         """Return the maximum number of bytes in the body of a request."""
-        is_form = headers.get("Content-Type", "").startswith("multipart/form-data")
-        return MAX_BODY if is_form else self._max_json
+        if path in MANY:
+            return MAX_MANY + self._embedding
+        is_form = headers.get("content-type", "").startswith("multipart/form-data")
+        return MAX_BODY if is_form else MAX_JSON + self._embedding
 
     def _is_host(self, header: str) -> bool:
         name = header.rpartition(":")[0] if re.search(r":\d{0,5}$", header) else header
@@ -186,16 +184,41 @@ class Guard:
         return True
 
 
-def _foreign(headers: Headers) -> bool:
+def _headers(scope: Scope) -> dict[str, str]:
+    """Return the headers of a request, by their names in lower case; of several with one name, the first."""
+    return {name.decode("latin-1"): value.decode("latin-1") for name, value in reversed(scope["headers"])}
+
+
+def _raw(headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    return [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
+
+
+OWN = _raw(SECURITY)
+
+
+def _shared(origin: str) -> list[tuple[bytes, bytes]]:
+    """Return the headers that let a page of an allowed origin read the response."""
+    return _raw(
+        {
+            **SECURITY,
+            "Access-Control-Allow-Origin": origin,
+            "Access-Control-Allow-Methods": "GET, POST, DELETE",
+            "Access-Control-Allow-Headers": f"Content-Type, {KEY_HEADER}",
+            "Cross-Origin-Resource-Policy": "cross-origin",
+        }
+    )
+
+
+def _foreign(headers: Mapping[str, str]) -> bool:
     """Return whether a browser sends this request for a page other than the service's own.
 
     Over plain HTTP, except to this machine, browsers send only the origin of the page.
     """
-    site = headers.get("Sec-Fetch-Site")
+    site = headers.get("sec-fetch-site")
     if site is not None:
         return site not in ("same-origin", "none")
-    origin = headers.get("Origin")
-    return origin is not None and origin.partition("://")[2] != headers.get("Host")
+    origin = headers.get("origin")
+    return origin is not None and origin.partition("://")[2] != headers.get("host")
 
 
 def _limited(receive: Receive, most: int) -> Receive:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from sfsc.gallery.conditions import Value
+from sfsc.serving.embeddings import Embedding
 
 TEXT = 4096  # maximum number of characters of an id or a path
+MOST_QUERIES = 256  # in one request
+MOST_HITS = 10_000  # in one response
+MOST_ROWS = 1000  # in one request
+MOST_ATTRIBUTES = 100  # maximum number of attributes of a new row
 
 Top = Annotated[int, Field(ge=1, le=100, description="The maximum number of hits.")]
 Text = Annotated[str, Field(min_length=1, max_length=TEXT)]
@@ -39,6 +44,10 @@ class Search(BaseModel):
     where: Where = []
     exact: Exact = False
 
+    def settings(self) -> tuple[int, list[str], bool]:
+        """Return the settings alone."""
+        return self.top, self.where, self.exact
+
 
 class SearchById(Search):
     """A search with a row of the gallery as the query."""
@@ -58,15 +67,66 @@ class CompareById(Search):
     id: Text
 
 
-class SearchByEmbedding(Search):
-    """A search with an embedding that the client computed."""
-
-    embedding: Annotated[list[float], Field(min_length=1, max_length=65536, fail_fast=True)]
-    width: Annotated[float | None, Field(description="The sub-model that computed it, if known.")] = None
+class _Computed(Search):
+    width: Annotated[
+        float | None, Field(description="The sub-model that computed the embedding, if known.")
+    ] = None
     fingerprint: Annotated[
         str | None,
-        Field(description="The fingerprint of the family that computed it; it must be the gallery's."),
+        Field(
+            description="The fingerprint of the family that computed the embedding; it must be the gallery's."
+        ),
     ] = None
+
+
+class SearchByEmbedding(_Computed):
+    """A search with an embedding that the client computed."""
+
+    embedding: Embedding
+
+
+class SearchByEmbeddings(_Computed):
+    """A search with each of several embeddings of one dimension that the client computed.
+
+    One response has at most 10,000 hits, the number of embeddings times `top`.
+    """
+
+    embeddings: Annotated[list[Embedding], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)]
+
+
+class NewRow(BaseModel):
+    """A row whose embedding the client computed."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    path: Annotated[Text, Field(description="A URI, which the service never opens.")]
+    id: Annotated[Text | None, Field(description="By default the path. Replaces a row with this id.")] = None
+    identity: Text | None = None
+    camera: Text | None = None
+    attributes: Annotated[
+        dict[str, Any],
+        Field(
+            max_length=MOST_ATTRIBUTES,
+            description="Texts, numbers, booleans or null by name.",
+            examples=[{"price": 9.5}],
+        ),
+    ] = {}
+    embedding: Embedding
+
+
+class AddEmbeddings(BaseModel):
+    """Rows whose embeddings of one dimension the client computed with one sub-model."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    fingerprint: Annotated[
+        Text, Field(description="The fingerprint of the family that computed the embeddings.")
+    ]
+    width: Annotated[float, Field(description="The sub-model that computed them.", examples=[1.0])]
+    form: Annotated[
+        str, Field(description="The numeric form to store: float32, float16 or int8.", examples=["float32"])
+    ] = "float32"
+    rows: Annotated[list[NewRow], Field(min_length=1, max_length=MOST_ROWS, fail_fast=True)]
 
 
 class HitAnswer(BaseModel):
@@ -99,6 +159,18 @@ class CompareAnswer(BaseModel):
     """The response for every sub-model, in the order of their widths."""
 
     answers: list[SearchAnswer]
+
+
+class SearchAnswers(BaseModel):
+    """The response for each embedding, in their order; `search_ms` is the time to search with all of them."""
+
+    answers: list[SearchAnswer]
+
+
+class RowsAdded(BaseModel):
+    """The number of rows that were stored."""
+
+    added: int
 
 
 class Added(BaseModel):

@@ -7,14 +7,20 @@ from importlib import resources
 from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, File, Form, Query, Request, Response, UploadFile
+from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Value
 from sfsc.images.reading import CorruptImage
+from sfsc.serving.answers import search_response, search_responses
+from sfsc.serving.direct import Endpoint
+from sfsc.serving.embeddings import NPY
 from sfsc.serving.guard import error_response
 from sfsc.serving.messages import (
+    MOST_ATTRIBUTES,
     Added,
+    AddEmbeddings,
     CompareAnswer,
     CompareById,
     Deleted,
@@ -23,9 +29,12 @@ from sfsc.serving.messages import (
     FamilyAnswer,
     GalleryAnswer,
     Health,
+    RowsAdded,
     Search,
     SearchAnswer,
+    SearchAnswers,
     SearchByEmbedding,
+    SearchByEmbeddings,
     SearchById,
     Text,
     Top,
@@ -48,21 +57,21 @@ REFUSALS: dict[int | str, dict[str, Any]] = {
     404: {"model": Error, "description": "There is no such row"},
     413: {
         "model": Error,
-        "description": "The body is too large: 10 MiB for a form, else about 128 KiB",
+        "description": "The body is too large: 10 MiB for a form, about 2 MiB for many embeddings, else "
+        "about 128 KiB",
     },
     422: {"model": Error, "description": "The request is invalid"},
     429: {"model": Error, "description": "The queue is full: try again after Retry-After seconds"},
     503: {"model": Error, "description": "The gallery cannot be read or written at the moment"},
 }
 
-MOST_ATTRIBUTES = 100  # maximum number of attributes of a new row
-MOST_TEXT = 100_000  # maximum number of characters of their JSON object
+MOST_TEXT = 100_000  # maximum number of characters of the JSON object with the attributes of a new row
 
 router = APIRouter(responses=REFUSALS)
 page_router = APIRouter(include_in_schema=False)
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:
     return cast(Service, request.app.state.service)
 
 
@@ -95,39 +104,55 @@ FormSearch = Annotated[Search, Depends(_form_search)]
 OptionalText = Annotated[Text | None, Form()]
 
 
-@router.post("/search/image")
+@router.post("/search/image", response_model=SearchAnswer)
 async def search_image(
     service: ServiceHere,
     image: Image,
     search: FormSearch,
     width: Annotated[Width, Form()] = 1.0,
-) -> SearchAnswer:
+) -> Response:
     """Search with an image, embedded by any sub-model."""
-    return await service.search_image(await image.read(), _name(image), width, search)
+    return search_response(await service.search_image(await image.read(), _name(image), width, search))
 
 
-@router.post("/search/id")
-async def search_id(service: ServiceHere, search: SearchById) -> SearchAnswer:
+@router.post("/search/id", response_model=SearchAnswer)
+async def search_id(service: ServiceHere, search: SearchById) -> Response:
     """Search with the stored embedding of a row or, if a width is given, with its image embedded again."""
-    return await service.search_id(search.id, search.width, search)
+    return search_response(await service.search_id(search.id, search.width, search))
 
 
-@router.post("/search/embedding")
-async def search_embedding(service: ServiceHere, search: SearchByEmbedding) -> SearchAnswer:
+@router.post("/search/embedding", response_model=SearchAnswer)
+async def search_embedding(service: ServiceHere, search: SearchByEmbedding) -> Response:
     """Search with an embedding that a sub-model computed elsewhere, for example on a phone."""
-    return await service.search_embedding(search.embedding, search.width, search.fingerprint, search)
+    [found] = await service.search_embeddings([search.embedding], search.width, search.fingerprint, search)
+    return search_response(found)
 
 
-@router.post("/compare/image")
-async def compare_image(service: ServiceHere, image: Image, search: FormSearch) -> CompareAnswer:
+@router.post(
+    "/search/embeddings",
+    response_model=SearchAnswers,
+    openapi_extra={"requestBody": {"content": {NPY: {"schema": {"type": "string", "format": "binary"}}}}},
+)
+async def search_embeddings(service: ServiceHere, search: SearchByEmbeddings) -> Response:
+    """Search with each of up to 256 embeddings that a sub-model computed elsewhere.
+
+    The body can also be a .npy file with a (number, dimension) float32 array, with the content type
+    application/x-npy and the other fields in the query of the URL.
+    """
+    found = await service.search_embeddings(search.embeddings, search.width, search.fingerprint, search)
+    return search_responses(found)
+
+
+@router.post("/compare/image", response_model=CompareAnswer)
+async def compare_image(service: ServiceHere, image: Image, search: FormSearch) -> Response:
     """Search with an image, embedded by every sub-model."""
-    return await service.compare_image(await image.read(), _name(image), search)
+    return search_responses(await service.compare_image(await image.read(), _name(image), search))
 
 
-@router.post("/compare/id")
-async def compare_id(service: ServiceHere, search: CompareById) -> CompareAnswer:
+@router.post("/compare/id", response_model=CompareAnswer)
+async def compare_id(service: ServiceHere, search: CompareById) -> Response:
     """Search with the image of a row, embedded by every sub-model."""
-    return await service.compare_id(search.id, search)
+    return search_responses(await service.compare_id(search.id, search))
 
 
 @router.post("/rows")
@@ -146,6 +171,26 @@ async def add(
     """Embed an image and store its row. The row is stored durably when the response arrives."""
     row = {"path": path, "id": id, "identity": identity, "camera": camera}
     return await service.add(await image.read(), row, _attributes(attributes), width)
+
+
+@router.post("/rows/embeddings", response_model=RowsAdded)
+async def add_embeddings(service: ServiceHere, new: AddEmbeddings) -> Response:
+    """Store up to 1,000 rows whose embeddings a sub-model computed elsewhere.
+
+    All rows are stored durably when the response arrives; if one of them is refused, none is stored.
+    """
+    added = await service.add_embeddings(new.rows, new.width, new.fingerprint, new.form)
+    return JSONResponse({"added": added})
+
+
+DIRECT = {
+    endpoint.path: endpoint
+    for endpoint in (
+        Endpoint("/search/embedding", search_embedding, SearchByEmbedding),
+        Endpoint("/search/embeddings", search_embeddings, SearchByEmbeddings, takes_npy=True),
+        Endpoint("/rows/embeddings", add_embeddings, AddEmbeddings),
+    )
+}
 
 
 @router.delete("/rows")

@@ -77,8 +77,10 @@ class RowImages:
         return f"{real}{MEMBER}{member}" if inside and member else str(real) if inside else None
 
 
-def check_path(path: str, image: bytes) -> None:
+def check_path(path: str, image: bytes | None) -> None:
     """Refuse to store a path that would reveal a file that the client does not have.
+
+    `image` is the file that the client has sent, or None if it has sent none.
 
     The file of a row is sent to every client that requests it. A client may therefore only name a URI, which
     is never opened, or a local file with exactly the bytes that it has sent. The error does not tell whether
@@ -87,7 +89,11 @@ def check_path(path: str, image: bytes) -> None:
     Raises:
         SfscError: the path is neither.
     """
-    if not is_uri(path) and not (_is_local(path) and _holds(Path(path), image)):
+    if is_uri(path):
+        return
+    if image is None:
+        raise SfscError(f"path {path}: give a URI such as https://..., or send the image itself to /rows")
+    if not (_is_local(path) and _holds(Path(path), image)):
         raise SfscError(
             f"path {path}: give a URI such as https://..., or the absolute path of this image on the "
             "service's machine"

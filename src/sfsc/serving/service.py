@@ -1,4 +1,4 @@
-"""The service behind the endpoints: queues that embed small and large images, and one for the gallery."""
+"""The service behind the endpoints: queues that embed images, and queues for the gallery."""
 
 from __future__ import annotations
 
@@ -16,21 +16,29 @@ from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.conditions import Value
-from sfsc.gallery.store import Row
+from sfsc.gallery.forms import check_form
+from sfsc.gallery.store import Hit, Row
 from sfsc.images.header import read_header
 from sfsc.images.reading import decode_bytes
-from sfsc.serving.messages import Added, CompareAnswer, GalleryAnswer, HitAnswer, Search, SearchAnswer
+from sfsc.serving.answers import Found
+from sfsc.serving.batches import Batches
+from sfsc.serving.embeddings import stacked
+from sfsc.serving.messages import MOST_HITS, Added, GalleryAnswer, NewRow, Search
 from sfsc.serving.metrics import Metrics
 from sfsc.serving.overview import describe_family, describe_gallery
+from sfsc.serving.queries import Query, choose_queries
 from sfsc.serving.row_images import RowImages, check_path, common_folder
 from sfsc.serving.worker import Worker
+from sfsc.serving.writes import Add, Delete, choose, write
 
 EMBEDDING_THREADS = 2
 LARGE_IMAGE = 4_000_000  # pixels; larger ones are decoded one at a time, so that they do not delay the others
 IMAGES_WAITING = 64
 IMAGE_MEMORY = 300_000_000  # bytes for decoding one image, enough for a baseline JPEG of 50 million pixels
 GALLERY_WAITING = 256  # a page requests dozens of images at once
+CHANGES_WAITING = 64  # each of them may hold a thousand rows
 GALLERY_THREADS = 4
+SEARCH_THREADS = 2
 SUMMARY_SECONDS = 60.0  # lifetime of a summary, because other processes may write to the gallery
 
 Result = TypeVar("Result")
@@ -74,7 +82,11 @@ class Service:
         self._embedding = Worker("embedding", EMBEDDING_THREADS, IMAGES_WAITING)
         self._large = Worker("large images", 1, IMAGES_WAITING)
         self._gallery = Worker("gallery", GALLERY_THREADS, GALLERY_WAITING)
-        self.metrics = Metrics([self._embedding, self._large, self._gallery])
+        self._searches = Batches(
+            "searches", SEARCH_THREADS, GALLERY_WAITING, choose_queries, self._search_now
+        )
+        self._changes = Batches("changes", 1, CHANGES_WAITING, choose, partial(write, self.gallery))
+        self.metrics = Metrics([self._embedding, self._large, self._gallery, self._searches, self._changes])
         self._summary: tuple[float, GalleryAnswer] | None = None
 
     def close(self) -> None:
@@ -82,37 +94,48 @@ class Service:
         self._embedding.close()
         self._large.close()
         self._gallery.close()
+        self._searches.close()
+        self._changes.close()
         self.gallery.close()
 
-    async def search_image(self, data: bytes, name: str, width: float, search: Search) -> SearchAnswer:
+    async def search_image(self, data: bytes, name: str, width: float, search: Search) -> Found:
         """Search with an image, given as the bytes of its file, embedded by one sub-model."""
         return (await self._compare(lambda: (name, data), [width], search, await self._worker(data)))[0]
 
-    async def search_id(self, id_: str, width: float | None, search: Search) -> SearchAnswer:
+    async def search_id(self, id_: str, width: float | None, search: Search) -> Found:
         """Search with the stored embedding of a row or, given a width, with its image embedded again."""
         if width is not None:
             return (await self._compare(await self._source(id_), [width], search))[0]
         row = await self._in_gallery(lambda: self._row(id_, embeddings=True))
-        return await self._search(row["embedding"], self.fingerprint, row["width"], search)
+        return await self._search(row["embedding"], row["width"], search)
 
-    async def search_embedding(
-        self, embedding: Sequence[float], width: float | None, fingerprint: str | None, search: Search
-    ) -> SearchAnswer:
-        """Search with an embedding that a client computed."""
+    async def search_embeddings(
+        self,
+        embeddings: Sequence[np.ndarray],
+        width: float | None,
+        fingerprint: str | None,
+        search: Search,
+    ) -> list[Found]:
+        """Search with each of the (dim,) embeddings that a client computed."""
         if width is not None:
             self.family.widths.index(width)
-        return await self._search(_bounded(embedding), fingerprint or self.fingerprint, width, search)
+        if len(embeddings) * search.top > MOST_HITS:
+            raise SfscError(
+                f"{len(embeddings)} embeddings with {search.top} hits each are more than {MOST_HITS:,} hits: "
+                "send fewer embeddings, or a smaller top"
+            )
+        query = Query(self._stacked(embeddings), fingerprint or self.fingerprint, search)
+        hits, seconds = await self._searches.run(query)
+        return [Found(width, one, 0.0, _milliseconds(seconds)) for one in hits]
 
-    async def compare_image(self, data: bytes, name: str, search: Search) -> CompareAnswer:
+    async def compare_image(self, data: bytes, name: str, search: Search) -> list[Found]:
         """Search with an image, embedded by every sub-model."""
         widths = list(self.family.widths)
-        answers = await self._compare(lambda: (name, data), widths, search, await self._worker(data))
-        return CompareAnswer(answers=answers)
+        return await self._compare(lambda: (name, data), widths, search, await self._worker(data))
 
-    async def compare_id(self, id_: str, search: Search) -> CompareAnswer:
+    async def compare_id(self, id_: str, search: Search) -> list[Found]:
         """Search with the image of a row, embedded by every sub-model."""
-        source = await self._source(id_)
-        return CompareAnswer(answers=await self._compare(source, list(self.family.widths), search))
+        return await self._compare(await self._source(id_), list(self.family.widths), search)
 
     async def add(
         self,
@@ -131,23 +154,43 @@ class Service:
             return id_, data
 
         [(embedding, seconds)] = await self._embed(source, [width], await self._worker(data))
-        store = partial(
-            self.gallery.add,
-            embedding[None],
-            [id_],
-            paths=[path],
-            width=width,
-            fingerprint=self.fingerprint,
-            identities=[row["identity"]],
-            cameras=[row["camera"]],
-            attributes={name: [value] for name, value in attributes.items()},
+        await self._change(
+            Add(
+                embeddings=embedding[None],
+                ids=[id_],
+                paths=[path],
+                identities=[row["identity"]],
+                cameras=[row["camera"]],
+                attributes=[attributes],
+                width=width,
+                fingerprint=self.fingerprint,
+            )
         )
-        await self._change(store)
         return Added(id=id_, width=width, embed_ms=_milliseconds(seconds))
+
+    async def add_embeddings(self, rows: Sequence[NewRow], width: float, fingerprint: str, form: str) -> int:
+        """Store rows with embeddings that a client computed, all or none, and return their number."""
+        self.family.widths.index(width)
+        check_form(form)
+        for row in rows:
+            check_path(row.path, None)
+        return await self._change(
+            Add(
+                embeddings=self._stacked([row.embedding for row in rows]),
+                ids=[row.id or row.path for row in rows],
+                paths=[row.path for row in rows],
+                identities=[row.identity for row in rows],
+                cameras=[row.camera for row in rows],
+                attributes=[row.attributes for row in rows],
+                width=width,
+                fingerprint=fingerprint,
+                form=form,
+            )
+        )
 
     async def delete(self, ids: Sequence[str], where: Sequence[str]) -> int:
         """Delete rows as `Gallery.delete` does, and return their number."""
-        return await self._change(lambda: self.gallery.delete(ids, where))
+        return await self._change(Delete(ids, where))
 
     async def image(self, id_: str) -> bytes:
         """Return the image file of a row."""
@@ -185,14 +228,14 @@ class Service:
 
     async def _compare(
         self, source: Source, widths: Sequence[float], search: Search, worker: Worker | None = None
-    ) -> list[SearchAnswer]:
+    ) -> list[Found]:
         for width in widths:
             self.family.widths.index(width)
         embedded = await self._embed(source, widths, worker or self._embedding)
         answers = []
         for width, (embedding, seconds) in zip(widths, embedded, strict=True):
-            answer = await self._search(embedding, self.fingerprint, width, search)
-            answers.append(answer.model_copy(update={"embed_ms": _milliseconds(seconds)}))
+            answer = await self._search(embedding, width, search)
+            answers.append(answer.embedded(_milliseconds(seconds)))
         return answers
 
     async def _embed(
@@ -215,20 +258,30 @@ class Service:
             found.append((embedding, seconds))
         return found
 
-    async def _search(
-        self, embedding: np.ndarray, fingerprint: str, width: float | None, search: Search
-    ) -> SearchAnswer:
-        def found() -> SearchAnswer:
-            start = time.perf_counter()
-            hits = self.gallery.search(embedding[None], fingerprint, search.top, search.where, search.exact)[
-                0
-            ]
-            seconds = time.perf_counter() - start
-            self.metrics.search.observe(seconds)
-            answers = [HitAnswer.model_validate(hit, from_attributes=True) for hit in hits]
-            return SearchAnswer(width=width, hits=answers, embed_ms=0.0, search_ms=_milliseconds(seconds))
+    async def _search(self, embedding: np.ndarray, width: float | None, search: Search) -> Found:
+        """Search with a (dim,) float32 embedding that this family computed."""
+        [hits], seconds = await self._searches.run(Query(embedding[None], self.fingerprint, search))
+        return Found(width, hits, 0.0, _milliseconds(seconds))
 
-        return await self._in_gallery(found)
+    def _search_now(self, queries: Sequence[Query]) -> list[tuple[list[list[Hit]], float]]:
+        """Return the hits for each embedding of each query, and the seconds of their common search."""
+        fingerprint, search = queries[0].fingerprint, queries[0].search
+        embeddings = np.concatenate([query.embeddings for query in queries])
+        start = time.perf_counter()
+        hits = iter(self.gallery.search(embeddings, fingerprint, search.top, search.where, search.exact))
+        seconds = time.perf_counter() - start
+        for _ in queries:
+            self.metrics.search.observe(seconds)
+        return [([next(hits) for _ in query.embeddings], seconds) for query in queries]
+
+    def _stacked(self, embeddings: Sequence[np.ndarray]) -> np.ndarray:
+        """Return embeddings of a client as (n, dim) float32; refuse large ones before they wait."""
+        if len(embeddings[0]) > self.family.dimension:
+            raise SfscError(
+                f"the embeddings have {len(embeddings[0])} dimensions, but this family has "
+                f"{self.family.dimension}: use a sub-model of this family"
+            )
+        return stacked(embeddings)
 
     async def _source(self, id_: str) -> Source:
         """Return a function that reads the image of a row, for the thread that decodes it."""
@@ -240,20 +293,13 @@ class Service:
             return row
         raise UnknownId(id_)
 
-    async def _change(self, work: Callable[[], int]) -> int:
-        result = await self._in_gallery(work)
+    async def _change(self, change: Add | Delete) -> int:
+        result = await self._changes.run(change)
         self._summary = None
         return result
 
     async def _in_gallery(self, work: Callable[[], Result]) -> Result:
         return await self._gallery.run(work)
-
-
-def _bounded(values: Sequence[float]) -> np.ndarray:
-    """Scale a vector so that its squares neither overflow nor vanish in float32: (dim,) float64."""
-    vector = np.array(values, np.float64)
-    largest = np.abs(vector).max()
-    return vector / largest if np.isfinite(largest) and largest > 0 else vector
 
 
 def _milliseconds(seconds: float) -> float:
