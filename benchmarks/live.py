@@ -1,4 +1,4 @@
-"""Measure a gallery while it changes: single upserts and deletions, searches meanwhile, and its size on disk."""
+"""Measure a gallery while it changes: single changes, searches meanwhile, and its size on disk."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import tempfile
 import time
 from argparse import Namespace
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from gallery import ADDED, add, size_of
@@ -16,6 +16,7 @@ from neighbours import clustered
 from page import met, parser, section, table
 
 from sfsc import Gallery
+from sfsc.gallery.store import Row
 from sfsc.progress import track
 
 PAUSE = 0.005  # seconds between two searches
@@ -26,7 +27,7 @@ query at once, while rows change. *Upsert* and *delete* change one row durably, 
 The *first search after a deletion* by this process is compared with the other searches. Then another process
 replaces, adds and deletes {rate} rows a second, one at a time, for {seconds:g} seconds, while this process
 searches every {pause:g} ms; the 95th percentile is compared with that of the same time without changes. At
-last, {upserts:,} single upserts replace rows of a copy, and its folder is compared with a fresh one."""
+last, {upserts:,} single upserts replace rows, and the folder is compared with the fresh one."""
 
 
 def main() -> None:
@@ -56,10 +57,8 @@ def report(chosen: Namespace, folder: Path) -> str:
         writer.start()
         busy = searched(gallery, queries, chosen.seconds)
         writer.join()
-    for number in track(range(chosen.upserts), "upserts"):
-        if not number:
-            gallery = Gallery.open(folder / "gallery", maintain=True)
-        upsert(gallery, queries[number % len(queries)], number * 7 % chosen.rows, chosen.form)
+        for number in track(range(chosen.upserts), "upserts"):
+            upsert(gallery, queries[number % len(queries)], number * 7 % chosen.rows, chosen.form)
     size = size_of(folder / "gallery") / fresh
     values = {
         "upsert": np.median(single["upsert"]),
@@ -94,19 +93,20 @@ def build(folder: Path, rows: np.ndarray, form: str) -> None:
 def changes(gallery: Gallery, queries: np.ndarray, count: int, form: str) -> dict[str, list[float]]:
     """Return the seconds of single operations."""
     taken: dict[str, list[float]] = {name: [] for name in ("upsert", "delete", "row", "after", "other")}
-
-    def search(number: int) -> Any:
-        return gallery.search(queries[number % len(queries)][None], "f", exact=False)
-
     for number in range(count):
-        for _ in range(5):
-            taken["other"].append(timed(lambda: search(number)))
-        taken["row"].append(timed(lambda: next(gallery.rows([f"id={number:08d}"], embeddings=True))))
-        taken["upsert"].append(timed(lambda: upsert(gallery, queries[number % 100], 2 * number, form)))
-        search(number)
-        taken["delete"].append(timed(lambda: gallery.delete([f"{count + 2 * number + 1:08d}"])))
-        taken["after"].append(timed(lambda: search(number)))
+        search = partial(gallery.search, queries[number % len(queries)][None], "f", exact=False)
+        taken["other"] += [timed(search) for _ in range(5)]
+        taken["row"].append(timed(partial(row_by_id, gallery, number)))
+        taken["upsert"].append(timed(partial(upsert, gallery, queries[number % 100], 2 * number, form)))
+        search()
+        taken["delete"].append(timed(partial(gallery.delete, [f"{2 * number + 1:08d}"])))
+        taken["after"].append(timed(search))
     return taken
+
+
+def row_by_id(gallery: Gallery, number: int) -> Row:
+    """Return a row with its embedding."""
+    return next(gallery.rows([f"id={10_000 + number:08d}"], embeddings=True))
 
 
 def upsert(gallery: Gallery, row: np.ndarray, number: int, form: str) -> None:
@@ -123,10 +123,11 @@ def timed(work: Callable[[], object]) -> float:
 
 def searched(gallery: Gallery, queries: np.ndarray, seconds: float) -> list[float]:
     """Return the seconds of searches, one after another."""
-    until, taken = time.monotonic() + seconds, []
+    until = time.monotonic() + seconds
+    taken: list[float] = []
     while time.monotonic() < until:
         query = queries[len(taken) % len(queries)][None]
-        taken.append(timed(lambda query=query: gallery.search(query, "f", exact=False)))
+        taken.append(timed(partial(gallery.search, query, "f", exact=False)))
         time.sleep(PAUSE)
     return taken
 

@@ -254,6 +254,7 @@ def serve(
         ),
     ] = None,
     root_path: Annotated[str, typer.Option(help="Path under which a proxy serves the service.")] = "",
+    memory: MemoryOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Serve a gallery over HTTP, with a search page for the browser, until SIGTERM or Ctrl-C."""
@@ -271,4 +272,5 @@ def serve(
         proxies=proxy or (),
         root_path=root_path,
         allow_code=allow_code,
+        memory=_bytes(memory),
     )

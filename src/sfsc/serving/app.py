@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,6 +30,7 @@ def create_app(
     hosts: Collection[str] = (),
     image_roots: Sequence[str | Path] | None = None,
     allow_code: str | None = None,
+    memory: float = math.inf,
 ) -> FastAPI:
     """Create an ASGI app that serves one trained family with one gallery.
 
@@ -42,6 +44,7 @@ def create_app(
         image_roots: the folders whose images the service may show and embed if rows refer to them; by
             default the deepest folder that contains all images of the gallery.
         allow_code: as for `Family.load`.
+        memory: as for `Gallery.open`.
 
     Returns:
         The app.
@@ -54,7 +57,7 @@ def create_app(
         raise SfscError("the API key is empty: set a key, or remove the option")
     check_origins(origins)
     check_hosts(hosts)
-    service = Service(Path(run), gallery, image_roots, allow_code)
+    service = Service(Path(run), gallery, image_roots, allow_code, memory)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import socket
@@ -38,6 +39,7 @@ def serve(
     proxies: Sequence[str] = (),
     root_path: str = "",
     allow_code: str | None = None,
+    memory: float = math.inf,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and finish all accepted requests. A second signal ends it at once.
 
@@ -56,6 +58,7 @@ def serve(
             client.
         root_path: the prefix that a proxy removes from the path of every request.
         allow_code: as for `create_app`.
+        memory: as for `create_app`.
 
     Raises:
         SfscError: the port is in use or not allowed, or as for `create_app`.
@@ -64,7 +67,7 @@ def serve(
     signal.signal(signal.SIGTERM, _leave)
     with _listening(host, port) as listener:
         names = [*hosts, *([host.lower()] if HOST.fullmatch(host.lower()) else [])]
-        app = create_app(run, gallery, api_key, origins, names, image_roots, allow_code)
+        app = create_app(run, gallery, api_key, origins, names, image_roots, allow_code, memory)
         terminal.print_serving(host, listener.getsockname()[1], app.state.service.roots, api_key is not None)
         config = uvicorn.Config(
             app,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -61,24 +62,25 @@ class Service:
         gallery: str | Path,
         image_roots: Sequence[str | Path] | None = None,
         allow_code: str | None = None,
+        memory: float = math.inf,
     ) -> None:
-        """Load the family, open the gallery and prepare it for approximate searches.
+        """Load the family, open the gallery and prepare it for searches.
 
-        `image_roots` and `allow_code` are as for `create_app`.
+        `image_roots`, `allow_code` and `memory` are as for `create_app`.
 
         Raises:
             SfscError: the family or the gallery does not exist, or the gallery belongs to another family.
         """
         self.family = Family.load(run, allow_code)
         self.fingerprint = self.family.fingerprint
-        self.gallery = Gallery.open(gallery)
+        self.gallery = Gallery.open(gallery, maintain=True, memory=memory)
         self.gallery.check_family(self.family.spec.embedding_dim, self.fingerprint)
         self.description = describe_family(self.family, run)
         self.roots = [Path(root) for root in image_roots or ()]
         if image_roots is None and (common := common_folder(self.gallery.column("path"))):
             self.roots = [common]
         self.images = RowImages(self.roots)
-        self.gallery.search(np.eye(1, self.family.spec.embedding_dim), self.fingerprint, exact=False)
+        self.gallery.refresh()
         self._embedding = Worker("embedding", EMBEDDING_THREADS, IMAGES_WAITING)
         self._large = Worker("large images", 1, IMAGES_WAITING)
         self._gallery = Worker("gallery", GALLERY_THREADS, GALLERY_WAITING)
