@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sfsc.gallery import Gallery
+from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.index import FOLDER, Index
 from sfsc.gallery.index_files import CURRENT, HEADER, current, make_current, write_index
 from sfsc.gallery.store import StoreUnavailable
@@ -203,7 +203,7 @@ def describe(**changes: object) -> Callable[[Path], None]:
     return damage
 
 
-FILES = ("vectors", "offsets", "column-0", "column-3", "centroids", "ranges", "counts", "lists")
+FILES = ("vectors", "offsets", "hashes", "column-0", "column-3", "centroids", "ranges", "counts", "lists")
 OTHER = {"dimension": 4, "fingerprint": "f", "attributes": {}, "format": 3}
 DAMAGES = {
     "nothing": damage_nothing,
@@ -390,6 +390,32 @@ def test_rows_are_found_by_id_through_an_index_of_the_column(path: Path) -> None
         assert len(gallery) == ROWS + 1
         assert gallery.delete(["7", "7 new", "9"]) == 3
         assert gallery.info().duplicates == ()
+
+
+def test_rows_are_found_by_id_in_the_index_as_in_the_table(path: Path) -> None:
+    with Gallery.open(path) as used, Gallery.open(path) as unused:
+        first(used, embeddings(1))
+        add(used, embeddings(3, seed=1), ["7", "new", "8"], form="int8")
+        used.delete(["9"])
+        for ids in (["7"], ["new"], ["9"], ["missing"], ["1", "7", "9", "new", "1", "é"]):
+            condition = [Condition("id", "=", tuple(ids))]
+            found = [
+                sorted(gallery.rows(condition, embeddings=True), key=lambda row: row["id"])
+                for gallery in (used, unused)
+            ]
+            vectors = [[row.pop("embedding") for row in rows] for rows in found]
+            assert found[0] == found[1]
+            np.testing.assert_allclose(*vectors, atol=1e-6)
+
+
+def test_ids_of_equal_hashes_are_told_apart(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("sfsc.gallery.segment.crc32", len)
+    with Gallery.open(tmp_path / "gallery", create=True) as gallery:
+        add(gallery, embeddings(ROWS))
+        gallery.refresh()
+        first(gallery, embeddings(1))
+        for id_ in ("3", "33", "333"):
+            assert [row["id"] for row in gallery.rows([f"id={id_}"])] == [id_]
 
 
 def test_few_rows_have_no_index(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from sfsc.gallery.columns import REPEATED, TYPES, Columns, whole
 from sfsc.gallery.forms import DTYPES
 from sfsc.gallery.lists import Lists, open_lists, write_lists
 from sfsc.gallery.residency import Residency
-from sfsc.gallery.segment import Segment, lengths_of
+from sfsc.gallery.segment import Segment, hashes_of, lengths_of
 from sfsc.gallery.store import Description
 
 FORMAT = 1
@@ -161,12 +161,14 @@ def open_index(folder: Path, header: Header, memory: float) -> StoredIndex:
         for place, name in enumerate(description.columns)
     }
     segment = Segment.of(vectors, Columns(arrays, rows), lengths)
+    hashes = _mapped(folder / "hashes", np.uint32, (2, rows))
+    segment = replace(segment, hashes=(hashes[0], hashes[1]))
     offsets = _mapped(folder / "offsets", np.uint32, (rows,))
     lists = open_lists(folder, rows, dimension, header.probes)
     if memory < sum(header.sizes.values()):
         buffers = [buffer for array in arrays.values() for buffer in array.buffers() if buffer]
         spans = [(buffer.address, buffer.size) for buffer in buffers]
-        spans += [(a.ctypes.data, a.nbytes) for a in (vectors, lengths, offsets) if a is not None]
+        spans += [(a.ctypes.data, a.nbytes) for a in (vectors, lengths, hashes, offsets) if a is not None]
         residency = Residency(memory, [*spans, lists.span])
         segment = replace(segment, touched=residency.touched)
     return StoredIndex(header, segment, offsets, lists)
@@ -234,10 +236,20 @@ def _write_rows(folder: Path, source: Source, track: Track) -> Segment:
     if source.form != "float32":
         lengths = lengths_of(rows)
         lengths.tofile(folder / "lengths")
+    _write_hashes(folder / "hashes", source.column("id"))
     for place, name in enumerate(source.description.columns):
         kind = source.description.columns[name]
         _write_column(folder / f"column-{place}", source.column(name).cast(TYPES[kind]), name)
     return Segment.of(rows, Columns({}, count), lengths)
+
+
+def _write_hashes(file: Path, ids: pa.ChunkedArray) -> None:
+    """Write the hashes of the ids in ascending order, and then the numbers of their rows."""
+    hashes = np.concatenate([hashes_of(chunk.to_pylist()) for chunk in ids.chunks])
+    order = np.argsort(hashes, kind="stable")
+    with file.open("wb") as written:
+        written.write(hashes[order].data)
+        written.write(order.astype(np.uint32).data)
 
 
 def _write_column(file: Path, values: pa.ChunkedArray, name: str) -> None:

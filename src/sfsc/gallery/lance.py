@@ -96,6 +96,7 @@ class LanceStore:
             if snapshot is None:
                 return 0
             deleted = int(snapshot.dataset.delete(snapshot.sql(where))["num_deleted_rows"])
+            self._table.tidy(snapshot.dataset)
         self._keep_up()
         return deleted
 
@@ -121,6 +122,9 @@ class LanceStore:
         """See `Store`."""
         snapshot = self._snapshot()
         if snapshot is None:
+            return
+        if self._index.used and (ids := _ids_alone(where)):
+            yield from self._view().rows(ids, columns, embeddings)
             return
         with self._table.reported("read"):
             for batch in snapshot.batches(columns, where, embeddings):
@@ -280,6 +284,13 @@ class LanceStore:
         others = [entry.name for entry in path.iterdir()] if path.is_dir() else [path.name]
         if others := [name for name in others if not is_system_entry(name)]:
             raise SfscError(f"{path} is not a gallery, but contains {others[0]}: choose another directory")
+
+
+def _ids_alone(where: Sequence[Condition]) -> list[str]:
+    """Return the ids of rows if conditions select them by these alone."""
+    if len(where) != 1 or (where[0].column, where[0].operator) != ("id", "="):
+        return []
+    return [str(id_) for id_ in where[0].values if id_ is not None]
 
 
 def _in_columns(arrays: Mapping[str, pa.Array], schema: pa.Schema) -> pa.Table:

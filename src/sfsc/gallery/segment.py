@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from zlib import crc32
 
 import faiss
 import numpy as np
 
 from sfsc.gallery.columns import Columns
+from sfsc.gallery.conditions import Condition
 
 INNER = faiss.METRIC_INNER_PRODUCT
 BLOCK = 1 << 16  # rows compared at once: 32 MB at 128 dimensions
@@ -35,6 +37,8 @@ class Segment:
         columns: the columns of the rows.
         present: (ceil(n / 8),) uint8, a bit for each row, the lowest first: 0 if the row was removed.
         living: the number of rows that were not removed.
+        hashes: (n,) uint32, the hashes of the ids in ascending order, and the numbers of their rows, (n,)
+            uint32; None if ids are compared one by one.
         touched: is called with the number of bytes before they are read, if the rows are mapped from files.
     """
 
@@ -43,6 +47,7 @@ class Segment:
     columns: Columns
     present: np.ndarray
     living: int
+    hashes: tuple[np.ndarray, np.ndarray] | None = None
     touched: Callable[[int], None] = _ignored
 
     @classmethod
@@ -80,6 +85,20 @@ class Segment:
     def is_present(self, rows: np.ndarray) -> np.ndarray:
         """Return whether the rows at numbers of any shape are there; False for numbers below 0."""
         return (self.present[rows >> 3] >> (rows & 7) & 1).astype(bool) & (rows >= 0)
+
+    def with_ids(self, ids: Sequence[str]) -> np.ndarray:
+        """Return the numbers of the rows that have one of these ids and were not removed: (k,) int64."""
+        if self.hashes is None:
+            rows = np.flatnonzero(self.columns.fulfilling([Condition("id", "=", tuple(ids))]))
+        else:
+            wanted = hashes_of(ids)
+            first, end = (np.searchsorted(self.hashes[0], wanted, side) for side in ("left", "right"))
+            spans = [self.hashes[1][a:b] for a, b in zip(first, end, strict=True)]
+            rows = np.unique(np.concatenate(spans)).astype(np.int64)
+            rows = rows[rows < len(self)]  # the numbers come from a file
+            known = {*ids}
+            rows = rows[[id_ in known for id_ in self.columns.take(["id"], rows)[0]]]
+        return rows[self.is_present(rows)]
 
     def mask(self, rows: slice = slice(None)) -> np.ndarray:
         """Return (k,) bool: whether the rows of a range are there."""
@@ -161,6 +180,11 @@ class Segment:
         if not self.dead:
             return np.arange(block.start, block.stop)
         return block.start + np.flatnonzero(self.mask(block))
+
+
+def hashes_of(ids: Iterable[str]) -> np.ndarray:
+    """Return a hash of each id: (n,) uint32, the same in every process."""
+    return np.fromiter((crc32(id_.encode()) for id_ in ids), np.uint32)
 
 
 def all_present(rows: int) -> np.ndarray:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -78,6 +79,16 @@ class View:
             for own, count in zip(hits, there.sum(axis=1).tolist(), strict=True):
                 own += [next(made) for _ in range(count)]
         return [ranked(own, top) for own in hits]
+
+    def rows(
+        self, ids: Sequence[str], columns: Sequence[str], embeddings: bool
+    ) -> Iterator[tuple[dict[str, list[Any]], np.ndarray | None]]:
+        """Yield the rows with these ids as `Store.rows` does."""
+        for part in self.parts:
+            if len(rows := part.segment.with_ids(ids)):
+                values = part.segment.columns.take(columns, rows)
+                vectors = part.segment.decoded(rows) if embeddings else None
+                yield dict(zip(columns, values, strict=True)), vectors
 
     def shortened(self, dimension: int) -> View:
         """Return the view of the first components of the rows, which is always searched exactly."""
