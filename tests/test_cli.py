@@ -66,12 +66,13 @@ OPTIONS = {
         "--where",
         "--approximate",
         "--picture",
+        "--memory",
         "--allow-code",
     },
     "gallery": set(),
     "gallery info": set(),
     "gallery delete": {"--where", "--yes"},
-    "gallery optimize": set(),
+    "gallery optimize": {"--keep"},
     "gallery export": {"--out"},
     "gallery import": {"--gallery", "--ids", "--model", "--fingerprint", "--width", "--form", "--allow-code"},
     "gallery verify": set(),
@@ -79,7 +80,7 @@ OPTIONS = {
     "gallery restore": {"--to"},
     "serve": {
         *("--gallery", "--host", "--port", "--api-key", "--allow-origin", "--allow-host", "--images-root"),
-        *("--proxy", "--root-path", "--allow-code"),
+        *("--proxy", "--root-path", "--memory", "--allow-code"),
     },
     "report": set(),
 }
@@ -330,6 +331,14 @@ class TestIndexAndSearch:
         out = succeed("index", run, shapes, "--gallery", gallery, "--workers", 0)
         assert f"{TEST_IMAGES} images" in out
         assert len(Gallery.open(gallery)) == TEST_IMAGES
+
+    def test_a_search_within_little_memory_finds_the_same(
+        self, run: Path, gallery: Path, image: Path
+    ) -> None:
+        whole = succeed("search", run, image, "--gallery", gallery)
+        assert succeed("search", run, image, "--gallery", gallery, "--memory", "1MB") == whole
+        refused = refusal(sfsc("search", run, image, "--gallery", gallery, "--memory", "much"))
+        assert "is not a number with one of the units GB, MB, kB, B" in refused
 
     def test_an_image_finds_itself_and_draws_it(
         self, run: Path, gallery: Path, image: Path, tmp_path: Path

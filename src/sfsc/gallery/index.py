@@ -81,8 +81,10 @@ class Index:
         """Return the description and the stored names of the columns of a version, if the index is of it."""
         with suppress(*DAMAGE):
             folder = current(self._home)
-            header = None if folder is None else read_header(folder)
-            if header is not None and header.manifest == digest(manifest.content):
+            if folder is None:
+                return None
+            header = self._header if folder == self._folder else read_header(folder)
+            if header.manifest == digest(manifest.content):
                 return Description.from_json(header.description, str(self._directory)), header.columns
         return None
 

@@ -44,8 +44,9 @@ class ManifestWatch:
             OSError: the manifest cannot be read.
         """
         for _ in range(_TRIES):  # a manifest may be replaced and removed between two calls
-            if self._last is None or _following(self._last).exists():
-                self._last = self._find()
+            while self._last is not None and (following := _following(self._last)).exists():
+                self._last = following
+            self._last = self._last or self._find()
             if self._last is None:
                 return None
             try:

@@ -59,15 +59,15 @@ def followed(member: Member, fragments: Mapping[Key, Any], table: Path) -> Membe
         if fragment is not None and _deletions(fragment) == one.deletions:
             held[key] = one
             continue
-        rows = np.arange(one.start, one.stop)
         if fragment is not None:
-            offsets = member.offsets[one.start : one.stop]
-            deleted = _deleted(fragment, offsets, table)
-            left = segment.mask(slice(one.start, one.stop)) & ~deleted
-            if left.sum() == fragment.physical_rows - fragment.num_deletions:
+            rows = one.start + _deleted(fragment, member.offsets[one.start : one.stop], table)
+            left = np.count_nonzero(segment.mask(slice(one.start, one.stop)))
+            left -= np.count_nonzero(segment.is_present(rows))
+            if left == fragment.physical_rows - fragment.num_deletions:
                 held[key] = replace(one, deletions=_deletions(fragment))
-                rows = rows[deleted]
-        gone.append(rows)
+                gone.append(rows)
+                continue
+        gone.append(np.arange(one.start, one.stop))
     removed = np.concatenate(gone)
     if len(removed):
         segment = segment.without(removed)
@@ -107,22 +107,20 @@ def differences(member: Member, snapshot: Snapshot) -> Iterator[str]:
 
 
 def _deleted(fragment: Any, offsets: np.ndarray, table: Path) -> np.ndarray:
-    """Return whether each of the rows at (n,) ascending positions in a fragment is deleted: (n,) bool."""
+    """Return which of the rows at (n,) ascending positions in a fragment are deleted: (k,) int64 places."""
     deletions = _deletions(fragment)
     if deletions is None:
-        return np.zeros(len(offsets), bool)
+        return np.empty(0, np.int64)
     if deletions["file_type"] == "array":
         file = pa.OSFile(str(table / fragment.deletion_file()))
         positions = pa.ipc.open_file(file).read_all()[0].to_numpy()
         places = np.searchsorted(offsets, positions)
         there = places < len(offsets)
-        places = places[there][offsets[places[there]] == positions[there]]
-        deleted = np.zeros(len(offsets), bool)
-        deleted[places] = True
-        return deleted
+        places, positions = places[there], positions[there]
+        return places[offsets[places] == positions]
     present = np.zeros(fragment.physical_rows, bool)
     present[positions_of(fragment.scanner(columns=[], with_row_address=True).to_table())] = True
-    return ~present[offsets]
+    return np.flatnonzero(~present[offsets])
 
 
 def joined(members: Sequence[Member]) -> Member:
