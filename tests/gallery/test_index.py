@@ -461,3 +461,28 @@ def test_an_index_that_differs_from_the_rows_is_named_and_made_again(path: Path,
         assert (finding.what, finding.remedy) == (what, "`sfsc gallery optimize` makes the index again")
         gallery.optimize()
         assert gallery.verify().findings == ()
+
+
+def test_rows_in_memory_that_were_replaced_are_released(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sfsc.gallery.index.LISTED_FROM", 10)
+    with Gallery.open(path) as gallery:
+        first(gallery, embeddings(1))
+        for number in range(60):
+            add(gallery, embeddings(20, seed=number), [f"new {row}" for row in range(20)])
+        members = gallery._store._index._members  # type: ignore[attr-defined]
+        assert sum(len(member.part.segment) for member in members) <= ROWS + 60
+        assert first(gallery, embeddings(20, seed=59)[3:4], exact=False) == "new 3"
+
+
+def test_a_version_that_comes_back_is_not_taken_for_what_is_in_memory(path: Path, tmp_path: Path) -> None:
+    shutil.copytree(path, tmp_path / "copy")
+    gallery = Gallery.open(path)
+    first(gallery, embeddings(1))
+    gallery.delete(where=["width>0"])
+    add(gallery, embeddings(30, seed=1), [f"new {row}" for row in range(30)])
+    assert first(gallery, embeddings(30, seed=1)[3:4]) == "new 3"
+    shutil.rmtree(path)
+    (tmp_path / "copy").rename(path)
+    for exact in (True, False):
+        assert first(gallery, embeddings(ROWS)[7:8], exact) == "7"
+        assert len(gallery.search(embeddings(1), "f", top=1000, exact=exact)[0]) == ROWS

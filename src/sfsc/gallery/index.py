@@ -130,14 +130,16 @@ class Index:
     @property
     def stale(self) -> bool:
         """Whether so many rows have changed that the files should be written again."""
-        base = sum(len(member.part.segment) for member in self._members if member.part.lists is not None)
-        changed = sum(
-            member.part.segment.dead if number == 0 and self._folder else len(member.part.segment)
-            for number, member in enumerate(self._members)
-        )
-        if self._folder is None:
-            return changed >= INDEXED_FROM
-        return changed > max(LEAST_STALE, STALE * base)
+        new = sum(len(member.part.segment) for member in self._members if not member.mapped)
+        if self._base is None:
+            return new >= INDEXED_FROM
+        indexed = self._base.part.segment
+        return new + indexed.dead > max(LEAST_STALE, STALE * len(indexed))
+
+    @property
+    def _base(self) -> Member | None:
+        """The rows that are mapped from files, or None if no files are in use."""
+        return self._members[0] if self._members and self._members[0].mapped else None
 
     def build(self, snapshot: Snapshot, track: Track) -> None:
         """Write the files of a snapshot, for all processes that use the gallery; not of few rows.
@@ -173,13 +175,16 @@ class Index:
         files = open_index(folder, header, self._memory / 2)
         if files.segment.vectors.shape[1] != description.dimension:
             raise ValueError("it belongs to a gallery of another dimension")
-        self._members = [Member(Part(files.segment, files.lists), files.offsets, held_by(header))]
+        part = Part(files.segment, files.lists)
+        self._members = [Member(part, files.offsets, held_by(header), mapped=True)]
         self._header, self._folder = header, folder
 
     def _is_of(self, snapshot: Snapshot) -> bool:
         """Return whether all rows are here, and as the files have them."""
-        same = self._folder is not None and self._header.manifest == digest(snapshot.manifest.content)
-        return same and len(self._members) == 1 and not self._members[0].part.segment.dead
+        base = self._base
+        if base is None or len(self._members) > 1 or base.part.segment.dead:
+            return False
+        return self._header.manifest == digest(snapshot.manifest.content)
 
     def _update(self, snapshot: Snapshot, most_new: float) -> bool:
         """Follow all fragments, and read the new ones unless they are too many; return whether it did."""
@@ -190,15 +195,13 @@ class Index:
         self._members = [
             replace(member, part=replace(member.part, segment=segment))
             for member in self._members
-            if member.part.segment.living and (segment := converted(member.part.segment, kinds))
+            if not member.worn and (segment := converted(member.part.segment, kinds))
         ]
-        if self._folder and not (self._members and self._members[0].part.lists):
-            self._folder = None
         known = {key for member in self._members for key in member.held}
         new = {key: fragment for key, fragment in fragments.items() if key not in known}
         rows = sum(fragment.physical_rows - fragment.num_deletions for fragment in new.values())
-        base = len(self._members[0].part.segment) if self._folder else 0
-        much = rows >= max(INDEXED_FROM, most_new * base) or self._too_large(new, rows)
+        indexed = 0 if self._base is None else len(self._base.part.segment)
+        much = rows >= max(INDEXED_FROM, most_new * indexed) or self._too_large(new, rows)
         if much and most_new < math.inf:
             return False
         if new and rows:
@@ -210,21 +213,20 @@ class Index:
         """Return whether the rows in memory would need more than half of what is allowed."""
         if self._memory == math.inf or rows < INDEXED_FROM:
             return False
-        there = sum(member.part.segment.nbytes for member in self._members if member.part.lists is None)
+        there = sum(member.part.segment.nbytes for member in self._members if not member.mapped)
         size = sum(file.file_size_bytes or 0 for fragment in new.values() for file in fragment.metadata.files)
         return there + size > self._memory / 2
 
     def _merge(self) -> None:
         """Merge the last segments in memory, so that each is several times as large as the next."""
-        least = 2 if self._folder else 1
-        while len(self._members) > least:
+        while len(self._members) > 1:
             *rest, larger, last = self._members
             sizes = len(larger.part.segment), len(last.part.segment)
             if sizes[0] > GROWTH * sizes[1] or larger.part.lists is not None:
                 break
             self._members = [*rest, joined([larger, last])]
         last = self._members[-1]
-        lists = self._members[0].part.lists
+        lists = None if self._base is None else self._base.part.lists
         if lists is not None and last.part.lists is None and len(last.part.segment) >= LISTED_FROM:
             listed = replace(last.part, lists=lists.of(last.part.segment))
             self._members[-1] = replace(last, part=listed)

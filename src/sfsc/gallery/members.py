@@ -34,12 +34,23 @@ class Held:
 class Member:
     """A segment with the fragments that its rows come from.
 
-    `offsets`, (n,) uint32, are the positions of the rows in their fragments; they ascend in each fragment.
+    Attributes:
+        part: the segment, with its lists if it has any.
+        offsets: (n,) uint32, the positions of the rows in their fragments; they ascend in each fragment.
+        held: the fragments, by the names of their files.
+        mapped: whether the rows are mapped from the files of an index; otherwise they are in memory.
     """
 
     part: Part
     offsets: np.ndarray
     held: Mapping[Key, Held]
+    mapped: bool = False
+
+    @property
+    def worn(self) -> bool:
+        """Whether so many rows were removed that the others should be read again."""
+        segment = self.part.segment
+        return not segment.living or (not self.mapped and segment.dead > segment.living)
 
 
 def held_by(header: Header) -> dict[Key, Held]:
