@@ -16,7 +16,7 @@ from sfsc.gallery.forms import normalised
 from sfsc.gallery.imports.importing import import_embeddings
 
 DIM, COUNT = 16, 20
-DELETED = 20  # one of this many rows is deleted at once
+DELETED = 50  # one of this many rows is deleted at once
 FEW = 100  # rows that get an index here; galleries of this size need none otherwise
 
 # The number of the change that wrote the embedding of each row, by the row's id.

@@ -39,7 +39,7 @@ from sfsc.gallery.index_files import make_current
 from sfsc.progress import track
 
 T = TypeVar("T")
-FILLED = 20  # the first changes, which are adds and are not killed
+LEAST, FILLED = 200, 400  # if a gallery has fewer rows, rows are added to it first
 PATIENCE = 120.0  # maximum seconds until a process begins, and of a check
 SWAP = 0.02  # maximum seconds from the start of a swap to the kill
 STORES = {"Lance": "{folder}/gallery{number}", "milvus-lite": "milvus://{folder}/gallery{number}.db/rows"}
@@ -118,8 +118,9 @@ class Rounds:
     def one(self, operation: str, seconds: float) -> None:
         """Kill one process, and note what is found."""
         address = self.form.format(folder=self.folder, number=self.galleries)
-        if not self.rows:
-            self.number, self.rows = FILLED, apart(fill, address)
+        if len(self.rows) < LEAST:
+            self.rows = apart(fill, address, self.rows, self.number)
+            self.number = max(self.rows.values()) + 1
         changes, done = kill_one(address, operation, self.rows, self.number, seconds)
         for change in changes[:done]:
             self.rows = after(self.rows, change)
@@ -148,11 +149,12 @@ def apart(function: Callable[..., T], *arguments: object) -> T:
         return pool.apply_async(function, arguments).get(PATIENCE)
 
 
-def fill(address: str) -> Rows:
-    """Create a gallery with rows, and return them."""
-    rows: Rows = {}
+def fill(address: str, rows: Rows, first: int) -> Rows:
+    """Add rows to a gallery that may not exist yet, and return all of them."""
     with Gallery.open(address, create=True) as gallery:
-        for number in range(FILLED):
+        for number in count(first):
+            if len(rows) >= FILLED:
+                break
             change = change_of("add", number, rows)
             make(gallery, change, Path())
             rows = after(rows, change)
