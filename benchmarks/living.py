@@ -135,10 +135,9 @@ def write(folder: Path, writer: int, seconds: float) -> Tally:
             there = marks.copy()["there"][writer * IDS : (writer + 1) * IDS]
             able = writer * IDS + np.flatnonzero(there != (operation == "add"))
             size = 0 if operation == "optimize" else min(int(generator.integers(1, COUNT + 1)), len(able))
+            ids = generator.choice(able, size, replace=False).tolist()
             try:
-                change(
-                    gallery, marks, operation, generator.choice(able, size, replace=False).tolist(), number
-                )
+                change(gallery, marks, operation, ids, number)
                 tally[operation, "done"] += 1
             except Exception as error:
                 report(operation, error)
