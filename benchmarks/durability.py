@@ -1,4 +1,4 @@
-"""Kill writers of a gallery at random moments, and test whether rows that they have stored are lost."""
+"""Kill processes that change a gallery at random moments, and check what the gallery contains afterwards."""
 
 from __future__ import annotations
 
@@ -9,70 +9,63 @@ import signal
 import sys
 import tempfile
 import time
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, field
 from itertools import count
 from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import TypeVar
 
-import numpy as np
+from changes import (
+    COUNT,
+    DELETED,
+    Change,
+    Rows,
+    after,
+    change_of,
+    index_few,
+    make,
+    prepare,
+    quiet,
+)
+from checks import PROBLEMS, Found, check
 from page import parser, section, table
 
-from sfsc import Gallery, SfscError
-from sfsc.gallery.forms import normalised
+from sfsc import Gallery
+from sfsc.gallery import index
+from sfsc.gallery.index_files import make_current
 from sfsc.progress import track
 
-DIM, ADDED = 16, 20
-PATIENCE = 120.0  # maximum seconds until a writer begins
+T = TypeVar("T")
+LEAST, FILLED = 200, 400  # if a gallery has fewer rows, rows are added to it first
+PATIENCE = 120.0  # maximum seconds until a process begins, and of a check
+SWAP = 0.02  # maximum seconds from the start of a swap to the kill
 STORES = {"Lance": "{folder}/gallery{number}", "milvus-lite": "milvus://{folder}/gallery{number}.db/rows"}
+OPERATIONS = {
+    "Lance": ["add", "replace", "delete", "compaction", "index build", "swap", "import", "backup"],
+    "milvus-lite": ["add"],
+}
+INDEXING = ("index build", "swap")
 PROCESSES = multiprocessing.get_context("forkserver")
 # Modules that take seconds to import, without lance itself, which may hang when it is forked.
 PRELOADED = ["torch", "sfsc", "faiss", "pyarrow.dataset", "lance_namespace", "pandas", "pymilvus"]
 EXPLANATION = """
-In every round, a new process opens the gallery of the earlier rounds and repeatedly adds {added} rows at
-once. The rows of an `add` that has returned are *acknowledged*. The process is killed (SIGKILL) at a random
-moment, at most {most:g} s after it began to write. Then another process opens the gallery. It must contain
-all rows that were acknowledged in this and all earlier rounds, with their embeddings; missing rows are
-*lost*. An `add` that the kill cut short may have stored all of its rows or none; it is *torn* if it has
-stored some of them."""
-
-
-@dataclass
-class Tally:
-    """The results of the writers of one store."""
-
-    rounds: int = 0
-    cut: int = 0
-    acknowledged: int = 0
-    lost: int = 0
-    torn: int = 0
-    unopened: int = 0
-    galleries: int = 0
-    expected: set[int] = field(default_factory=set)
-
-    def cells(self) -> list[str]:
-        """Return the numbers as text."""
-        numbers = (self.rounds, self.cut, self.acknowledged, self.lost, self.torn, self.unopened)
-        return [f"{number:,}" for number in numbers]
-
-    def check(self, address: str, begun: set[int], done: set[int]) -> None:
-        """Look for the rows of all adds that have returned, in this and earlier rounds."""
-        self.rounds += 1
-        self.cut += len(begun - done)
-        self.acknowledged += ADDED * len(done)
-        self.expected |= done
-        try:
-            with PROCESSES.Pool(1) as pool:  # milvus-lite is locked until the process that opened it ends
-                there = pool.apply(present, (address, self.expected | begun))
-        except SfscError as error:
-            print(f"{address}: {error}", file=sys.stderr)
-            self.unopened += 1
-            self.lost += ADDED * len(self.expected)
-            self.galleries += 1
-            self.expected = set()
-            return
-        self.lost += sum(ADDED - there[batch] for batch in self.expected)
-        self.torn += sum(0 < there[batch] < ADDED for batch in begun - done)
-        self.expected = {batch for batch in self.expected if there[batch] == ADDED}
+In every round, a new process opens the gallery of the earlier rounds and repeats one operation: it adds
+{count} rows at once; replaces {count} rows; deletes {share} of the rows; imports a file with {count} rows,
+half of them new; makes a backup in a new folder; replaces {count} rows and compacts the table; replaces
+{count} rows, compacts the table and builds the index; or makes a new index the current one (*swap*). The
+process is killed (SIGKILL) at a random moment, at most {most:g} s after it began, or {swap:g} ms after the
+first swap began. A change that has returned is *acknowledged*."""
+CHECKED = """
+Then another process opens the gallery and reads and verifies all rows. On Lance, it also searches each of
+them by its embedding, exactly and approximately. *Lost* are acknowledged rows that are missing or have
+another embedding; *came back* are rows that were deleted. A change that the kill cut short may have been made
+or not; it is *torn* if only some of its rows have changed. A search is *wrong* if the row is not its first
+hit, or if a hit is not stored or occurs twice. Of the backups, the last one that was acknowledged is
+restored, and must give the same rows. So must the one that was cut short, after the same call has continued
+it if `restore` refuses it as incomplete; everything else counts as a wrong answer."""
 
 
 def main() -> None:
@@ -80,86 +73,157 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--rounds", type=int, default=200, help="rounds on Lance")
     arguments.add_argument("--milvus-rounds", type=int, default=20, help="rounds on milvus-lite")
-    arguments.add_argument("--seconds", type=float, default=1.0, help="maximum life of a writer")
+    arguments.add_argument("--seconds", type=float, default=1.0, help="maximum life of a process")
     chosen = arguments.parse_args()
     PROCESSES.set_forkserver_preload(PRELOADED)
     rounds = dict(zip(STORES, (chosen.rounds, chosen.milvus_rounds), strict=True))
     with tempfile.TemporaryDirectory() as folder:
-        rows = [[name, *kill_writers(name, folder, rounds[name], chosen.seconds).cells()] for name in STORES]
-    heading = (
-        "rounds",
-        "adds cut short",
-        "rows acknowledged",
-        "lost",
-        "adds torn",
-        "galleries that did not open",
-    )
-    explanation = EXPLANATION.format(added=ADDED, most=chosen.seconds)
-    print(section("Killed writers", explanation, table(("store", *heading), rows)))
+        rows = [row for name in STORES for row in cells(name, Rounds(name, folder).run(rounds[name], chosen))]
+    values = {"count": COUNT, "share": f"1/{DELETED}", "most": chosen.seconds, "swap": 1000 * SWAP}
+    heading = ("store", "operation", "rounds", "cut short", "acknowledged", *PROBLEMS, "not opened")
+    print(section("Killed processes", EXPLANATION.format(**values), CHECKED, table(heading, rows)))
 
 
-def kill_writers(name: str, folder: str, rounds: int, most: float) -> Tally:
-    """Run all rounds of one store."""
-    generator, tally, first = random.Random(0), Tally(), 0
-    for _ in track(range(rounds), name):
-        address = STORES[name].format(folder=folder, number=tally.galleries)
-        begun, done = kill_one(address, first, most * generator.random())
-        tally.check(address, begun, done)
-        first += len(begun)
-    return tally
+def cells(name: str, tallies: dict[str, Counter[str]]) -> list[list[str]]:
+    """Return the rows of the table: the numbers of each operation on a store, and their sum."""
+    tallies = dict(tallies)
+    if len(tallies) > 1:
+        tallies["all"] = sum(tallies.values(), Counter())
+    columns = ("rounds", "cut", "acknowledged", *PROBLEMS, "not opened")
+    return [
+        [name, operation, *(f"{tally[column]:,}" for column in columns)]
+        for operation, tally in tallies.items()
+    ]
 
 
-def kill_one(address: str, first: int, after: float) -> tuple[set[int], set[int]]:
-    """Kill a writer after some seconds; return the adds that it began, and those that returned."""
+class Rounds:
+    """The rounds on one store: the rows that its gallery must contain, and what was found, by operation."""
+
+    def __init__(self, name: str, folder: str) -> None:
+        self.name, self.form, self.folder = name, STORES[name], folder
+        self.operations = OPERATIONS[name]
+        self.galleries = self.number = 0
+        self.rows: Rows = {}
+        self.tallies = {operation: Counter[str]() for operation in self.operations}
+
+    def run(self, rounds: int, chosen: Namespace) -> dict[str, Counter[str]]:
+        """Kill processes, and check the gallery after each."""
+        generator = random.Random(0)
+        for number in track(range(rounds), self.name):
+            operation = self.operations[number % len(self.operations)]
+            most = SWAP if operation == "swap" else chosen.seconds
+            self.one(operation, most * generator.random())
+        return {operation: tally for operation, tally in self.tallies.items() if tally}
+
+    def one(self, operation: str, seconds: float) -> None:
+        """Kill one process, and note what is found."""
+        address = self.form.format(folder=self.folder, number=self.galleries)
+        if len(self.rows) < LEAST:
+            self.rows = apart(fill, address, self.rows, self.number)
+            self.number = max(self.rows.values()) + 1
+        changes, done = kill_one(address, operation, self.rows, self.number, seconds)
+        for change in changes[:done]:
+            self.rows = after(self.rows, change)
+        pending = changes[done] if len(changes) > done else None
+        tally = self.tallies[operation]
+        tally["rounds"] += 1
+        tally["cut"] += pending is not None
+        tally["acknowledged"] += done
+        self.number = changes[-1].number + 1 if changes else self.number
+        backups = [change for change in changes if change.operation == "backup"][-2:]
+        try:
+            found: Found = apart(check, address, self.rows, pending, backups)
+        except Exception as error:
+            print(f"{address}: {error!r}", file=sys.stderr)
+            found = Found({"not opened": 1}, {})
+        tally.update(found.counts)
+        self.rows = found.rows
+        if any(found.counts.values()):
+            print(f"{address}, {operation}: {found.counts}", file=sys.stderr)
+            self.galleries, self.rows = self.galleries + 1, {}
+
+
+def apart(function: Callable[..., T], *arguments: object) -> T:
+    """Call a function in another process: milvus-lite is locked until the process that opened it ends."""
+    with PROCESSES.Pool(1) as pool:
+        return pool.apply_async(function, arguments).get(PATIENCE)
+
+
+def fill(address: str, rows: Rows, first: int) -> Rows:
+    """Add rows to a gallery that may not exist yet, and return all of them."""
+    with Gallery.open(address, create=True) as gallery:
+        for number in count(first):
+            if len(rows) >= FILLED:
+                break
+            change = change_of("add", number, rows)
+            make(gallery, change, Path())
+            rows = after(rows, change)
+    return rows
+
+
+def kill_one(
+    address: str, operation: str, rows: Rows, number: int, seconds: float
+) -> tuple[list[Change], int]:
+    """Kill a process some seconds after its first change began.
+
+    Returns:
+        The changes that it began, and how many of them returned: all, or all but the last.
+    """
     said, saying = PROCESSES.Pipe(duplex=False)
-    writer = PROCESSES.Process(target=write, args=(address, first, saying))
+    writer = PROCESSES.Process(target=write, args=(address, operation, rows, number, saying))
     writer.start()
     saying.close()
     if not said.poll(PATIENCE):
-        sys.exit(f"no writer began within {PATIENCE:g} s")
-    time.sleep(after)
+        sys.exit(f"no process began within {PATIENCE:g} s")
+    time.sleep(seconds)
     assert writer.pid is not None
     with suppress(ProcessLookupError):  # it could not open the gallery, which the check reports
         os.killpg(writer.pid, signal.SIGKILL)
     writer.join()
-    begun, done = set[int](), set[int]()
+    changes, done = list[Change](), 0
     with said, suppress(EOFError):
         while True:
-            batch, returned = said.recv()
-            (done if returned else begun).add(batch)
-    return begun, done
+            change = said.recv()
+            if change is None:
+                done += 1
+            else:
+                changes.append(change)
+    return changes, done
 
 
-def write(address: str, first: int, saying: Connection) -> None:
-    """Add rows until killed, and report the number of each `add` before and after it."""
+def write(address: str, operation: str, rows: Rows, first: int, saying: Connection) -> None:
+    """Repeat an operation until killed; report each change before it, and None after it."""
     os.setsid()  # processes that it starts are killed with it
-    with Gallery.open(address, create=True) as gallery:
-        for batch in count(first):
-            saying.send((batch, False))
-            gallery.add(rows_of(batch), ids_of(batch), paths=ids_of(batch), width=1.0, fingerprint="f")
-            saying.send((batch, True))
-
-
-def present(address: str, batches: set[int]) -> dict[int, int]:
-    """Return how many rows of each of these adds are stored with their embeddings."""
+    quiet()
+    folder, numbers = Path(f"{address}.files"), count(first)
+    if operation in INDEXING:
+        index_few()
+    if operation == "swap":
+        report_swaps(numbers, saying)
     with Gallery.open(address) as gallery:
-        stored = {row["id"]: row["embedding"] for row in gallery.rows(embeddings=True)}
-    missing = np.full(DIM, np.nan)
-    found = {}
-    for batch in batches:
-        read = np.stack([stored.get(name, missing) for name in ids_of(batch)])
-        found[batch] = int(np.isclose(read, rows_of(batch), atol=1e-6).all(axis=1).sum())
-    return found
+        while True:
+            replaces = operation in ("compaction", "index build")
+            for one in ["replace", operation] if replaces else [operation]:
+                change = change_of(one, next(numbers), rows)
+                prepare(change, folder)
+                if one != "swap":
+                    saying.send(change)
+                make(gallery, change, folder)
+                if one != "swap":
+                    saying.send(None)
+                rows = after(rows, change)
 
 
-def ids_of(batch: int) -> list[str]:
-    """Return the ids of the rows of an `add`."""
-    return [f"{batch}-{row}" for row in range(ADDED)]
+def report_swaps(numbers: count[int], saying: Connection) -> None:
+    """Report every swap before and after it."""
+    swap = make_current
 
+    def reported(folder: Path) -> None:
+        saying.send(Change("swap", next(numbers)))
+        swap(folder)
+        saying.send(None)
 
-def rows_of(batch: int) -> np.ndarray:
-    """Return the rows of an `add`."""
-    return normalised(np.random.default_rng(batch).standard_normal((ADDED, DIM), np.float32))
+    vars(index)["make_current"] = reported
 
 
 if __name__ == "__main__":

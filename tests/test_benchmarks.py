@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sfsc import Family, compare
+from sfsc import Family, Gallery, compare
 from sfsc.files.writing import write_json
 from tests.serving.conftest import in_browser
 
@@ -25,14 +25,16 @@ SHORT = {
     "gpu": "--device cpu --no-compile --backbones small --size 32 --batch 2 --seconds 0",
     "gallery": "--rows 20000 --dim 16 --queries 20 --seconds 0",
     "live": "--rows 20000 --dim 16 --changes 3 --seconds 1 --upserts 10",
-    "durability": "--rounds 2 --milvus-rounds 1",
+    "durability": "--rounds 8 --milvus-rounds 1",
+    "living": "--minutes 0.05",
     "hostile": "--rows 2000 --dimension 16 --clients 2 --seconds 2 --crowd 20",
 }
 # What their sections must show; those of the others, a backbone.
 SHOWN = {
     "gallery": ["| exact | 20 | ", "| approximate | 1 | ", "| 50% | "],
     "live": ["| upsert | ", "| while rows change | "],
-    "durability": ["| Lance | 2 | 2 | ", "| milvus-lite | 1 | 1 | "],
+    "durability": ["| Lance | swap | 1 | ", "| Lance | all | 8 | ", "| milvus-lite | add | 1 | "],
+    "living": ["| replace | ", "| approximate search | "],
     "hostile": ["| well-behaved | ", "| hostile | ", "| hostile, and a crowd | "],
 }
 MIXED = ("all in turn", "37")
@@ -193,6 +195,46 @@ def test_neighbours_are_found_as_by_sorting(monkeypatch: pytest.MonkeyPatch) -> 
     best = np.argsort(-queries @ rows.T, axis=1)[:, :4]
     assert neighbours.recall(neighbours.by_numpy(rows, queries, 4), best) == 1
     assert neighbours.recall(best[:, :3], best) == 0.75
+
+
+def test_rows_that_kills_took_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    changes, checks = importlib.import_module("changes"), importlib.import_module("checks")
+    rows = dict.fromkeys(range(50), 1)
+    stored = {id_: changes.embeddings([id_], 1)[0] for id_ in rows}
+    for operation in ("add", "replace", "import", "delete"):
+        change = changes.change_of(operation, 2, rows)
+        made = changes.after(rows, change)
+        whole = {id_: changes.embeddings([id_], number)[0] for id_, number in made.items()}
+        others = {id_: row for id_, row in whole.items() if id_ != change.ids[0]}
+        part = others | {id_: stored[id_] for id_ in change.ids[:1] if id_ in stored}
+        assert checks.compared(stored, rows, change) == ({"lost": 0, "came back": 0, "torn": 0}, rows)
+        assert checks.compared(whole, rows, change) == ({"lost": 0, "came back": 0, "torn": 0}, made)
+        assert checks.compared(part, rows, change).counts["torn"] == (len(change.ids) > 1)
+    wrong = {id_: row for id_, row in stored.items() if id_ != 3} | {5: stored[6], 70: stored[7]}
+    assert checks.compared(wrong, rows, None).counts == {"lost": 2, "came back": 1, "torn": 0}
+
+
+def test_wrong_answers_are_noticed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    living = importlib.import_module("living")
+    marks = living.Marks(tmp_path, new=True)
+    with Gallery.open(tmp_path / "gallery", create=True) as gallery:
+        living.add(gallery, range(20), 2)
+        marks.end(range(20), 2)
+        assert wrong(living, gallery, marks) == {"missing": [0] * 4, "deleted": [0] * 4}
+        marks.end([0], 3)  # it was replaced, and row 1 deleted, and row 20 added
+        marks.end([1], 0)
+        marks.end([20], 2)
+        assert wrong(living, gallery, marks) == {"missing": [2, 2, 0, 1], "deleted": [2, 2, 0, 1]}
+        marks.begin([0, 1, 20])
+        assert wrong(living, gallery, marks) == {"missing": [0] * 4, "deleted": [0] * 4}
+
+
+def wrong(living: Any, gallery: Gallery, marks: Any) -> dict[str, list[int]]:
+    """What is wrong with the answer to each kind of question about the rows 0 and 20."""
+    found = [living.answer(gallery, kind, marks.copy(), marks, [0, 20]) for kind in living.READS]
+    return {what: [one[what] for one in found] for what in ("missing", "deleted")}
 
 
 def section_of(name: str, *options: str) -> str:
