@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from sfsc import Gallery
-from sfsc.gallery import index, lance_table
+from sfsc.gallery import index, upkeep
 from sfsc.gallery.forms import normalised
 from sfsc.gallery.imports.importing import import_embeddings
 
@@ -103,4 +103,4 @@ def quiet() -> None:
 
 def index_few() -> None:
     """Let this process make the indexes of galleries of few rows."""
-    index.INDEXED_FROM = lance_table.LOOKED_UP_FROM = index.LISTED_FROM = FEW
+    index.INDEXED_FROM = upkeep.LOOKED_UP_FROM = index.LISTED_FROM = FEW

@@ -22,10 +22,9 @@ from sfsc.gallery.backup import restore
 DIM, ROWS = 16, 60
 WRITER = """
 import sys
-from datetime import timedelta
 import numpy as np
-from sfsc.gallery import Gallery, lance_table
-lance_table.KEPT_VERSIONS, lance_table.MOST_SMALL = timedelta(0), 3
+from sfsc.gallery import Gallery, upkeep
+upkeep.KEPT_AT_FIRST, upkeep.MOST_SMALL = 0.0, 3
 gallery = Gallery.open(sys.argv[1], create=True)
 for batch in range(10**6):
     names = [f"{batch}-{row}" for row in range(20)]

@@ -139,7 +139,7 @@ class TwoGalleriesWithAnIndex(TwoGalleries):
             mock.patch("sfsc.gallery.index.INDEXED_FROM", 2),
             mock.patch("sfsc.gallery.index.LEAST_STALE", 1),
             mock.patch("sfsc.gallery.index.LISTED_FROM", 2),
-            mock.patch("sfsc.gallery.lance_table.LOOKED_UP_FROM", 2),
+            mock.patch("sfsc.gallery.upkeep.LOOKED_UP_FROM", 2),
         ]
         for patch in self.patches:
             patch.start()

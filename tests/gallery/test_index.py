@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Galleries of a few rows have an index."""
     monkeypatch.setattr("sfsc.gallery.index.INDEXED_FROM", 100)
     monkeypatch.setattr("sfsc.gallery.index.LEAST_STALE", 50)
-    monkeypatch.setattr("sfsc.gallery.lance_table.LOOKED_UP_FROM", 100)
+    monkeypatch.setattr("sfsc.gallery.upkeep.LOOKED_UP_FROM", 100)
 
 
 @pytest.fixture(params=["float32", "int8"])
@@ -67,12 +68,17 @@ def builds(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
     """The folders of the indexes that are made."""
     made = []
 
-    def count(*arguments: object) -> Path:
-        made.append(write_index(*arguments))  # type: ignore[arg-type]
+    def count(*arguments: Any) -> Path:
+        made.append(write_index(*arguments))
         return made[-1]
 
     monkeypatch.setattr("sfsc.gallery.index.write_index", count)
     return made
+
+
+def store_of(gallery: Gallery) -> Any:
+    """What stores the gallery, whose parts are private."""
+    return gallery._store
 
 
 def first(gallery: Gallery, query: np.ndarray, exact: bool = True) -> str:
@@ -328,8 +334,8 @@ def test_a_full_disk_is_said_in_one_line_and_leaves_nothing(
 def test_a_killed_build_leaves_the_old_index(path: Path) -> None:
     code = (
         "import os, signal, sys\n"
-        "from sfsc.gallery import Gallery, index, index_files, lance_table\n"
-        "index.INDEXED_FROM = lance_table.LOOKED_UP_FROM = 100\n"
+        "from sfsc.gallery import Gallery, index, index_files, upkeep\n"
+        "index.INDEXED_FROM = upkeep.LOOKED_UP_FROM = 100\n"
         "def kill(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
         "setattr(index if sys.argv[2] == 'make_current' else index_files, sys.argv[2], kill)\n"
         "Gallery.open(sys.argv[1]).optimize()"
@@ -355,7 +361,7 @@ def test_readers_do_not_wait_for_a_writer(path: Path) -> None:
         first(gallery, embeddings(1))
         done.set()
 
-    with gallery._store._table.writing():  # type: ignore[attr-defined]
+    with store_of(gallery)._table.writing():
         thread = threading.Thread(target=search)
         thread.start()
         assert done.wait(60)
@@ -365,7 +371,7 @@ def test_readers_do_not_wait_for_a_writer(path: Path) -> None:
 def test_old_files_are_used_until_they_are_released(path: Path) -> None:
     """A search that has begun goes on while another process replaces the index."""
     gallery = Gallery.open(path)
-    view = gallery._store._view()  # type: ignore[attr-defined]
+    view = store_of(gallery)._view()
     with Gallery.open(path) as other:
         other.optimize()
     queries = embeddings(ROWS)[:5] / np.linalg.norm(embeddings(ROWS)[:5], axis=1, keepdims=True)
@@ -383,7 +389,7 @@ def test_a_pointer_names_a_folder_of_its_directory_alone(tmp_path: Path) -> None
 
 def test_rows_are_found_by_id_through_an_index_of_the_column(path: Path) -> None:
     with Gallery.open(path) as gallery:
-        dataset = gallery._store._snapshot().dataset  # type: ignore[attr-defined]
+        dataset = store_of(gallery)._snapshot().dataset
         assert "ScalarIndexQuery" in dataset.scanner(filter="id = '7'").explain_plan()
         assert [row["id"] for row in gallery.rows(["id=7"])] == ["7"]
         add(gallery, embeddings(3, seed=1), ["7", "7 new", "8"])
@@ -469,7 +475,7 @@ def test_rows_in_memory_that_were_replaced_are_released(path: Path, monkeypatch:
         first(gallery, embeddings(1))
         for number in range(60):
             add(gallery, embeddings(20, seed=number), [f"new {row}" for row in range(20)])
-        members = gallery._store._index._members  # type: ignore[attr-defined]
+        members = store_of(gallery)._index._members
         assert sum(len(member.part.segment) for member in members) <= ROWS + 60
         assert first(gallery, embeddings(20, seed=59)[3:4], exact=False) == "new 3"
 

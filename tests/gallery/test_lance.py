@@ -18,6 +18,7 @@ from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.names import column_of
 from sfsc.gallery.view import View
+from tests.gallery.damage import DAMAGES, spoil
 
 DIM = 16
 WRITER = """
@@ -352,17 +353,12 @@ def test_hostile_rows_are_one_line(tmp_path: Path, form: str, embedding: bytes) 
 
 
 @pytest.mark.parametrize("part", ["_versions", "data"])
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "zeroed", "removed"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_table_is_named_in_one_line(
     gallery: Gallery, tmp_path: Path, part: str, damage: str
 ) -> None:
     for file in (tmp_path / "gallery" / "gallery.lance" / part).iterdir():
-        content = file.read_bytes()
-        if damage == "removed":
-            file.unlink()
-        else:
-            left = {"truncated": content[: len(content) // 2], "emptied": b"", "zeroed": bytes(len(content))}
-            file.write_bytes(left[damage])
+        spoil(file, damage)
     with pytest.raises(SfscError, match=str(tmp_path / "gallery")) as caught:
         Gallery.open(tmp_path / "gallery").search(embeddings(1), "f")
     assert "\n" not in str(caught.value)

@@ -19,6 +19,7 @@ from sfsc.gallery.lance_reading import Key, results, taken
 from sfsc.gallery.problems import Finding, rows_per_part, summarise
 from sfsc.gallery.store import Problem
 from sfsc.gallery.uniqueness import Hashes, counts
+from tests.gallery.damage import DAMAGES, spoil
 
 DIM = 16
 
@@ -126,17 +127,12 @@ def test_repeated_ids_are_named(gallery: Gallery, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("part", ["data", "_deletions"])
-@pytest.mark.parametrize("damage", ["truncated", "emptied", "zeroed", "removed"])
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_files_are_named_and_all_others_checked(
     gallery: Gallery, tmp_path: Path, part: str, damage: str
 ) -> None:
     file = min((table_of(tmp_path) / part).iterdir(), key=lambda path: path.stat().st_mtime_ns)
-    content = file.read_bytes()
-    if damage == "removed":
-        file.unlink()
-    else:
-        left = {"truncated": content[: len(content) // 2], "emptied": b"", "zeroed": bytes(len(content))}
-        file.write_bytes(left[damage])
+    spoil(file, damage)
     found = gallery.verify().findings
     assert [one.what for one in found] == ["files that are missing or damaged"]
     assert f"gallery.lance/{part}/{file.name}" in found[0].first

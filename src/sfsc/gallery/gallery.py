@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +12,11 @@ import numpy as np
 
 from sfsc.dimensions import check_dimension, shorten
 from sfsc.embedding.model import same_space
-from sfsc.errors import SfscError, missing_extra
+from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition, Value, parse_conditions
 from sfsc.gallery.forms import check_form
-from sfsc.gallery.milvus_address import is_milvus
+from sfsc.gallery.info import GalleryInfo, summary
+from sfsc.gallery.opening import open_store
 from sfsc.gallery.problems import Verification, summarise
 from sfsc.gallery.store import EMBEDDING, Description, Hit, Row, Store
 from sfsc.gallery.values import attribute_columns, check_columns, exact_number, texts, unit_rows
@@ -25,32 +24,6 @@ from sfsc.gallery.values import attribute_columns, check_columns, exact_number, 
 IDS_PER_CALL = 1000
 
 Where = Sequence[str | Condition]
-
-
-@dataclass(frozen=True)
-class GalleryInfo:
-    """A summary of a gallery, made by `Gallery.info`.
-
-    Attributes:
-        rows: the number of rows.
-        dimension: the dimension of the rows, or None until the first row is added.
-        fingerprint: the fingerprint of the family, or None until the first row is added.
-        rows_by_width: the number of rows that each sub-model wrote, by width.
-        rows_by_form: the number of rows in each numeric form (float32, float16, int8).
-        attributes: the kind of each user-defined column: text, integer, number or boolean.
-        dimensions: the dimensions that the family supports, ascending; empty if they are unknown.
-        duplicates: ids that several rows share. Only galleries that several processes of an old version wrote
-            to can contain them.
-    """
-
-    rows: int
-    dimension: int | None
-    fingerprint: str | None
-    rows_by_width: dict[float, int]
-    rows_by_form: dict[str, int]
-    attributes: dict[str, str]
-    dimensions: tuple[int, ...] = ()
-    duplicates: tuple[str, ...] = ()
 
 
 class Gallery(AbstractContextManager["Gallery"]):
@@ -288,24 +261,7 @@ class Gallery(AbstractContextManager["Gallery"]):
 
     def info(self) -> GalleryInfo:
         """Return a summary of the gallery."""
-        description = self._store.describe()
-        if description is None:
-            return GalleryInfo(0, None, None, {}, {}, {})
-        widths: Counter[float] = Counter()
-        forms: Counter[str] = Counter()
-        for columns, _ in self._store.rows([], ["width", "form"]):
-            widths.update(columns["width"])
-            forms.update(columns["form"])
-        return GalleryInfo(
-            rows=widths.total(),
-            dimension=description.dimension,
-            fingerprint=description.fingerprint,
-            rows_by_width=dict(sorted(widths.items())),
-            rows_by_form=dict(sorted(forms.items())),
-            attributes=dict(description.attributes),
-            dimensions=description.dimensions,
-            duplicates=tuple(self._store.duplicates()),
-        )
+        return summary(self._store)
 
     def verify(self) -> Verification:
         """Check all rows and files of the gallery.
@@ -399,17 +355,3 @@ class Gallery(AbstractContextManager["Gallery"]):
 
     def _conditions(self, where: Where, description: Description) -> list[Condition]:
         return [condition.typed(description.columns) for condition in parse_conditions(where)]
-
-
-def open_store(path: str, create: bool, maintain: bool = False, memory: float = math.inf) -> Store:
-    """Open the store that a path or a URL names."""
-    if is_milvus(path):
-        from sfsc.gallery.milvus import MilvusStore
-
-        return MilvusStore(path, create=create)
-    try:
-        from sfsc.gallery.lance import LanceStore
-
-        return LanceStore(Path(path), create=create, maintain=maintain, memory=memory)
-    except ModuleNotFoundError as error:
-        raise missing_extra(str(error.name), "gallery") from error

@@ -63,7 +63,7 @@ class Index:
     """
 
     def __init__(self, directory: Path, memory: float = math.inf) -> None:
-        """Use the index of the gallery in a directory, of which up to `memory` bytes stay in memory."""
+        """Use the index of the gallery in a directory, and keep at most `memory` bytes of it in memory."""
         self._directory = directory
         self._memory = memory
         self._home = directory / FOLDER

@@ -143,7 +143,7 @@ def read_header(folder: Path) -> Header:
 
 
 def open_index(folder: Path, header: Header, memory: float) -> StoredIndex:
-    """Map the files of an index, of which up to `memory` bytes stay in memory.
+    """Map the files of an index, and keep at most `memory` bytes of them in memory.
 
     Raises:
         SfscError, ValueError, OSError, pa.ArrowException: a file is missing, damaged or does not fit.

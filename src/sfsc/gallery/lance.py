@@ -24,9 +24,11 @@ from sfsc.gallery.forms import encode
 from sfsc.gallery.index import MOST_NEW, Index
 from sfsc.gallery.index_files import Track
 from sfsc.gallery.lance_check import table_problems
-from sfsc.gallery.lance_table import KEPT, TABLE, TYPES, LanceTable, Snapshot, packed, unpacked
+from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot
 from sfsc.gallery.names import attribute_of
+from sfsc.gallery.packing import packed, unpacked
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Problem, StoreUnavailable
+from sfsc.gallery.upkeep import KEPT, duplicates, index_columns, remove_duplicates, tidy
 from sfsc.gallery.view import View
 from sfsc.progress import say, track
 
@@ -87,7 +89,7 @@ class LanceStore:
             table = _in_columns(arrays | {EMBEDDING: packed(encode(embeddings, form))}, dataset.schema)
             merge = dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
             merge.execute(table)
-            self._table.tidy(dataset)
+            tidy(dataset)
         self._keep_up()
 
     def delete(self, where: Sequence[Condition]) -> int:
@@ -96,7 +98,7 @@ class LanceStore:
             if snapshot is None:
                 return 0
             deleted = int(snapshot.dataset.delete(snapshot.sql(where))["num_deleted_rows"])
-            self._table.tidy(snapshot.dataset)
+            tidy(snapshot.dataset)
         self._keep_up()
         return deleted
 
@@ -145,7 +147,7 @@ class LanceStore:
         if snapshot is None:
             return []
         with self._table.reported("read"):
-            return self._table.duplicates(snapshot.dataset)
+            return duplicates(snapshot.dataset)
 
     def problems(self) -> Iterator[Problem]:
         """See `Store`."""
@@ -166,7 +168,7 @@ class LanceStore:
                 return
             if keep is not None:
                 snapshot.dataset.update_config({KEPT: str(keep)})
-            self._table.remove_duplicates(snapshot.dataset)
+            remove_duplicates(snapshot.dataset)
             self._table.compact(snapshot.dataset)
         self._build(track)
         self._view()
@@ -212,7 +214,7 @@ class LanceStore:
             return self._index.follow(snapshot, most_new)
 
     def _indexed(self) -> View:
-        """Return the newest version, of which so many rows are new that the index is made first."""
+        """Make the index first, because so many rows are new, and return the newest version."""
         say(f"gallery {self._path}: making its index")
         self._build(track)
         with self._table.reported("read"):
@@ -253,7 +255,7 @@ class LanceStore:
                 with self._table.building():
                     with self._table.writing() as snapshot:
                         if snapshot is not None:
-                            self._table.index_columns(snapshot.dataset)
+                            index_columns(snapshot.dataset)
                     self._index.build(self._existing(), track)
             except OSError as error:
                 if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):

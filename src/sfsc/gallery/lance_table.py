@@ -7,39 +7,30 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from filelock import FileLock
 
 from sfsc.errors import SfscError, first_line
+from sfsc.gallery.columns import TYPES as INDEX_TYPES
 from sfsc.gallery.conditions import EQUALITIES, EXACT, Condition, Value
-from sfsc.gallery.forms import DTYPES, decode
 from sfsc.gallery.manifests import Manifest, ManifestWatch
 from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, Description, StoreUnavailable
+from sfsc.gallery.upkeep import compact
 
 TABLE = "gallery.lance"
 LOCK, BUILDING = ".lock", ".building.lock"
 METADATA = b"gallery"
 FIXED = (*COLUMNS, EMBEDDING)
-TYPES = {"text": pa.string(), "boolean": pa.bool_(), "integer": pa.int64(), "number": pa.float64()}
+TYPES = {**INDEX_TYPES, "text": pa.string()}  # those of the columns of an index, but for texts
 KINDS = {type_: kind for kind, type_ in TYPES.items()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
-KEPT, KEPT_AT_FIRST = "sfsc.kept_seconds", 60.0  # old versions are kept because others may still read them
-LONGEST_KEPT = 1e9  # seconds
 CACHE = 64 << 20  # bytes for each of the caches
-CLEANED_EVERY = 256  # versions
-# Every add creates a fragment. Whenever this many have fewer rows than one of these sizes, they are merged.
-SMALL, MOST_SMALL = (4_096, 100_000), 16
-LOOKED_UP_FROM = 20_000  # rows; with fewer, a scan is as fast as an index of a column
-LOOKED_UP = {"id": "BTREE", "path": "BTREE", "identity": "BTREE", "camera": "BITMAP"}
 POLL_SECONDS = 0.005
 REMEDIES = {
     "No space left": "free disk space and run the command again",
@@ -165,59 +156,10 @@ class LanceTable:
             )
         dataset.add_columns({column_of(name, "number"): f"CAST({integers} AS DOUBLE)"})
 
-    def tidy(self, dataset: Any) -> None:
-        """Compact the table if it has many small fragments, of one size or another.
-
-        Call it only inside `writing`. Each size is a multiple of the smaller one, so that the rows of many
-        small adds are rewritten only a few times.
-        """
-        sizes = [fragment.physical_rows for fragment in dataset.get_fragments()]
-        for small in SMALL:
-            if sum(size < small for size in sizes) >= MOST_SMALL:
-                self._compact(dataset, small)
-                break
-        else:
-            if dataset.version % CLEANED_EVERY == 0:
-                _remove_old_versions(dataset)
-        if _not_looked_up(dataset) > max(SMALL[-1], sum(sizes) / 4):
-            self.index_columns(dataset)
-
-    def index_columns(self, dataset: Any) -> None:
-        """Index the columns by which rows are looked up. Call it only inside `writing`."""
-        if dataset.count_rows() >= LOOKED_UP_FROM and _not_looked_up(dataset):
-            there = {name for index in dataset.describe_indices() for name in index.field_names}
-            dataset.optimize.optimize_indices()
-            for name in LOOKED_UP.keys() - there:
-                dataset.create_scalar_index(name, LOOKED_UP[name])
-
     def compact(self, dataset: Any) -> None:
         """Free the space of replaced rows, deleted rows and old versions. Call it only inside `writing`."""
         self._drop_unused(dataset)
-        self._compact(dataset, None)
-
-    def _compact(self, dataset: Any, rows: int | None) -> None:
-        """Merge fragments of fewer rows, by default those that Lance finds small, and remove old versions."""
-        dataset.optimize.compact_files(target_rows_per_fragment=rows)
-        _remove_old_versions(dataset)
-
-    def duplicates(self, dataset: Any) -> list[str]:
-        """Return the ids that several rows share, sorted."""
-        counted = dataset.to_table(columns=["id"]).group_by("id").aggregate([([], "count_all")])
-        twice = counted.filter(pc.greater(counted["count_all"], 1))
-        return sorted(twice["id"].to_pylist())
-
-    def remove_duplicates(self, dataset: Any) -> None:
-        """Keep only the newest row of each id, in one commit. Call it only inside `writing`."""
-        twice = pa.array(self.duplicates(dataset), pa.string())
-        if not len(twice):
-            return
-        rows = dataset.to_table(columns=["id", "time"], with_row_address=True)
-        rows = rows.filter(pc.is_in(rows["id"], value_set=twice)).to_pylist()
-        newest = {
-            row["id"]: row["_rowaddr"] for row in sorted(rows, key=lambda r: (r["time"], r["_rowaddr"]))
-        }
-        older = {row["_rowaddr"] for row in rows} - {*newest.values()}
-        dataset.delete(f"_rowaddr IN ({', '.join(map(str, older))})")
+        compact(dataset)
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -283,18 +225,6 @@ def _new_session() -> Any:
     return caches.Session(index_cache_size_bytes=CACHE, metadata_cache_size_bytes=CACHE)
 
 
-def _remove_old_versions(dataset: Any) -> None:
-    seconds = min(float(dataset.config().get(KEPT, KEPT_AT_FIRST)), LONGEST_KEPT)
-    dataset.cleanup_old_versions(timedelta(seconds=seconds), error_if_tagged_old_versions=False)
-
-
-def _not_looked_up(dataset: Any) -> int:
-    """Return the number of rows that the index of ids does not cover."""
-    indices = (index for index in dataset.describe_indices() if index.field_names == ["id"])
-    covered = {one for index in indices for segment in index.segments for one in segment.fragment_ids}
-    return sum(part.physical_rows for part in dataset.get_fragments() if part.fragment_id not in covered)
-
-
 def _unused(dataset: Any) -> list[str]:
     """Return the attribute columns that are not in use.
 
@@ -342,44 +272,6 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
 def _stored(description: Description) -> str:
     """Return the description as stored in the metadata of the table; its columns describe the attributes."""
     return json.dumps({name: value for name, value in description.to_json().items() if name != "attributes"})
-
-
-def stored(batch: pa.RecordBatch, dimension: int, form: str) -> np.ndarray:
-    """Return the rows of a batch with the columns form and embedding as they can be compared.
-
-    Returns:
-        (N, dimension) of the dtype of the form, if all rows have it; float32 of length 1 if it is float32.
-    """
-    if form == "float32":
-        return unpacked(batch, dimension)
-    return _bytes(batch[EMBEDDING]).view(DTYPES[form]).reshape(len(batch), dimension)
-
-
-def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
-    """Decode a batch with the columns form and embedding to (N, dimension) float32 of length 1."""
-    vectors = np.empty((len(batch), dimension), np.float32)
-    forms = batch["form"].to_numpy(zero_copy_only=False)
-    for form in np.unique(forms):
-        if form not in DTYPES:
-            raise ValueError(f"a row is stored in the unknown form {form!r}")
-        chosen = forms == form
-        packed = batch[EMBEDDING] if chosen.all() else batch[EMBEDDING].filter(pa.array(chosen))
-        vectors[chosen] = decode(_bytes(packed).view(DTYPES[form]).reshape(len(packed), -1))
-    return vectors
-
-
-def _bytes(packed: pa.Array) -> np.ndarray:
-    """Return the bytes of all rows of an array that `packed` returned: (n,) uint8."""
-    offsets = np.frombuffer(packed.buffers()[1], np.int64)[packed.offset : packed.offset + len(packed) + 1]
-    return np.frombuffer(packed.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
-
-
-def packed(rows: np.ndarray) -> pa.Array:
-    """Return the bytes of each row of an (N, dim) array."""
-    size = rows.shape[1] * rows.itemsize
-    offsets = np.arange(len(rows) + 1, dtype=np.int64) * size
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(np.ascontiguousarray(rows))]
-    return pa.Array.from_buffers(pa.large_binary(), len(rows), buffers)
 
 
 def _sql_of(condition: Condition, column: str) -> str:

@@ -13,7 +13,8 @@ import pyarrow as pa
 from sfsc.gallery.columns import Columns, whole
 from sfsc.gallery.forms import DTYPES
 from sfsc.gallery.index_files import Fragment, Header, Key, Source
-from sfsc.gallery.lance_table import Snapshot, stored
+from sfsc.gallery.lance_table import Snapshot
+from sfsc.gallery.packing import stored
 from sfsc.gallery.segment import Segment
 from sfsc.gallery.store import EMBEDDING
 from sfsc.gallery.view import Part

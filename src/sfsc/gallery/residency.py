@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from threading import Lock
 
 Span = tuple[int, int]  # the address and the size of mapped memory
+C = ctypes.CDLL(None) if sys.platform == "linux" else None  # the C library
 DONT_NEED = 4  # MADV_DONTNEED of Linux, for memory that is mapped from files and not written
 
 
@@ -42,5 +43,5 @@ def _release(address: int, length: int) -> None:
     """Drop the pages of a span that lie in it as a whole."""
     start = -(-address // mmap.PAGESIZE) * mmap.PAGESIZE
     size = (address + length - start) // mmap.PAGESIZE * mmap.PAGESIZE
-    if size > 0 and sys.platform == "linux":
-        ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), DONT_NEED)
+    if size > 0 and C is not None:
+        C.madvise(ctypes.c_void_p(start), ctypes.c_size_t(size), DONT_NEED)

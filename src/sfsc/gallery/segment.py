@@ -188,7 +188,7 @@ def hashes_of(ids: Iterable[str]) -> np.ndarray:
 
 
 def all_present(rows: int) -> np.ndarray:
-    """Return the bits of n rows, all of which are there."""
+    """Return the bits of n rows when none of them was removed."""
     return np.packbits(np.ones(rows, bool), bitorder="little")
 
 

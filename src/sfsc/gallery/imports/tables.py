@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ def open_lance(path: Path) -> Source:
     return Source(path, table.rows, dimension, lambda: table.parts(dimension))
 
 
-class _Table:
+class _Table(ABC):
     """A file or folder with rows, and the columns that are read from it."""
 
     def __init__(self, path: Path, schema: pa.Schema, rows: int) -> None:
@@ -81,9 +82,9 @@ class _Table:
                     "or booleans, or leave it out"
                 )
 
+    @abstractmethod
     def batches(self, columns: Sequence[str], size: int) -> Iterator[pa.RecordBatch]:
         """Yield columns of all rows in batches of at most `size` rows."""
-        raise NotImplementedError
 
     def dimension(self) -> int:
         """Return the dimension of the first row."""
