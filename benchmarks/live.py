@@ -17,6 +17,7 @@ from page import met, parser, section, table
 
 from sfsc import Gallery
 from sfsc.gallery.store import Row
+from sfsc.gallery.upkeep import KEPT_AT_FIRST
 from sfsc.progress import track
 
 PAUSE = 0.005  # seconds between two searches
@@ -87,7 +88,8 @@ def build(folder: Path, rows: np.ndarray, form: str) -> None:
     with Gallery.open(folder, create=True) as gallery:
         for start in track(range(0, len(rows), ADDED), "writing"):
             add(gallery, rows[start : start + ADDED], start, form)
-        gallery.optimize()
+        gallery.optimize(keep=0)  # the folder of a fresh gallery holds no old versions
+        gallery.optimize(keep=KEPT_AT_FIRST)
 
 
 def changes(gallery: Gallery, queries: np.ndarray, count: int, form: str) -> dict[str, list[float]]:
