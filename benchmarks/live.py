@@ -49,8 +49,7 @@ def main() -> None:
 def report(chosen: Namespace, folder: Path) -> str:
     """Return the section."""
     rows, queries = clustered(chosen.rows, 1000, chosen.dim)
-    build(folder / "gallery", rows, chosen.form)
-    fresh = size_of(folder / "gallery")
+    fresh = build(folder / "gallery", rows, chosen.form)
     with Gallery.open(folder / "gallery", maintain=True) as gallery:
         single = changes(gallery, queries, chosen.changes, chosen.form)
         quiet = searched(gallery, queries, chosen.seconds)
@@ -83,13 +82,15 @@ def report(chosen: Namespace, folder: Path) -> str:
     )
 
 
-def build(folder: Path, rows: np.ndarray, form: str) -> None:
-    """Write and index a gallery."""
+def build(folder: Path, rows: np.ndarray, form: str) -> int:
+    """Write and index a gallery, and return its size on disk."""
     with Gallery.open(folder, create=True) as gallery:
         for start in track(range(0, len(rows), ADDED), "writing"):
             add(gallery, rows[start : start + ADDED], start, form)
-        gallery.optimize(keep=0)  # the folder of a fresh gallery holds no old versions
+        gallery.optimize(keep=0)  # a fresh gallery holds no old versions
+        size = size_of(folder)
         gallery.optimize(keep=KEPT_AT_FIRST)
+    return size
 
 
 def changes(gallery: Gallery, queries: np.ndarray, count: int, form: str) -> dict[str, list[float]]:
