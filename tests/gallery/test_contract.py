@@ -487,3 +487,11 @@ def test_a_newer_format_is_refused(address: str) -> None:
     store.close()
     with pytest.raises(SfscError, match=f"gallery {address} was written by a newer sfsc: upgrade"):
         Gallery.open(address)
+
+
+@pytest.mark.parametrize("kind", [[[0.5]], {}, None, "image", 1])
+def test_attributes_of_unknown_kinds_are_refused(kind: Any) -> None:
+    values = Description(DIM, "f", {"price": "number"}).to_json()
+    values["attributes"]["price"] = kind
+    with pytest.raises(SfscError, match="gallery g is damaged|g is not a gallery"):
+        Description.from_json(values, "g")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +21,18 @@ from sfsc.gallery.view import Part, View
 
 DIM = 16
 ROWS = 21_000
+BESIDE_TORCH_UTILS = """
+import sys
+import faiss.contrib.torch_utils
+import numpy as np
+from sfsc.gallery import Gallery
+rows = np.random.default_rng(0).standard_normal((21_000, 8)).astype(np.float32)
+names = [str(row) for row in range(len(rows))]
+with Gallery.open(sys.argv[1], create=True) as gallery:
+    gallery.add(rows, names, paths=names, width=1.0, fingerprint="f")
+    for exact in (True, False):
+        print(gallery.search(rows[7:8], "f", top=1, exact=exact)[0][0].id)
+"""
 Large = tuple[View, np.ndarray]
 
 
@@ -97,6 +111,13 @@ def test_an_approximate_search_finds_nearly_all_and_says_true_scores(large: Larg
         assert len(hits) == 10
         for hit in hits:
             assert hit.score == pytest.approx(vectors[int(hit.id)] @ query, abs=1e-5)
+
+
+def test_programs_that_change_the_methods_of_faiss_can_search(tmp_path: Path) -> None:
+    # pytorch-metric-learning imports this module of FAISS
+    command = [sys.executable, "-c", BESIDE_TORCH_UTILS, str(tmp_path / "gallery")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.stdout.split() == ["7", "7"], done.stderr
 
 
 def test_conditions_are_fulfilled_exactly(large: Large) -> None:

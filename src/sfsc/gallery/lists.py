@@ -75,7 +75,7 @@ class Lists:
         else:
             probes = min(self.count, math.ceil(self.probes / max(share, 1 / self.count)))
             settings = faiss.SearchParametersIVF(nprobe=probes, sel=faiss.IDSelectorBitmap(chosen))
-        rows = self._index.search(queries, CANDIDATES * top, params=settings)[1]
+        rows = _search(self._index, queries, CANDIDATES * top, settings)
         rows[(rows < 0) | (rows >= self._index.ntotal)] = -1  # the numbers come from a file
         return rows
 
@@ -86,7 +86,7 @@ class Lists:
     def of(self, rows: Segment) -> Lists:
         """Return the lists of other rows in memory, with the same partition."""
         index = _empty(rows.vectors.shape[1], self.count)
-        index.quantizer.add(self._index.quantizer.reconstruct_n(0, self.count))
+        index.quantizer.add(_centroids(self._index))
         faiss.copy_array_to_vector(faiss.vector_to_array(self._index.sq.trained), index.sq.trained)
         index.is_trained = True
         for start in range(0, len(rows), BLOCK):
@@ -117,7 +117,7 @@ def write_lists(folder: Path, rows: Segment, track: Callable[[Iterable[int], str
         codes = _codes(index, rows.decoded(block), assigned[block])
         _place(file, counts, filled, assigned[block], codes, np.arange(block.start, block.stop))
     file.flush()
-    index.quantizer.reconstruct_n(0, count).tofile(folder / "centroids")
+    _centroids(index).tofile(folder / "centroids")
     faiss.vector_to_array(index.sq.trained).tofile(folder / "ranges")
     counts.tofile(folder / "counts")
     queries = rows.decoded(generator.choice(len(rows), SAMPLE))
@@ -165,6 +165,23 @@ def _empty(dimension: int, count: int) -> Any:
     """Return an index with `count` lists and without rows."""
     coarse = faiss.IndexFlatIP(dimension)
     return faiss.IndexIVFScalarQuantizer(coarse, dimension, count, CODES, INNER)
+
+
+# Arrays for results are passed to FAISS, because programs that import `faiss.contrib.torch_utils`, as
+# pytorch-metric-learning does, change its methods: `search` loses its parameters, and others return tensors.
+def _search(index: Any, queries: np.ndarray, count: int, settings: Any) -> np.ndarray:
+    """Return the numbers of the `count` nearest rows of each query: (Q, count) int64."""
+    queries = np.ascontiguousarray(queries)
+    scores = np.empty((len(queries), count), np.float32)
+    rows = np.empty((len(queries), count), np.int64)
+    pointers = (faiss.swig_ptr(array) for array in (scores, rows))
+    index.search_c(len(queries), faiss.swig_ptr(queries), count, *pointers, settings)
+    return rows
+
+
+def _centroids(index: Any) -> np.ndarray:
+    """Return the centroids of the lists: (lists, dimension) float32."""
+    return index.quantizer.reconstruct_n(0, index.nlist, np.empty((index.nlist, index.d), np.float32))
 
 
 def _capacities(counts: np.ndarray) -> np.ndarray:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from sfsc.errors import SfscError
-from sfsc.gallery.conditions import Condition, Value
+from sfsc.gallery.conditions import KINDS, Condition, Value
 
 FORMAT = 3  # attributes can have any name; in format 2 they had the names of their columns
 # The columns of every gallery, and their kinds; attributes follow them.
@@ -147,11 +147,16 @@ class Description:
                 dimensions=tuple(values.get("dimensions", ())),
             )
             description.fingerprint.encode()
+            known = set(description.attributes.values()) <= KINDS.keys()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SfscError(f"{name} is not a gallery: another program wrote its table") from error
         sizes = (description.dimension, *description.dimensions)
         if not all(type(size) is int and 0 < size <= MOST_DIMENSIONS for size in sizes):
             raise SfscError(f"gallery {name} is damaged: it states that rows have {sizes[0]!r} dimensions")
+        if not known:
+            raise SfscError(
+                f"gallery {name} is damaged: it has attributes of no kind among {', '.join(KINDS)}"
+            )
         return description
 
 
