@@ -493,5 +493,5 @@ def test_a_newer_format_is_refused(address: str) -> None:
 def test_attributes_of_unknown_kinds_are_refused(kind: Any) -> None:
     values = Description(DIM, "f", {"price": "number"}).to_json()
     values["attributes"]["price"] = kind
-    with pytest.raises(SfscError, match="gallery g is damaged|g is not a gallery"):
+    with pytest.raises(SfscError, match=r"gallery g is damaged|g is not a gallery"):
         Description.from_json(values, "g")

@@ -199,6 +199,20 @@ def test_the_memory_layout_does_not_change_the_result() -> None:
     torch.testing.assert_close(losses[0], losses[1], rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(("round_to", "channels_last"), [(1, [False, True, True, True]), (8, [True] * 4)])
+def test_layers_that_break_in_the_channels_last_layout_keep_the_other(
+    round_to: int, channels_last: list[bool]
+) -> None:
+    # The strided 1x1 convolutions of `small` have 2 channels at the smallest width, but for rounding.
+    family = Family.create("small", widths=(0.125, 0.5, 0.75, 1.0), round_to=round_to, image_size=(32, 32))
+    config = Config(dataset="folder:x", channels_last=True)
+    formats = Forward(family, config).formats.values()
+    assert [form == torch.channels_last for form in formats] == channels_last
+    classifier = nn.Parameter(torch.randn(CLASSES, 128))
+    gradients = NestedGradients(family.train(), [classifier], SFSC)
+    assert torch.isfinite(run_step(family, classifier, gradients, channels_last=True).loss).all()
+
+
 def count_compiled(monkeypatch: pytest.MonkeyPatch) -> list[nn.Module]:
     """What is given to torch.compile from now on; nothing is compiled."""
     compiled: list[nn.Module] = []

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from typing import cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
 from sfsc.family.embedder import Embedder
@@ -34,6 +34,11 @@ class Forward:
         synchronised = config.sync_batch_norm and world.size > 1
         self.normalisation = SynchronisedBatchNorm() if synchronised else nullcontext()
         self.compiled: dict[float, Callable[[Tensor], Tensor]] = {}
+        formats = {True: torch.channels_last, False: torch.contiguous_format}
+        self.formats = {
+            width: formats[config.channels_last and not _breaks_channels_last(family.at(width))]
+            for width in family.widths
+        }
 
     def __call__(self, images: Tensor, width: float) -> Tensor:
         """Embed images (batch, 3, height, width) float32 in [0, 1] as (batch, dim).
@@ -48,11 +53,25 @@ class Forward:
         network = sub_model.features if self.linear else sub_model
         if self.config.compile and width not in self.compiled:
             self.compiled[width] = _compile(network)
-        if self.config.channels_last:
-            images = images.contiguous(memory_format=torch.channels_last)
+        images = images.contiguous(memory_format=self.formats[width])
         low = self.config.precision == "bfloat16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=low), self.normalisation:
             return self.compiled.get(width, network)(images)
+
+
+def _breaks_channels_last(network: nn.Module) -> bool:
+    """Return whether the CPU kernels of torch 2.13 corrupt memory in a channels-last pass through a network.
+
+    They do so in strided 1x1 convolutions of fewer than eight channels.
+    """
+    return any(
+        isinstance(layer, nn.Conv2d)
+        and layer.kernel_size == (1, 1)
+        and layer.stride != (1, 1)
+        and layer.weight.device.type == "cpu"
+        and layer.weight.shape[1] < 8
+        for layer in network.modules()
+    )
 
 
 def _compile(network: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
