@@ -22,6 +22,7 @@ from torch import nn
 
 from sfsc.data.csv_table import read_csv
 from sfsc.data.listing import Listing
+from sfsc.decisions.thresholds import Thresholds
 from sfsc.deploy.profile import Profile
 from sfsc.deploy.quantities import SIZES, read_quantity
 from sfsc.embedding.exported import Exported, ExportedModel
@@ -51,6 +52,7 @@ from sfsc.runs.results import own_dataset, read_result
 from sfsc.switchable.stored import structure_from_text, structure_to_text
 from sfsc.training.checkpoint import read_checkpoint
 from sfsc.training.config import Config, read_config, read_settings
+from tests.decisions.pairs import example
 
 MEMORY = 20_000_000  # bytes that decoding an image may take here
 MOST_BYTES = 1 << 20  # of a changed file
@@ -161,6 +163,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "metadata": Parser(
             lambda data, path: Exported.from_text(text_of(data), path), [exported.to_text().encode()]
         ),
+        "thresholds": in_file("thresholds.json", read_thresholds, [values(example().to_json())]),
         "onnx": Parser(lambda data, _: has_external_data(data), [onnx_seed()], (ValueError,)),
         "checkpoint": in_file(
             "checkpoint.safetensors", lambda path: read_checkpoint(path.parent), [checkpoint]
@@ -212,6 +215,11 @@ def print_result(path: Path) -> None:
 def read_profile(path: Path) -> object:
     (path.parent / "family.json").write_bytes(values(old_family()))
     return Profile.read(path.parent)
+
+
+def read_thresholds(path: Path) -> object:
+    maps = Thresholds.load(path).maps.values()
+    return [(one.probability(np.linspace(-1, 1, 9), 10), one.threshold(one.smallest_rate)) for one in maps]
 
 
 def read_gallery(data: bytes, _: Path) -> object:

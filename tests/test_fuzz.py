@@ -14,9 +14,19 @@ from tests.fuzzing import INDEX, MOST_BYTES, Parser, changed, parsers
 
 NAMES = (
     *("header", "image", "conditions", "json", "family", "config", "settings", "result", "log", "images"),
-    *("profile", "environment", "table", "attributes", "metadata", "onnx", "checkpoint", "gallery"),
+    *(
+        "profile",
+        "environment",
+        "table",
+        "attributes",
+        "metadata",
+        "thresholds",
+        "onnx",
+        "checkpoint",
+        "gallery",
+    ),
     *("quantity", "model", "structure", "built", "weights", "printed", *INDEX),
-    *("npy", "faiss", "parquet", "ids", "backup"),
+    *("npy", "faiss", "parquet", "ids", "backup", "thresholds"),
 )
 SLOW = ("report", "curves")  # a tenth of a second each, and more
 

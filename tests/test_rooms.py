@@ -18,7 +18,8 @@ ROOT = Path(sfsc.__file__).parents[1]
 # A room may import from itself and from the rooms before it.
 ROOMS = (
     *("errors", "files", "progress", "interruption", "widths", "dimensions"),
-    *("images", "data", "runs", "backbones", "switchable", "family", "retrieval", "embedding", "gallery"),
+    *("images", "data", "runs", "retrieval", "decisions", "backbones", "switchable", "family"),
+    *("embedding", "gallery"),
     *("training", "evaluation", "deploy", "report", "serving", "cli"),
 )
 OUTSIDE = ("__init__", "__main__", "_moved")  # of all rooms: they name what is in them

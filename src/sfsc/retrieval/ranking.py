@@ -227,8 +227,8 @@ class _Relation:
     """Finds the positives of each query, and the gallery items that are dropped from its ranking."""
 
     def __init__(self, query: Labelled, gallery: Labelled) -> None:
-        wanted, held = _codes(query.identities, gallery.identities)
-        self.query_views, self.gallery_views = _views(query, gallery)
+        wanted, held = codes_of(query.identities, gallery.identities)
+        self.query_views, self.gallery_views = views_of(query, gallery)
         self.by_identity = np.argsort(held, kind="stable")
         self.first = np.searchsorted(held, wanted, "left", sorter=self.by_identity)
         self.end = np.searchsorted(held, wanted, "right", sorter=self.by_identity)
@@ -243,18 +243,19 @@ class _Relation:
         return same_identity.chosen(~dropped), same_identity.chosen(dropped)
 
 
-def _views(query: Labelled, gallery: Labelled) -> tuple[np.ndarray, np.ndarray]:
+def views_of(query: Labelled, gallery: Labelled) -> tuple[np.ndarray, np.ndarray]:
     """Return integers for queries and gallery; pairs of one identity with equal integers are dropped."""
     if (query.cameras is None) != (gallery.cameras is None):
         raise SfscError("cameras are known of only one of query and gallery: give both or neither")
     if query.cameras is not None and gallery.cameras is not None:
-        return _codes(query.cameras, gallery.cameras)
+        return codes_of(query.cameras, gallery.cameras)
     if query.paths is not None and gallery.paths is not None:
-        return _codes(np.array(query.paths), np.array(gallery.paths))
+        return codes_of(np.array(query.paths), np.array(gallery.paths))
     return np.zeros(len(query.identities), np.int64), np.ones(len(gallery.identities), np.int64)
 
 
-def _codes(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def codes_of(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return the labels of queries and gallery as integers that are equal where the labels are."""
     codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
     return codes[: len(query)], codes[len(query) :]
 
