@@ -13,6 +13,9 @@ from sfsc import _moved
 if TYPE_CHECKING:
     from sfsc.data.dataset import Dataset
     from sfsc.data.sources import open_dataset
+    from sfsc.decisions.pair import Pair
+    from sfsc.decisions.score_map import ScoreMap
+    from sfsc.decisions.thresholds import Thresholds
     from sfsc.deploy.choosing import Limits, choose
     from sfsc.deploy.exporting import export
     from sfsc.deploy.profile import Profile
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from sfsc.errors import SfscError
     from sfsc.evaluation.compare import Comparison, compare
     from sfsc.evaluation.evaluate import Evaluation, evaluate
+    from sfsc.evaluation.thresholds import fit_thresholds
     from sfsc.family.family import Family
     from sfsc.gallery import Condition, Gallery, Hit
     from sfsc.gallery.indexing import index, upgrade
@@ -57,9 +61,12 @@ __all__ = [
     "Inspection",
     "Limits",
     "Model",
+    "Pair",
     "Profile",
+    "ScoreMap",
     "SfscError",
     "Switchable",
+    "Thresholds",
     "Widths",
     "adapt",
     "calibrate",
@@ -69,6 +76,7 @@ __all__ = [
     "embed",
     "evaluate",
     "export",
+    "fit_thresholds",
     "index",
     "inspect",
     "make_engine",
@@ -100,9 +108,12 @@ _HOMES = {
     "Inspection": "sfsc.switchable.inspection",
     "Limits": "sfsc.deploy.choosing",
     "Model": "sfsc.embedding.model",
+    "Pair": "sfsc.decisions.pair",
     "Profile": "sfsc.deploy.profile",
+    "ScoreMap": "sfsc.decisions.score_map",
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.network",
+    "Thresholds": "sfsc.decisions.thresholds",
     "Widths": "sfsc.widths",
     "adapt": "sfsc.training.adapt",
     "calibrate": "sfsc.training.calibrate",
@@ -112,6 +123,7 @@ _HOMES = {
     "embed": "sfsc.embedding.files",
     "evaluate": "sfsc.evaluation.evaluate",
     "export": "sfsc.deploy.exporting",
+    "fit_thresholds": "sfsc.evaluation.thresholds",
     "index": "sfsc.gallery.indexing",
     "inspect": "sfsc.switchable.inspection",
     "make_engine": "sfsc.embedding.engines",

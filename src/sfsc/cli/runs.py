@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import AllowCodeOption, DatasetOption, RunArgument, WorkersOption
+from sfsc.cli.options import DATASET_HELP, AllowCodeOption, DatasetOption, RunArgument, WorkersOption
 from sfsc.errors import one_line
 from sfsc.report import terminal
 
@@ -35,6 +35,44 @@ def evaluate(
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
     _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [])
+
+
+@app.command()
+def thresholds(
+    run: RunArgument,
+    dataset: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help=f"{DATASET_HELP}; its test images are used; default: the validation identities of the run.",
+        ),
+    ] = None,
+    workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
+) -> None:
+    """Fit what a cosine means: the probability of a match, and thresholds for false match rates.
+
+    Each pair of query width and gallery width, numeric form and dimension gets its own map. The maps are
+    written to RUN/thresholds.json, and files that are exported later carry them.
+    """
+    from sfsc.data import open_dataset
+    from sfsc.decisions.thresholds import THRESHOLDS_FILE
+    from sfsc.evaluation.thresholds import fit_thresholds, validation_of
+    from sfsc.family.family import Family
+    from sfsc.training.config import dataset_of
+
+    own = None if dataset else dataset_of(run)
+    name = dataset or validation_of(str(own))
+    if own is not None and own != name:
+        print(
+            f"remark: {run} was trained on these identities, so that more false matches pass than the "
+            f"thresholds say: train on {name}, or name identities that it has not seen with --dataset",
+            file=sys.stderr,
+        )
+    fitted = fit_thresholds(Family.load(run, allow_code), open_dataset(name), workers)
+    fitted.save(run / THRESHOLDS_FILE)
+    terminal.print_thresholds(fitted)
+    print(f"written: {run / THRESHOLDS_FILE}")
 
 
 @app.command()

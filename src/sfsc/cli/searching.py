@@ -196,13 +196,24 @@ def search(
         bool,
         typer.Option("--approximate", help="In a large gallery, compare only some rows, which is faster."),
     ] = False,
+    max_fmr: Annotated[
+        float | None,
+        typer.Option(help="Show only matches: the largest share of wrong pairs that may count as matches."),
+    ] = None,
+    min_probability: Annotated[
+        float | None, typer.Option(help="Show only matches: the smallest probability of a match.")
+    ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
     ] = None,
     memory: MemoryOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Search a gallery with an image, embedded by any sub-model of the gallery's family."""
+    """Search a gallery with an image, embedded by any sub-model of the gallery's family.
+
+    If `sfsc thresholds` was run, hits have a probability. --max-fmr and --min-probability then show only
+    matches, which can be none.
+    """
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
     from sfsc.gallery.searching import search as run_search
@@ -211,8 +222,12 @@ def search(
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
     rows = Gallery.open(gallery, memory=_bytes(memory))
-    hits = run_search(opened, query, rows, width, top, where or (), not approximate, dim)
-    terminal.print_hits(hits)
+    limits = max_fmr, min_probability
+    hits = run_search(opened, query, rows, width, top, where or (), not approximate, dim, *limits)
+    if hits or limits == (None, None):
+        terminal.print_hits(hits)
+    else:
+        print(f"no match among the {len(rows)} rows of {gallery}")
     if picture:
         draw_hits(query, hits, picture)
         print(f"picture: {picture}")

@@ -17,7 +17,7 @@ def fit_map(scores: Scores, gallery: int) -> ScoreMap:
     """Fit the map and the thresholds of one pair of sub-models.
 
     The cosines are divided into groups at quantiles of the matching and of the other pairs, which weigh the
-    same in total. Isotonic regression of the share of matches in each group, by pool-adjacent-violators, gives
+    same in total. Isotonic regression of the share of matches in each group (pool-adjacent-violators) gives
     the likelihood ratios that are best for every proper score (Brümmer and du Preez, The PAV algorithm
     optimizes binary proper scoring rules, 2013). Half a pair is added to each count, so that no ratio is
     infinite. Thresholds are quantiles of the non-matching cosines, interpolated within their bins.

@@ -9,6 +9,7 @@ import numpy as np
 
 from sfsc.errors import SfscError
 
+RATES = (1e-2, 1e-3, 1e-4)  # the false match rates that tables show
 RULE = 30  # errors that an error rate must rest on (Doddington et al., Speech Communication 2000)
 
 
@@ -65,9 +66,28 @@ class ScoreMap:
             rows: the number of rows of the gallery that is searched; by default the number of rows in the
                 data that the map was fitted on.
         """
-        others = max((self.gallery if rows is None else rows) - self.matching_rows, 1.0)
-        log_odds = self.log_ratio(scores) + math.log(self.matching_rows / others)
+        log_odds = self.log_ratio(scores) + math.log(self.matching_rows / self._others(rows))
         return 1 / (1 + np.exp(-np.clip(log_odds, -700, 700)))
+
+    def _others(self, rows: int | None) -> float:
+        """Return the number of rows that do not match a query, at least 1, among this many rows."""
+        return max((self.gallery if rows is None else rows) - self.matching_rows, 1.0)
+
+    def cosine(self, probability: float, rows: int | None = None) -> float | None:
+        """Return the smallest cosine with at least a probability, or None if no cosine has it.
+
+        Args:
+            probability: a probability below 1.
+            rows: as for `probability`.
+        """
+        others = self._others(rows)
+        wanted = math.log(probability / (1 - probability)) - math.log(self.matching_rows / others)
+        if wanted > self.log_ratios[-1]:
+            return None
+        first = int(np.searchsorted(self.log_ratios, wanted))
+        if first == 0:
+            return -1.0
+        return float(np.interp(wanted, self.log_ratios[: first + 1], self.cosines[: first + 1]))
 
     def threshold(self, fmr: float) -> float:
         """Return the smallest cosine whose false match rate is at most `fmr`.

@@ -89,11 +89,15 @@ def count_scores(
     step = max(1, BLOCK // max(1, len(items)))
     for rows in (slice(start, start + step) for start in range(0, len(queries), step)):
         scores = queries[rows] @ items.T
-        same = wanted[rows, None] == held
-        counted = same & (views[0][rows, None] != views[1])
-        matching.append(scores[counted])
-        identities.append(np.broadcast_to(wanted[rows, None], same.shape)[counted])
-        non_matching += np.bincount(bins_of(scores[~same]), minlength=BINS + 1)
-        best[0, rows] = scores.max(axis=1, initial=-np.inf, where=counted)
-        best[1, rows] = scores.max(axis=1, initial=-np.inf, where=~same)
+        same = np.nonzero(wanted[rows, None] == held)
+        own = scores[same]
+        non_matching += np.bincount(bins_of(scores).ravel(), minlength=BINS + 1)
+        non_matching -= np.bincount(bins_of(own), minlength=BINS + 1)
+        scores[same] = -np.inf
+        best[1, rows] = scores.max(axis=1, initial=-np.inf)
+        counted = views[0][rows][same[0]] != views[1][same[1]]
+        query_rows, own = same[0][counted], own[counted]
+        np.maximum.at(best[0, rows], query_rows, own)
+        matching.append(own)
+        identities.append(wanted[rows][query_rows])
     return Scores(np.concatenate(matching), np.concatenate(identities), non_matching, *best)

@@ -17,7 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfsc.embedding.exported import INPUT, PROPERTY, Exported, ExportedModel
+from sfsc.decisions.thresholds import Thresholds
+from sfsc.embedding.exported import INPUT, Exported, ExportedModel, as_metadata
 from sfsc.errors import SfscError, missing_extra
 from sfsc.family.embedder import Embedder
 from sfsc.family.family import Family
@@ -76,6 +77,8 @@ def export(
 ) -> Exported:
     """Export one sub-model to a file, after checking that the file computes the same embeddings.
 
+    The file carries the thresholds of the family for queries of this sub-model, if they were fitted.
+
     Args:
         family: a family in evaluation mode.
         width: the width of the sub-model.
@@ -92,7 +95,8 @@ def export(
 
     Raises:
         SfscError: the family has no such width or dimension, the suffix is unknown, there are too few images,
-            an image cannot be read, the embeddings differ, or onnx is not installed. No file is written.
+            an image cannot be read, the embeddings differ, the thresholds of the run are of another family,
+            or onnx is not installed. No file is written.
 
     Example::
 
@@ -114,6 +118,9 @@ def export(
     family.check_width(width)
     if dimension is not None:
         family.check_dimension(dimension)
+    thresholds = family.thresholds
+    if thresholds is not None:
+        thresholds.check(family.fingerprint)
     submodel = cast(Embedder, family.submodel(width))
     exported = Exported(
         fingerprint=family.fingerprint,
@@ -129,7 +136,7 @@ def export(
     graph = Graph(submodel, family.image_size[1], dimension).eval()
     pixels = _spread(images, family.image_size, used)
     to_bytes = _to_pt2 if out.suffix == ".pt2" else _to_int8_onnx if int8 else _to_float_onnx
-    data, exported = to_bytes(graph, exported, pixels, out)
+    data, exported = to_bytes(graph, exported, thresholds, pixels, out)
     write_atomic(out, data)
     return exported
 
@@ -140,29 +147,33 @@ def _spread(images: Sequence[str], size: tuple[int, int], count: int) -> np.ndar
     return np.stack([decode(images[place], size) for place in chosen])
 
 
-def _to_float_onnx(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> Made:
+def _to_float_onnx(
+    graph: Graph, exported: Exported, thresholds: Thresholds | None, pixels: np.ndarray, out: Path
+) -> Made:
     from sfsc.deploy.slimming import slim
 
-    data = slim(_to_onnx(graph, exported))
+    data = slim(_to_onnx(graph, exported, thresholds))
     _compare(graph, ExportedModel.of(data, out).embed_pixels, pixels, out)
     return data, exported
 
 
-def _to_int8_onnx(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> Made:
+def _to_int8_onnx(
+    graph: Graph, exported: Exported, thresholds: Thresholds | None, pixels: np.ndarray, out: Path
+) -> Made:
     """Quantise the model; `quantise` compares it with the sub-model itself."""
-    data = _to_onnx(graph, exported)
+    data = _to_onnx(graph, exported, thresholds)
     from sfsc.deploy.float_layers import quantise
     from sfsc.deploy.slimming import slim
 
     with _quiet():
         data, kept = quantise(data, pixels, out)
     exported = replace(exported, float_layers=kept)
-    data = slim(_described(data, exported))
+    data = slim(_described(data, exported, thresholds))
     ExportedModel.of(data, out)  # raises an error if onnxruntime cannot run the file
     return data, exported
 
 
-def _to_onnx(graph: Graph, exported: Exported) -> bytes:
+def _to_onnx(graph: Graph, exported: Exported, thresholds: Thresholds | None) -> bytes:
     try:
         import onnx
         import onnxscript
@@ -182,24 +193,27 @@ def _to_onnx(graph: Graph, exported: Exported) -> bytes:
         )
     assert program is not None
     model: onnx.ModelProto = program.model_proto
-    return _described(model.SerializeToString(), exported)
+    return _described(model.SerializeToString(), exported, thresholds)
 
 
-def _described(data: bytes, exported: Exported) -> bytes:
+def _described(data: bytes, exported: Exported, thresholds: Thresholds | None) -> bytes:
     """Return the ONNX model with our metadata and no other metadata."""
     import onnx
 
     model = onnx.load_from_string(data)
-    onnx.helper.set_model_props(model, {PROPERTY: exported.to_text()})
+    onnx.helper.set_model_props(model, as_metadata(exported, thresholds))
     described: bytes = model.SerializeToString()
     return described
 
 
-def _to_pt2(graph: Graph, exported: Exported, pixels: np.ndarray, out: Path) -> Made:
+def _to_pt2(
+    graph: Graph, exported: Exported, thresholds: Thresholds | None, pixels: np.ndarray, out: Path
+) -> Made:
     batch = torch.export.Dim("batch")
     program = torch.export.export(graph, (torch.from_numpy(pixels[:2]),), dynamic_shapes=({0: batch},))
     file = io.BytesIO()
-    torch.export.save(program, file, extra_files={f"{PROPERTY}.json": exported.to_text()})
+    extra = {f"{key}.json": text for key, text in as_metadata(exported, thresholds).items()}
+    torch.export.save(program, file, extra_files=extra)
     module = torch.export.load(io.BytesIO(file.getvalue())).module()
     _compare(graph, lambda images: module(torch.from_numpy(images)).detach().numpy(), pixels, out)
     return file.getvalue(), exported

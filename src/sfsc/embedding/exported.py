@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from sfsc.decisions.thresholds import Thresholds
 from sfsc.dimensions import shorten
 from sfsc.embedding.onnx_file import has_external_data
 from sfsc.errors import SfscError, first_line, one_line
@@ -18,7 +19,7 @@ from sfsc.images.batches import as_pixels
 
 FORMAT = 2
 MOST_DIMENSIONS, MOST_PIXELS = 1 << 14, 1 << 22
-PROPERTY = "sfsc"  # key in the metadata of the file
+PROPERTY, THRESHOLDS = "sfsc", "sfsc.thresholds"  # keys in the metadata of the file
 INPUT = "images"
 
 
@@ -87,6 +88,17 @@ class Exported:
         return exported
 
 
+def as_metadata(exported: Exported, thresholds: Thresholds | None) -> dict[str, str]:
+    """Return the metadata of an exported file, with the thresholds for queries of its sub-model."""
+    metadata = {PROPERTY: exported.to_text()}
+    if thresholds is None:
+        return metadata
+    own = thresholds.chosen(
+        lambda pair: pair.query_width == exported.width and pair.dimension <= exported.dimension
+    )
+    return metadata | {THRESHOLDS: json.dumps(own.to_json(), separators=(",", ":"))}
+
+
 class ExportedModel:
     """The sub-model in an ONNX file: a `Model` with one width.
 
@@ -100,9 +112,10 @@ class ExportedModel:
         print(model.embed_pixels(images).shape)  # (1, model.dimension)
     """
 
-    def __init__(self, exported: Exported, session: Any) -> None:
+    def __init__(self, exported: Exported, session: Any, thresholds: Thresholds | None = None) -> None:
         self.exported = exported
         self._session = session
+        self._thresholds = thresholds
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 0) -> ExportedModel:
@@ -139,7 +152,7 @@ class ExportedModel:
             session = onnxruntime.InferenceSession(
                 data, options, providers=["CPUExecutionProvider"], enable_fallback=0
             )
-            said = session.get_modelmeta().custom_metadata_map.get(PROPERTY)
+            said = session.get_modelmeta().custom_metadata_map
             graph = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
             graph += [("", one.type, one.shape[1:]) for one in session.get_outputs()]
         except Exception as error:  # the errors of onnxruntime have no other common base class
@@ -147,14 +160,14 @@ class ExportedModel:
                 f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
                 "export it again, or upgrade onnxruntime"
             ) from error
-        exported = Exported.from_text(said, path)
+        exported = Exported.from_text(said.get(PROPERTY), path)
         expected = [
             (INPUT, "tensor(uint8)", [*exported.image_size, 3]),
             ("", "tensor(float)", [exported.dimension]),
         ]
         if not _agree(graph, expected):
             raise SfscError(f"{path} was not exported by sfsc: its graph does not match its metadata")
-        return cls(exported, session)
+        return cls(exported, session, _thresholds(said.get(THRESHOLDS), path))
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
         try:
@@ -194,6 +207,11 @@ class ExportedModel:
         """See `Model`."""
         return self.exported.width
 
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """See `Model`; the file has those of its own queries that the run had when it was exported."""
+        return self._thresholds
+
     def check_width(self, width: float) -> None:
         """See `Model`."""
         if width != self.exported.width:
@@ -220,6 +238,13 @@ class ExportedModel:
             return np.empty((0, dimension or self.dimension), np.float32)
         embeddings = self._run(pixels)
         return embeddings if dimension is None else shorten(embeddings, dimension)
+
+
+def _thresholds(text: str | None, path: Path) -> Thresholds | None:
+    try:
+        return None if text is None else Thresholds.from_json(parse_json(text), path)
+    except ValueError as error:
+        raise SfscError(f"the thresholds in {path} are damaged ({error}): export it again") from None
 
 
 def _check_whole(data: bytes, path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sfsc.decisions.thresholds import Thresholds
 from sfsc.errors import SfscError
 
 ONNX = ".onnx"
@@ -34,6 +35,14 @@ class Model(Protocol):
     @property
     def widest(self) -> float:
         """The width of the model's largest sub-model."""
+
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """What the cosines of the family mean, or None if that is not known.
+
+        Raises:
+            SfscError: the file of the thresholds is damaged.
+        """
 
     def check_width(self, width: float) -> None:
         """Raise `SfscError` if the model has no sub-model of this width."""

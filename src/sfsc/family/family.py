@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from sfsc.backbones.sources import check_code, find_backbone
 from sfsc.backbones.weights import load_weights, no_larger_than, read_weights
+from sfsc.decisions.thresholds import THRESHOLDS_FILE, Thresholds
 from sfsc.dimensions import check_dimension, shorten
 from sfsc.errors import SfscError, first_line
 from sfsc.family.build import analysed, new_network
@@ -50,6 +52,7 @@ class Family(Switchable):
     """
 
     network: Embedder
+    _folder: Path | None = None
 
     def __init__(self, spec: FamilySpec, network: Embedder, structure: Structure) -> None:
         """Make a family from a dense embedder, which becomes the full sub-model."""
@@ -198,6 +201,13 @@ class Family(Switchable):
         """The width of the full sub-model."""
         return 1.0
 
+    @cached_property
+    def thresholds(self) -> Thresholds | None:
+        """The thresholds in the folder that the family was loaded from, or None; read when first used."""
+        if self._folder is None or not (self._folder / THRESHOLDS_FILE).exists():
+            return None
+        return Thresholds.load(self._folder / THRESHOLDS_FILE)
+
     def check_width(self, width: float) -> None:
         """Raise `SfscError` if the family has no sub-model of this width."""
         self.widths.index(width)
@@ -272,6 +282,7 @@ class Family(Switchable):
             raise SfscError(f"{weights_path} is damaged: {first_line(error)}") from None
         if family.fingerprint != fingerprint:
             raise SfscError(f"{weights_path} does not match its description in {described_in}")
+        family._folder = Path(folder)
         return family.eval()
 
     @classmethod

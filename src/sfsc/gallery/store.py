@@ -43,6 +43,9 @@ class Hit(NamedTuple):
         form: the numeric form that the embedding is stored in.
         score: the cosine similarity to the query.
         attributes: the values of the user-defined columns, None where the row has no value.
+        probability: the probability that the row shows the identity of the query, or None if the family has
+            no thresholds.
+        match: whether the hit is a match within the limits of the search, or None.
     """
 
     id: str
@@ -53,6 +56,8 @@ class Hit(NamedTuple):
     form: str
     score: float
     attributes: Mapping[str, Value | None]
+    probability: float | None = None
+    match: bool | None = None
 
 
 HIT_COLUMNS = Hit._fields[:6]

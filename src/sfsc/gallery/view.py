@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import starmap
 from typing import Any
 
 import numpy as np
@@ -103,7 +104,7 @@ class View:
         fixed, own = values[: len(HIT_COLUMNS)], values[len(HIT_COLUMNS) :]
         attributes = [dict(zip(self.attributes, row, strict=True)) for row in zip(*own, strict=True)]
         attributes = attributes or [{} for _ in rows]
-        return list(map(Hit._make, zip(*fixed, scores.tolist(), attributes, strict=True)))
+        return list(starmap(Hit, zip(*fixed, scores.tolist(), attributes, strict=True)))
 
 
 def _exact(segment: Segment, queries: np.ndarray, top: int, chosen: np.ndarray | None) -> Found:

@@ -15,6 +15,7 @@ from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 from sfsc.errors import one_line
 
 if TYPE_CHECKING:
+    from sfsc.decisions.thresholds import Thresholds
     from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
     from sfsc.gallery.problems import Verification
@@ -118,13 +119,38 @@ def _shortened(names: list[str]) -> str:
 
 def print_hits(hits: list[Hit]) -> None:
     """Print the hits of a search, best first."""
-    table = Table("rank", "score", "identity", "camera", "written at width", "path")
+    known = any(hit.probability is not None for hit in hits)
+    decision = ["probability", "match"] if known else []
+    table = Table("rank", "score", *decision, "identity", "camera", "written at width", "path")
     for rank, hit in enumerate(hits, 1):
+        decided = [_known(hit.probability, "{:.3f}".format), "✓" if hit.match else ""] if known else []
         table.add_row(
-            *(str(rank), f"{hit.score:.3f}", escape(hit.identity or ""), escape(hit.camera or "")),
+            *(str(rank), f"{hit.score:.3f}", *decided, escape(hit.identity or ""), escape(hit.camera or "")),
             *(f"{hit.width:g}", escape(hit.path)),
         )
     Console().print(table)
+
+
+def print_thresholds(thresholds: Thresholds) -> None:
+    """Print thresholds of rows in float32 with all dimensions, for false match rates that the pairs support."""
+    from sfsc.decisions.score_map import RATES, rounded_up  # numpy would delay every other command
+
+    dimension = max(pair.dimension for pair in thresholds.maps)
+    maps = {
+        (pair.query_width, pair.gallery_width): one
+        for pair, one in thresholds.maps.items()
+        if pair.form == "float32" and pair.dimension == dimension
+    }
+    table = Table("query -> row", *(f"FMR {rate:g}" for rate in RATES), "p = 0.5 in 10,000 rows")
+    for (query, row), one in maps.items():
+        cells = [f"{one.threshold(r):.3f}" if r >= one.smallest_rate else "-" for r in RATES]
+        table.add_row(f"{query:g} -> {row:g}", *cells, _known(one.cosine(0.5, 10_000), "{:.3f}".format))
+    Console().print(table)
+    smallest = max(one.smallest_rate for one in maps.values())
+    _say(f"data: {thresholds.data}, {thresholds.images} images of {thresholds.identities} identities")
+    _say(
+        f"{len(thresholds.maps)} pairs of widths, forms and dimensions; smallest FMR: {rounded_up(smallest)}"
+    )
 
 
 def print_gallery(name: str, info: GalleryInfo) -> None:

@@ -130,7 +130,10 @@ class AddEmbeddings(BaseModel):
 
 
 class HitAnswer(BaseModel):
-    """A row of the gallery that a search found; `score` is the cosine similarity."""
+    """A row of the gallery that a search found; `score` is the cosine similarity.
+
+    `probability` and `match` are null if it is not known what scores mean.
+    """
 
     id: str
     path: str
@@ -140,6 +143,8 @@ class HitAnswer(BaseModel):
     form: str
     score: float
     attributes: dict[str, Value | None]
+    probability: float | None
+    match: bool | None
 
 
 class SearchAnswer(BaseModel):
