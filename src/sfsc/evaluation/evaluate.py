@@ -13,11 +13,15 @@ import torch
 
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.listing import TESTS, Listing
+from sfsc.decisions.thresholds import Thresholds
 from sfsc.dimensions import shorten
 from sfsc.embedding.image_set import ImageSet, embed_all
+from sfsc.errors import SfscError
+from sfsc.evaluation.decisions import evaluate_decisions
 from sfsc.evaluation.members import open_members
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
+from sfsc.progress import say
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
 from sfsc.runs.datasets import absolute
@@ -54,6 +58,8 @@ class Evaluation:
             two principal components of the full sub-model's embeddings.
         dimensions: for each supported dimension, the mAP of the self-tests and of the smallest sub-model's
             queries in the full sub-model's gallery.
+        decisions: error rates, open-set identification and the consistency of thresholds in every cell, see
+            docs/evaluation.md.
     """
 
     dataset: str
@@ -67,6 +73,7 @@ class Evaluation:
     cosines: np.ndarray
     projection: dict[str, Any]
     dimensions: list[dict[str, Any]]
+    decisions: dict[str, Any]
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation without the ranked lists, as plain lists and numbers."""
@@ -86,6 +93,7 @@ class Evaluation:
             "cosines": self.cosines.tolist(),
             "projection": self.projection,
             "dimensions": self.dimensions,
+            "decisions": self.decisions,
         }
 
     def write(self, run: str | Path) -> Path:
@@ -166,6 +174,7 @@ def evaluate_images(
         exported=exported,
     )
     whole = matrix.family().metrics["mAP"]
+    of_width: dict[float | str, float] = {**{width: width for width in family.widths}, **(exported or {})}
     size = inspect(family, torch.zeros(1, 3, *family.image_size, device=family.network.mean.device))
     return Evaluation(
         dataset=absolute(dataset.source),
@@ -182,7 +191,20 @@ def evaluate_images(
             *(_tests_in(dim, queries, galleries, query, gallery) for dim in family.spec.nested_dims),
             _tests(family.dimension, whole.diagonal().tolist(), float(whole[0, -1])),
         ],
+        decisions=evaluate_decisions(embedded, found, query, gallery, of_width, _thresholds(family)),
     )
+
+
+def _thresholds(family: Family) -> Thresholds | None:
+    """Return the thresholds of a family, or None with a remark if they are those of another one."""
+    thresholds = family.thresholds
+    try:
+        if thresholds is not None:
+            thresholds.check(family.fingerprint)
+        return thresholds
+    except SfscError as error:
+        say(f"remark: {error}")
+        return None
 
 
 def _tests(dimension: int, self_tests: list[float], smallest_to_full: float) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from sfsc.decisions.scores import count_scores
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.dimensions import shorten
 from sfsc.embedding.image_set import embed_all
-from sfsc.evaluation.evaluate import tested_paths
 from sfsc.family.family import Family
 from sfsc.gallery.forms import DTYPES, decode, encode
 from sfsc.progress import track
@@ -28,9 +27,10 @@ def fit_thresholds(family: Family, dataset: Dataset, workers: int = 2) -> Thresh
 
     Args:
         family: the family, in any mode; its mode is restored.
-        dataset: the data set; the pairs of its query and gallery images are used. Training must not have
-            seen their identities: those that it has seen are told apart too well, and thresholds that are
-            fitted to them let more false matches pass than they promise.
+        dataset: the data set; the pairs of its query and gallery images are used, or of a view "target:" the
+            pairs of its training images, which stand for labelled images of the searched domain. Training
+            must not have seen these identities: it tells those apart too well, and thresholds that are fitted
+            to them let more false matches pass than they promise.
         workers: the number of threads that decode images.
 
     Raises:
@@ -43,7 +43,9 @@ def fit_thresholds(family: Family, dataset: Dataset, workers: int = 2) -> Thresh
         thresholds.save("runs/photos/thresholds.json")
     """
     query, gallery = dataset.query, dataset.gallery
-    images = embed_all(family, tested_paths(dataset), workers)
+    if dataset.source.startswith("target:"):
+        query = gallery = dataset.train
+    images = embed_all(family, [*query.paths, *gallery.paths], workers)
     queries, rows = images.of(query.paths), images.of(gallery.paths)
     pairs = [
         Pair(*widths, form, dimension)

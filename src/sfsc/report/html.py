@@ -16,6 +16,7 @@ from sfsc.files.schema import conform
 from sfsc.files.writing import read_json, write_atomic
 from sfsc.images.names import as_text
 from sfsc.report.canvas import to_svg
+from sfsc.report.decisions import calibration_curves, decision_tables, error_curves, score_distributions
 from sfsc.report.figures import (
     AXIS_LABELS,
     accuracy_against_size,
@@ -147,6 +148,7 @@ def _render(run: Path) -> str:
         gains=gains_of(evaluations.own) if evaluations.own else None,
         outdated=evaluations.outdated,
         others=evaluations.others,
+        decisions=decision_tables(evaluations.own) if "decisions" in (evaluations.own or {}) else {},
         figures=_result_figures(evaluations.own) if evaluations.own else {},
         rankings=rankings if evaluations.own else None,
         curves=_curves(log, config["widths"]),
@@ -159,6 +161,10 @@ def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     if "cosines" in evaluation:  # older evaluations have none
         figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
         figures["projection"] = embedding_map(evaluation["projection"])
+    if "decisions" in evaluation:
+        figures |= {"scores": score_distributions(evaluation), "errors": error_curves(evaluation)}
+        if evaluation["decisions"]["fitted_on"] is not None:
+            figures["calibration"] = calibration_curves(evaluation)
     return {name: to_svg(figure) for name, figure in figures.items()}
 
 

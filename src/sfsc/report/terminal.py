@@ -76,6 +76,12 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         console.print(costs)
     if len(evaluation.get("dimensions", [])) > 1:
         console.print(_dimensions(widths, evaluation["dimensions"]))
+    if "decisions" in evaluation:
+        from sfsc.report.decisions import decision_tables
+
+        print_tables(decision_tables(evaluation))
+        if evaluation["decisions"]["fitted_on"] is None:
+            _say("probabilities are not evaluated: fit them with `sfsc thresholds RUN` and evaluate again")
     _say(f"data set: {evaluation['dataset']}")
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
@@ -132,7 +138,7 @@ def print_hits(hits: list[Hit]) -> None:
 
 
 def print_thresholds(thresholds: Thresholds) -> None:
-    """Print thresholds of rows in float32 with all dimensions, for false match rates that the pairs support."""
+    """Print the thresholds of rows in float32 with all dimensions."""
     from sfsc.decisions.score_map import RATES, rounded_up  # numpy would delay every other command
 
     dimension = max(pair.dimension for pair in thresholds.maps)

@@ -49,6 +49,38 @@ class Tests(TypedDict):
     smallest_to_full: float
 
 
+class CalibrationBins(TypedDict):
+    """Predicted and observed probabilities in bins, and their mean distance."""
+
+    error: float
+    predicted: list[float]
+    observed: list[float]
+
+
+class Cell(TypedDict):
+    """The decisions in one cell of the matrix; the last three need thresholds."""
+
+    matches: int
+    non_matches: int
+    fnmr: list[tuple[float, float, float] | None]
+    identified: list[float | None]
+    curve: list[tuple[float, float]]
+    matching: list[float]
+    others: list[float]
+    calibration: NotRequired[CalibrationBins]
+    fmr: NotRequired[list[float | None]]
+    fmr_one_threshold: NotRequired[list[float | None]]
+
+
+class Decisions(TypedDict):
+    """The quality of decisions in every cell of the matrix."""
+
+    rates: list[float]
+    alarms: list[float]
+    fitted_on: str | None
+    cells: list[list[Cell]]
+
+
 class Result(TypedDict):
     """The contents of `evaluation.json`; earlier versions did not write all of them."""
 
@@ -72,6 +104,7 @@ class Result(TypedDict):
     cosines: NotRequired[list[list[float]]]
     projection: NotRequired[Projection]
     dimensions: NotRequired[list[Tests]]
+    decisions: NotRequired[Decisions]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -103,8 +136,25 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
+    if "decisions" in result:
+        fitting += _fitting_decisions(result["decisions"], size)
     if not all(fitting):
         raise ValueError(f"the parts of {path} belong to different sub-models")
+
+
+def _fitting_decisions(decisions: dict[str, Any], size: int) -> list[bool]:
+    rates, alarms, cells = decisions["rates"], decisions["alarms"], decisions["cells"]
+    fitting = [len(cells) == size and all(len(row) == size for row in cells)]
+    fitting += [all(0 < share <= 1 for share in (*rates, *alarms))]
+    for cell in (cell for row in cells for cell in row):
+        per_rate = [cell[key] for key in ("fnmr", "fmr", "fmr_one_threshold") if key in cell]
+        fitting += [len(values) == len(rates) for values in per_rate]
+        fitting += [len(cell["identified"]) == len(alarms), len(cell["matching"]) == len(cell["others"])]
+        fitting += [("fmr" in cell) == ("calibration" in cell) == ("fmr_one_threshold" in cell)]
+        bins = cell.get("calibration", {"predicted": [], "observed": []})
+        fitting += [len(bins["predicted"]) == len(bins["observed"])]
+        fitting += [("fmr" in cell) == (decisions["fitted_on"] is not None)]
+    return fitting
 
 
 def own_dataset(run: Path) -> str | None:
