@@ -91,6 +91,6 @@ def test_a_rate_that_the_pairs_do_not_support_is_refused() -> None:
 
 
 def test_too_few_pairs_are_refused() -> None:
-    for matches, others in ((29, 1000), (1000, 59)):
+    for matches, others in ((10, 1000), (1000, 59)):
         with pytest.raises(SfscError, match=rf"{matches:,} matching and {others:,} non-m.* are too"):
             fit_map(drawn(np.full(matches, 0.9), np.zeros(others)), 100)

@@ -134,6 +134,8 @@ def error_curves(evaluation: dict[str, Any]) -> Figure:
             label = f"{width:g} → {widths[column]:g}"
             axes.plot(points[:, 0], points[:, 1], style, color=colour, linewidth=1.6, label=label)
     axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
     axes.set_ylim(0, 1)
     axes.set_xlabel("false match rate")
     axes.set_ylabel("false non-match rate")
