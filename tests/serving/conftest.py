@@ -14,6 +14,9 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
+from sfsc.data import open_dataset
+from sfsc.decisions.thresholds import THRESHOLDS_FILE
+from sfsc.evaluation.thresholds import fit_thresholds
 from sfsc.family.family import Family
 from sfsc.gallery import Gallery
 from sfsc.gallery.indexing import index
@@ -37,6 +40,15 @@ def indexed(run: Path, shapes: str, tmp_path_factory: pytest.TempPathFactory) ->
     folder = tmp_path_factory.mktemp("indexed") / "gallery"
     with Gallery.open(folder, create=True) as gallery:
         index(Family.load(run), shapes, gallery, 1.0, workers=0)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sure(run: Path, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the run with thresholds."""
+    folder = Path(shutil.copytree(run, tmp_path_factory.mktemp("sure") / "run"))
+    thresholds = fit_thresholds(Family.load(folder), open_dataset(shapes), workers=0)
+    thresholds.save(folder / THRESHOLDS_FILE)
     return folder
 
 

@@ -139,3 +139,27 @@ def test_the_page_asks_no_other_host(client: TestClient) -> None:
         answer = client.get(path)
         assert answer.status_code == 200
         assert not re.search(r"https?://|\son\w+=|style=", answer.text)
+
+
+SLIDE = "(slider, value) => { slider.value = value; slider.dispatchEvent(new Event('change')); }"
+
+
+@in_browser
+def test_matches_are_apart_and_depend_on_the_strictness(
+    browser: sync_api.Browser, sure: Path, indexed: Path
+) -> None:
+    with serving(sure, indexed) as (_, address):
+        page = browser.new_page()
+        page.goto(address)
+        page.wait_for_selector("#results li")
+        slider, counts = page.get_by_label("Strictness of matches"), []
+        for value in (slider.get_attribute("min"), slider.get_attribute("max")):
+            with page.expect_response("**/search/id"):
+                slider.evaluate(SLIDE, value)
+            assert len(ranking(page)) == 18
+            counts.append(page.locator(".others li").count())
+        assert counts[0] == 0 < counts[1]
+        assert "wrong per query" in page.locator("#fmr-said").inner_text()
+        second = page.locator("#results figcaption span:nth-child(2)").first
+        sync_api.expect(second).to_have_text(re.compile("match: .*%"))
+        page.close()

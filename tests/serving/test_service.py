@@ -37,7 +37,11 @@ from tests.conftest import draw
 from tests.serving.conftest import WIDTHS, serving
 
 PAGES = "http://pages.example:8080"
-HIT_KEYS = {"id", "path", "identity", "camera", "width", "form", "score", "attributes"}
+HIT_KEYS = {
+    *("id", "path", "identity", "camera", "width", "form", "score", "attributes"),
+    "probability",
+    "match",
+}
 
 
 def upload(picture: Path) -> dict[str, Any]:

@@ -26,6 +26,14 @@ Where = Annotated[
     ),
 ]
 Exact = Annotated[bool, Field(description="Whether to compare every row.")]
+MaxFmr = Annotated[
+    float | None,
+    Field(gt=0, le=1, description="The largest false match rate of a match; other hits are left out."),
+]
+MinProbability = Annotated[
+    float | None,
+    Field(ge=0, le=1, description="The smallest probability of a match; other hits are left out."),
+]
 Width = Annotated[float, Field(description="The sub-model that embeds the query.", examples=[1.0])]
 
 
@@ -43,9 +51,16 @@ class Search(BaseModel):
     top: Top = 10
     where: Where = []
     exact: Exact = False
+    max_fmr: MaxFmr = None
+    min_probability: MinProbability = None
+
+    @property
+    def limited(self) -> bool:
+        """Whether hits that are no matches are left out."""
+        return self.max_fmr is not None or self.min_probability is not None
 
     def settings(self) -> tuple[int, list[str], bool]:
-        """Return the settings alone."""
+        """Return the settings that the gallery needs."""
         return self.top, self.where, self.exact
 
 
@@ -221,7 +236,8 @@ class Evaluation(BaseModel):
 class FamilyAnswer(BaseModel):
     """The family; `dimensions` are those that it supports, ascending up to the full `dimension`.
 
-    `image_size` is (height, width), and `evaluation` is null if the run was not evaluated.
+    `image_size` is (height, width), and `evaluation` is null if the run was not evaluated. `smallest_fmr` is
+    the smallest false match rate that the thresholds of all pairs support, or null without thresholds.
     """
 
     fingerprint: str
@@ -231,6 +247,7 @@ class FamilyAnswer(BaseModel):
     image_size: tuple[int, int]
     submodels: list[SubModel]
     evaluation: Evaluation | None
+    smallest_fmr: float | None
 
 
 class Column(BaseModel):

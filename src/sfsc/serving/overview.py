@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from sfsc.decisions.thresholds import Thresholds
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.files.writing import read_json
@@ -48,7 +49,12 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
             for width, parameters, adds, latency in rows
         ],
         evaluation=_evaluation(run / "evaluation.json", family),
+        smallest_fmr=_smallest_rate(family.thresholds),
     )
+
+
+def _smallest_rate(thresholds: Thresholds | None) -> float | None:
+    return max(one.smallest_rate for one in thresholds.maps.values()) if thresholds else None
 
 
 def describe_gallery(gallery: Gallery, images: RowImages) -> GalleryAnswer:

@@ -69,11 +69,11 @@ const nameOf = (hit) => hit.identity ?? hit.id.split("/").pop();
 
 // The query and the search
 
-function requestFor(kind) {
+function requestFor(kind, limits = {}) {
   const top = (kind === "compare" ? IN_LANE : SHOWN) + 1; // the query itself is not shown
   if (state.query.id !== undefined) {
     const width = kind === "compare" ? {} : { width: state.width };
-    const body = JSON.stringify({ id: state.query.id, top, where: state.filters, ...width });
+    const body = JSON.stringify({ id: state.query.id, top, where: state.filters, ...width, ...limits });
     return [`${kind}/id`, { method: "POST", body, headers: { "Content-Type": "application/json" } }];
   }
   const form = new FormData();
@@ -81,6 +81,7 @@ function requestFor(kind) {
   form.append("top", top);
   if (kind === "search") form.append("width", state.width);
   for (const condition of state.filters) form.append("where", condition);
+  for (const [name, value] of Object.entries(limits)) form.append(name, value);
   return [`${kind}/image`, { method: "POST", body: form }];
 }
 
@@ -91,8 +92,11 @@ async function search() {
   at("results").setAttribute("aria-busy", "true");
   tell();
   try {
-    const answer = await askJson(...requestFor(compare ? "compare" : "search"));
-    if (asked === state.asked) compare ? showLanes(answer.answers) : showHits(answer);
+    const kind = compare ? "compare" : "search";
+    const requests = [requestFor(kind)];
+    if (state.family.smallest_fmr !== null && !compare) requests.push(requestFor(kind, { max_fmr: rate() }));
+    const [answer, matches] = await Promise.all(requests.map((request) => askJson(...request)));
+    if (asked === state.asked) compare ? showLanes(answer.answers) : showHits(answer, matches);
   } catch (error) {
     if (asked !== state.asked) return;
     tell(error.message);
@@ -110,6 +114,7 @@ function hitItem(hit) {
   const caption = element(
     "figcaption", {},
     element("span", { title: hit.id }, element("b", { textContent: `${right ? "✓ " : ""}${hit.score.toFixed(3)}` }), ` ${nameOf(hit)}`),
+    ...(hit.probability === null ? [] : [element("span", { textContent: `match: ${percent(hit.probability)}` })]),
     element("span", { textContent: [hit.camera, ...attributes(hit)].filter((part) => part != null).join(" · ") }),
     element("span", { textContent: `stored by ${hit.width}${hit.form === "float32" ? "" : `, ${hit.form}`}` }),
   );
@@ -120,6 +125,8 @@ function hitItem(hit) {
 const attributes = (hit) =>
   Object.entries(hit.attributes).filter(([, value]) => value != null).map(([name, value]) => `${name} ${value}`);
 
+const percent = (share) => `${(100 * share).toFixed(share < 0.1 || share > 0.99 ? 1 : 0)}%`;
+
 const hitList = (hits) => element("ol", { className: "hits" }, ...hits.map(hitItem));
 
 function rightOnes(hits) {
@@ -127,9 +134,18 @@ function rightOnes(hits) {
   return `${hits.filter((hit) => hit.identity === state.query.identity).length} of the same identity (✓)`;
 }
 
-function showHits(answer) {
+// Hits in two lists: those that match at the chosen false match rate, and those that are only similar.
+function apart(hits, matches) {
+  const ids = new Set(matches.hits.map((hit) => hit.id));
+  const [same, similar] = [true, false].map((match) => hits.filter((hit) => ids.has(hit.id) === match));
+  const rest = element("section", { className: "others" }, element("h3", { textContent: "Similar, but no match" }), hitList(similar));
+  const title = same.length ? `Matches: ${same.length}` : "No match in this gallery";
+  return [element("h3", { textContent: title }), hitList(same), ...(similar.length ? [rest] : [])];
+}
+
+function showHits(answer, matches) {
   const hits = others(answer, SHOWN);
-  at("results").replaceChildren(hitList(hits));
+  at("results").replaceChildren(...(matches ? apart(hits, matches) : [hitList(hits)]));
   at("status").textContent = [
     `${hits.length} of ${state.gallery.rows.toLocaleString("en")} images`,
     rightOnes(hits),
@@ -217,6 +233,25 @@ function markChosen() {
   for (const row of document.querySelectorAll("aside tr[data-width]")) {
     row.classList.toggle("chosen", !all && Number(row.dataset.width) === state.width);
   }
+}
+
+// Strictness
+
+const rate = () => Math.max(10 ** -at("fmr").value, state.family.smallest_fmr);
+
+function sayRate() {
+  const wrong = rate() * state.gallery.rows;
+  const said = wrong < 0.1 ? "less than 0.1" : wrong.toPrecision(2);
+  at("fmr-said").textContent = `false match rate ${Number(rate().toPrecision(2))}: about ${said} wrong per query in this gallery`;
+}
+
+function showStrictness() {
+  const least = state.family.smallest_fmr;
+  at("fmr-label").hidden = least === null;
+  if (least === null) return;
+  const most = Math.ceil(-4 * Math.log10(least)) / 4;
+  Object.assign(at("fmr"), { min: 0, max: most, value: Math.min(3, most) });
+  sayRate();
 }
 
 // Filters
@@ -336,7 +371,7 @@ async function start() {
   at("key-form").hidden = true;
   at("content").hidden = false;
   state.width = state.family.submodels[0].width;
-  for (const show of [showExamples, showWidths, showColumns, showFamily, showMatrix, markChosen]) show();
+  for (const show of [showExamples, showWidths, showStrictness, showColumns, showFamily, showMatrix, markChosen]) show();
   const first = at("examples").firstElementChild;
   if (first) first.click();
   else at("status").textContent = "Choose an image to begin.";
@@ -351,6 +386,8 @@ at("compare").addEventListener("change", () => {
   markChosen();
   search();
 });
+at("fmr").addEventListener("input", sayRate);
+at("fmr").addEventListener("change", search);
 listenToFiles();
 listenToFilters();
 start();

@@ -14,11 +14,19 @@ MOST_TOGETHER = 256  # queries that one search of the gallery answers
 
 @dataclass(frozen=True)
 class Query:
-    """(n, dim) float32 embeddings to search with, and the settings of the search."""
+    """Embeddings to search with.
+
+    Attributes:
+        embeddings: (n, dim) float32.
+        fingerprint: the fingerprint of the family that computed them.
+        search: the settings of the search.
+        width: the width of the sub-model that computed them, or None if it is unknown.
+    """
 
     embeddings: np.ndarray
     fingerprint: str
     search: Search
+    width: float | None = None
 
     def goes_with(self, other: Query) -> bool:
         """Return whether one search of the gallery can answer both, and is faster than two.

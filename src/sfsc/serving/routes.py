@@ -29,6 +29,8 @@ from sfsc.serving.messages import (
     FamilyAnswer,
     GalleryAnswer,
     Health,
+    MaxFmr,
+    MinProbability,
     RowsAdded,
     Search,
     SearchAnswer,
@@ -94,8 +96,10 @@ def _form_search(
     where: Annotated[Where, Form(default_factory=list)],
     top: Annotated[Top, Form()] = 10,
     exact: Annotated[Exact, Form()] = False,
+    max_fmr: Annotated[MaxFmr, Form()] = None,
+    min_probability: Annotated[MinProbability, Form()] = None,
 ) -> Search:
-    return Search(top=top, where=where, exact=exact)
+    return Search(top=top, where=where, exact=exact, max_fmr=max_fmr, min_probability=min_probability)
 
 
 ServiceHere = Annotated[Service, Depends(_service)]

@@ -17,6 +17,7 @@ from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.conditions import Value
+from sfsc.gallery.deciding import decide
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.store import Hit, Row
 from sfsc.images.header import read_header
@@ -41,6 +42,10 @@ CHANGES_WAITING = 64  # each of them may hold a thousand rows
 GALLERY_THREADS = 4
 SEARCH_THREADS = 2
 SUMMARY_SECONDS = 60.0  # lifetime of a summary, because other processes may write to the gallery
+NO_THRESHOLDS = (
+    "max_fmr and min_probability need the width of the sub-model that embedded the query, and thresholds: "
+    "fit them with `sfsc thresholds`, and start the service again"
+)
 
 Result = TypeVar("Result")
 Source = Callable[[], tuple[str, bytes]]
@@ -69,10 +74,14 @@ class Service:
         `image_roots`, `allow_code` and `memory` are as for `create_app`.
 
         Raises:
-            SfscError: the family or the gallery does not exist, or the gallery belongs to another family.
+            SfscError: the family or the gallery does not exist, or the gallery or the thresholds belong to
+                another family.
         """
         self.family = Family.load(run, allow_code)
         self.fingerprint = self.family.fingerprint
+        self.thresholds = self.family.thresholds
+        if self.thresholds is not None:
+            self.thresholds.check(self.fingerprint)
         self.gallery = Gallery.open(gallery, maintain=True, memory=memory)
         self.gallery.check_family(self.family.spec.embedding_dim, self.fingerprint)
         self.description = describe_family(self.family, run)
@@ -126,7 +135,7 @@ class Service:
                 f"{len(embeddings)} embeddings with {search.top} hits each are more than {MOST_HITS:,} hits: "
                 "send fewer embeddings, or a smaller top"
             )
-        query = Query(self._stacked(embeddings), fingerprint or self.fingerprint, search)
+        query = Query(self._stacked(embeddings), fingerprint or self.fingerprint, search, width)
         hits, seconds = await self._searches.run(query)
         return [Found(width, one, 0.0, _milliseconds(seconds)) for one in hits]
 
@@ -262,7 +271,7 @@ class Service:
 
     async def _search(self, embedding: np.ndarray, width: float | None, search: Search) -> Found:
         """Search with a (dim,) float32 embedding that this family computed."""
-        [hits], seconds = await self._searches.run(Query(embedding[None], self.fingerprint, search))
+        [hits], seconds = await self._searches.run(Query(embedding[None], self.fingerprint, search, width))
         return Found(width, hits, 0.0, _milliseconds(seconds))
 
     def _search_now(self, queries: Sequence[Query]) -> list[tuple[list[list[Hit]], float]]:
@@ -274,7 +283,23 @@ class Service:
         seconds = time.perf_counter() - start
         for _ in queries:
             self.metrics.search.observe(seconds)
-        return [([next(hits) for _ in query.embeddings], seconds) for query in queries]
+        return [([self._decided(next(hits), query) for _ in query.embeddings], seconds) for query in queries]
+
+    def _decided(self, hits: list[Hit], query: Query) -> list[Hit]:
+        """Return hits with their probabilities; only matches if the client set a limit."""
+        search, described = query.search, self.gallery.describe() if self.thresholds else None
+        if self.thresholds is None or query.width is None or described is None:
+            if search.limited:
+                raise SfscError(NO_THRESHOLDS)
+            return hits
+        dimension, rows = min(query.embeddings.shape[1], described.dimension), len(self.gallery)
+        limits = search.max_fmr, search.min_probability
+        try:
+            hits = decide(hits, self.thresholds, query.width, dimension, rows, *limits)
+        except SfscError:
+            if search.limited:
+                raise
+        return [hit for hit in hits if hit.match] if search.limited else hits
 
     def _stacked(self, embeddings: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings of a client as (n, dim) float32; refuse large ones before they wait."""
