@@ -17,6 +17,7 @@ from sfsc.evaluation.evaluate import Evaluation, evaluate
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
+from sfsc.runs.results import read_result
 from sfsc.switchable.inspection import inspect
 from tests.cutting import cuts
 
@@ -232,3 +233,21 @@ def test_the_baseline_needs_no_family(dataset: Dataset, evaluation: Evaluation) 
     other = Family.create("small", (0.5, 1.0), 8, (32, 32), seed=7).eval()
     assert evaluate(other, dataset, workers=0).baseline == evaluation.baseline
     assert 0 < evaluation.baseline.mean_ap <= 1
+
+
+def test_re_ranking_adds_a_second_matrix_and_changes_nothing_else(
+    family: Family, dataset: Dataset, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    reranked = evaluate(family, dataset, workers=0, rerank="k-reciprocal", rerank_depth=10)
+    plain, content = evaluation.to_json(), reranked.to_json()
+    added = content.pop("reranked")
+    assert content == plain
+    assert (added["rule"], added["depth"]) == ("k-reciprocal", 10)
+    assert np.shape(added["metrics"]["mAP"]) == (3, 3)
+    assert added["metrics"]["mAP"] != plain["metrics"]["mAP"]
+    assert read_result(reranked.write_into(tmp_path))["reranked"] == added
+
+
+def test_an_unknown_rule_is_refused_before_anything_is_embedded(family: Family, dataset: Dataset) -> None:
+    with pytest.raises(SfscError, match="re-ranking 'best' is not one of k-reciprocal, expansion"):
+        evaluate(family, dataset, rerank="best")

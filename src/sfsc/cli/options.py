@@ -31,6 +31,14 @@ WorkersOption = Annotated[int, typer.Option(min=0, help="Number of workers that 
 DatasetOption = Annotated[
     str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's data set.")
 ]
+RerankOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="RULE",
+        help="Re-rank the first hits by their neighbours among each other: k-reciprocal or expansion.",
+    ),
+]
+RerankDepthOption = Annotated[int, typer.Option(min=2, help="Number of first hits that --rerank re-ranks.")]
 FormOption = Annotated[str, typer.Option(help="Numeric form to store: float32, float16 or int8.")]
 WhereOption = Annotated[
     list[str] | None,

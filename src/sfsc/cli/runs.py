@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from sfsc.cli.options import DATASET_HELP, AllowCodeOption, DatasetOption, RunArgument, WorkersOption
+from sfsc.cli.options import (
+    DATASET_HELP,
+    AllowCodeOption,
+    DatasetOption,
+    RerankDepthOption,
+    RerankOption,
+    RunArgument,
+    WorkersOption,
+)
 from sfsc.errors import one_line
 from sfsc.report import terminal
 
@@ -31,10 +39,12 @@ def evaluate(
             metavar="IMAGES", help="A folder or KIND:PATH whose images are added to the gallery; repeatable."
         ),
     ] = None,
+    rerank: RerankOption = None,
+    rerank_depth: RerankDepthOption = 100,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
-    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [])
+    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], rerank, rerank_depth)
 
 
 @app.command()
@@ -158,6 +168,8 @@ def _evaluate(
     exported: Sequence[Path],
     allow_code: str | None,
     distractors: Sequence[str] = (),
+    rerank: str | None = None,
+    rerank_depth: int = 100,
 ) -> None:
     """Evaluate a run folder, write and print the result."""
     from sfsc.data import open_dataset
@@ -173,7 +185,7 @@ def _evaluate(
         print(f"remark: {one_line(remark)}", file=sys.stderr)
     for source in distractors:
         opened = with_distractors(opened, source)
-    evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, exported)
+    evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, exported, rerank, rerank_depth)
     written = evaluation.write(run)
     files = [written, *draw_evaluation(written.parent)]
     terminal.print_evaluation(evaluation.to_json())

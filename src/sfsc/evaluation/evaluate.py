@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from sfsc.files.writing import as_json, write_with
 from sfsc.progress import say
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
+from sfsc.retrieval.reranked import reranked_ranks
+from sfsc.retrieval.reranking import DEPTH, rule_of
 from sfsc.runs.datasets import absolute
 from sfsc.runs.results import (
     ACCURACY_FIGURE,
@@ -37,6 +40,25 @@ from sfsc.switchable.inspection import inspect
 RANKED_LISTS = 12
 RANKED_HITS = 10
 SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8
+
+
+@dataclass(frozen=True)
+class Reranked:
+    """The compatibility matrix after re-ranking.
+
+    Attributes:
+        rule: the name of the rule, one of `sfsc.retrieval.reranking.RULES`.
+        depth: the number of first items of each ranking that were re-ranked.
+        matrix: the compatibility matrix.
+    """
+
+    rule: str
+    depth: int
+    matrix: CompatibilityMatrix
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the rule, the depth and the metrics as plain lists and numbers."""
+        return {"rule": self.rule, "depth": self.depth, "metrics": self.matrix.to_json()["metrics"]}
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,7 @@ class Evaluation:
             queries in the full sub-model's gallery.
         decisions: error rates, open-set identification and the consistency of thresholds in every cell, see
             docs/evaluation.md.
+        reranked: the matrix after re-ranking, or None. All other attributes are without re-ranking.
     """
 
     dataset: str
@@ -74,6 +97,7 @@ class Evaluation:
     projection: dict[str, Any]
     dimensions: list[dict[str, Any]]
     decisions: dict[str, Any]
+    reranked: Reranked | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation without the ranked lists, as plain lists and numbers."""
@@ -94,6 +118,7 @@ class Evaluation:
             "projection": self.projection,
             "dimensions": self.dimensions,
             "decisions": self.decisions,
+            **({"reranked": self.reranked.to_json()} if self.reranked else {}),
         }
 
     def write(self, run: str | Path) -> Path:
@@ -117,7 +142,12 @@ class Evaluation:
 
 
 def evaluate(
-    family: Family, dataset: Dataset, workers: int = 2, exported: Sequence[str | Path] = ()
+    family: Family,
+    dataset: Dataset,
+    workers: int = 2,
+    exported: Sequence[str | Path] = (),
+    rerank: str | None = None,
+    rerank_depth: int = DEPTH,
 ) -> Evaluation:
     """Evaluate every sub-model's queries against every sub-model's gallery.
 
@@ -129,10 +159,12 @@ def evaluate(
         dataset: the data set; its query and gallery splits are used.
         workers: the number of threads that decode images.
         exported: ONNX files of this family, which are evaluated together with its sub-models.
+        rerank: the rule of a second matrix, after re-ranking: k-reciprocal or expansion.
+        rerank_depth: the number of first items of each ranking that are re-ranked.
 
     Raises:
-        SfscError: a split is empty, an image cannot be read, no query has a positive, or a file belongs to
-            another family.
+        SfscError: a split is empty, an image cannot be read, no query has a positive, a file belongs to
+            another family, or there is no such rule.
 
     Example::
 
@@ -140,9 +172,45 @@ def evaluate(
         print(evaluation.matrix.metrics["mAP"])  # rows: query width, columns: gallery width
         evaluation.write("runs/photos")
     """
+    if rerank is not None:
+        rule_of(rerank, rerank_depth)
     models = open_members(exported, family)
     images = embed_all(family, tested_paths(dataset), workers, exported=models)
-    return evaluate_images(family, dataset, images, {label: file.widest for label, file in models.items()})
+    widths = {label: file.widest for label, file in models.items()}
+    evaluation = evaluate_images(family, dataset, images, widths)
+    if rerank is None:
+        return evaluation
+    return replace(
+        evaluation, reranked=rerank_images(dataset, images, evaluation.matrix, rerank, rerank_depth)
+    )
+
+
+def rerank_images(
+    dataset: Dataset, images: ImageSet, plain: CompatibilityMatrix, rule: str, depth: int = DEPTH
+) -> Reranked:
+    """Compute the matrix after re-ranking, with images that are already embedded.
+
+    Args:
+        dataset: the data set; its query and gallery splits are used.
+        images: the embeddings of its query and gallery images.
+        plain: the matrix without re-ranking, which says what to evaluate.
+        rule: one of `sfsc.retrieval.reranking.RULES`.
+        depth: the number of first items of each ranking that are re-ranked.
+
+    Raises:
+        SfscError: there is no such rule, or the depth is less than 2.
+    """
+    tested: list[float | str] = [*plain.widths, *plain.exported]
+    embedded, found = images.of(dataset.query.paths), images.of(dataset.gallery.paths)
+    matrix = compatibility_matrix(
+        {key: embedded[key] for key in tested},
+        {key: found[key] for key in tested},
+        query=dataset.query,
+        gallery=dataset.gallery,
+        exported=plain.exported,
+        ranks=partial(reranked_ranks, rule=rule_of(rule, depth), depth=depth),
+    )
+    return Reranked(rule, min(depth, matrix.gallery), matrix)
 
 
 def tested_paths(dataset: Dataset) -> list[str]:

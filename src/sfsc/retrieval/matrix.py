@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from sfsc.errors import SfscError
 from sfsc.progress import track
-from sfsc.retrieval.ranking import Labelled, check_embeddings, evaluate_ranking
+from sfsc.retrieval.ranking import Labelled, check_embeddings, positive_ranks, retrieval_of
 
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 
@@ -144,8 +144,9 @@ def compatibility_matrix(
     query: Labelled,
     gallery: Labelled,
     exported: Mapping[str, float] | None = None,
+    ranks: Callable[[np.ndarray, np.ndarray, Labelled, Labelled], list[np.ndarray]] = positive_ranks,
 ) -> CompatibilityMatrix:
-    """Evaluate every pair of widths and exported files with `evaluate_ranking`.
+    """Evaluate every pair of widths and exported files as `evaluate_ranking` does.
 
     Args:
         query_embeddings: (Q, dim) float32 L2-normalised embeddings for each width or label of a file.
@@ -153,6 +154,7 @@ def compatibility_matrix(
         query: the identities and cameras of the Q queries.
         gallery: the identities and cameras of the G gallery images.
         exported: the width of each file, by label.
+        ranks: returns the ranks of the positives of each query, for example after re-ranking.
 
     Raises:
         SfscError: the two mappings have different widths and labels, or `evaluate_ranking` refuses the
@@ -171,7 +173,7 @@ def compatibility_matrix(
         check_embeddings(gallery_embeddings[name], gallery, f"gallery embeddings at width {name}")
     cells = list(itertools.product(names, names))
     results = [
-        evaluate_ranking(query_embeddings[q], gallery_embeddings[g], query, gallery)
+        retrieval_of(ranks(query_embeddings[q], gallery_embeddings[g], query, gallery))
         for q, g in track(cells, "compatibility matrix")
     ]
     shape = (len(names), len(names))

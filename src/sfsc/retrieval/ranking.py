@@ -96,7 +96,15 @@ def evaluate_ranking(
         SfscError: the embeddings do not fit their labels or each other, or are not finite, only one of query
             and gallery has cameras, or no query has a positive.
     """
-    ranks = positive_ranks(query_embeddings, gallery_embeddings, query, gallery)
+    return retrieval_of(positive_ranks(query_embeddings, gallery_embeddings, query, gallery))
+
+
+def retrieval_of(ranks: Sequence[np.ndarray]) -> Retrieval:
+    """Compute the retrieval accuracy from the ranks of the positives of each query.
+
+    Raises:
+        SfscError: no query has a positive.
+    """
     counted = [positives for positives in ranks if len(positives)]
     if not counted:
         raise SfscError("no query has a positive in the gallery: check the identities and the cameras")

@@ -81,6 +81,14 @@ class Decisions(TypedDict):
     cells: list[list[Cell]]
 
 
+class Reranked(TypedDict):
+    """The matrices after re-ranking of the first `depth` items by a rule."""
+
+    rule: str
+    depth: int
+    metrics: dict[str, list[list[float]]]
+
+
 class Result(TypedDict):
     """The contents of `evaluation.json`; earlier versions did not write all of them."""
 
@@ -105,6 +113,7 @@ class Result(TypedDict):
     projection: NotRequired[Projection]
     dimensions: NotRequired[list[Tests]]
     decisions: NotRequired[Decisions]
+    reranked: NotRequired[Reranked]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -125,6 +134,8 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     own, exported = len(result["widths"]), result.get("exported", {})
     size = own + len(exported)
     matrices = [(values, size) for values in result["metrics"].values()]
+    reranked = result.get("reranked", {"metrics": {}})["metrics"]
+    matrices += [(values, size) for values in reranked.values()]
     matrices += [(result["criterion"], own), (result.get("cosines", [[0.0] * own] * own), own)]
     fitting = [len(values) == n and all(len(row) == n for row in values) for values, n in matrices]
     places = result.get("projection", {"widths": [], "identities": [], "points": []})
@@ -132,6 +143,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(points) == len(places["identities"]) for points in places["points"]]
     fitting += [len(tests["self_tests"]) == own for tests in result.get("dimensions", [])]
     fitting += [0 < size <= MOST_TESTED, len(result["parameters"]) == own, "mAP" in result["metrics"]]
+    fitting += [not reranked or "mAP" in reranked]
     fitting += [len(result.get("multiply_adds", result["parameters"])) == own]
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
