@@ -15,6 +15,8 @@ from sfsc.cli.options import (
     AllowCodeOption,
     DimOption,
     FormOption,
+    RerankDepthOption,
+    RerankOption,
     RunArgument,
     WhereOption,
     WorkersOption,
@@ -186,12 +188,24 @@ def _name_skipped(corrupt: Sequence[SfscError]) -> None:
 @app.command()
 def search(
     model: ModelArgument,
-    query: Annotated[Path, typer.Argument(metavar="QUERY", help="The query image.")],
+    query: Annotated[
+        list[Path],
+        typer.Argument(metavar="QUERY...", help="The query image; several are searched one after another."),
+    ],
     gallery: GalleryOption,
     width: WidthOption = None,
     dim: DimOption = None,
     top: Annotated[int, typer.Option(min=1, help="Number of hits.")] = 10,
     where: WhereOption = None,
+    together: Annotated[
+        bool, typer.Option("--together", help="The images show one object, and are one query.")
+    ] = False,
+    by: Annotated[str, typer.Option(help="row, or identity: each identity once, with its best row.")] = "row",
+    best: Annotated[
+        int, typer.Option(min=1, help="With --by identity: number of its best rows, whose mean is the score.")
+    ] = 1,
+    rerank: RerankOption = None,
+    rerank_depth: RerankDepthOption = 100,
     approximate: Annotated[
         bool,
         typer.Option("--approximate", help="In a large gallery, compare only some rows, which is faster."),
@@ -209,7 +223,7 @@ def search(
     memory: MemoryOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
-    """Search a gallery with an image, embedded by any sub-model of the gallery's family.
+    """Search a gallery with images, embedded by any sub-model of the gallery's family.
 
     If `sfsc thresholds` was run, hits have a probability. --max-fmr and --min-probability then show only
     matches, which can be none.
@@ -219,18 +233,31 @@ def search(
     from sfsc.gallery.searching import search as run_search
     from sfsc.report.ranked_list import draw_hits
 
+    if picture and len(query) > 1 and not together:
+        raise SfscError("--picture draws one query: name one image, or add --together")
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
     rows = Gallery.open(gallery, memory=_bytes(memory))
     limits = max_fmr, min_probability
-    hits = run_search(opened, query, rows, width, top, where or (), not approximate, dim, *limits)
-    if hits or limits == (None, None):
-        terminal.print_hits(hits)
-    else:
-        print(f"no match among the {len(rows)} rows of {gallery}")
-    if picture:
-        draw_hits(query, hits, picture)
-        print(f"picture: {picture}")
+    for one in [query] if together else [[path] for path in query]:
+        hits = run_search(
+            *(opened, one, rows, width, top, where or (), not approximate, dim, *limits),
+            by=by,
+            best=best,
+            rerank=rerank,
+            rerank_depth=rerank_depth,
+        )
+        if len(query) > 1:
+            print(f"query: {', '.join(map(str, one))}")
+        if hits or limits == (None, None):
+            terminal.print_hits(hits)
+        else:
+            print(f"no match among the {len(rows)} rows of {gallery}")
+        if rerank:
+            print(f"{rerank} re-ranking of the first {min(rerank_depth, len(rows))} rows; scores are cosines")
+        if picture:
+            draw_hits(one[0], hits, picture)
+            print(f"picture: {picture}")
 
 
 @app.command()
