@@ -175,6 +175,62 @@ def gallery_verify(gallery: GalleryArgument) -> None:
         raise typer.Exit(1)
 
 
+@app.command("duplicates")
+def gallery_duplicates(
+    gallery: GalleryArgument,
+    min_score: Annotated[
+        float | None, typer.Option(help="Smallest cosine of two rows of a group; for example 0.99.")
+    ] = None,
+    min_probability: Annotated[
+        float | None,
+        typer.Option(help="Instead of --min-score: the smallest probability that two rows of a group match."),
+    ] = None,
+    thresholds: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN", help="For --min-probability: run folder with thresholds, or the file of these."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="FILE.csv for a table, or FILE.html for a page of pictures.")
+    ] = None,
+    delete_all_but: Annotated[
+        str | None,
+        typer.Option(
+            metavar="ROW",
+            help="Delete all rows of each group but one: first, as written, or widest, by sub-model.",
+        ),
+    ] = None,
+) -> None:
+    """Find groups of rows that are all similar to each other, and delete all but one of each if asked to.
+
+    Nothing is deleted without --delete-all-but.
+    """
+    from sfsc.decisions.thresholds import THRESHOLDS_FILE, Thresholds
+    from sfsc.gallery import Gallery
+    from sfsc.gallery.duplicates import find_duplicates, surplus
+    from sfsc.report.duplicates import check_out, write_duplicates
+
+    if out:
+        check_out(out)
+    surplus([], delete_all_but or "first")
+    known = None
+    if thresholds:
+        known = Thresholds.load(thresholds / THRESHOLDS_FILE if thresholds.is_dir() else thresholds)
+    opened = Gallery.open(gallery)
+    groups = find_duplicates(opened, min_score, min_probability, known)
+    terminal.print_duplicates(groups, gallery)
+    if out:
+        by_score = f"a cosine of at least {min_score}"
+        by_probability = f"a match with a probability of at least {min_probability}"
+        write_duplicates(groups, out, gallery, by_score if min_score is not None else by_probability)
+        print(f"written: {out}")
+    if delete_all_but:
+        ids = surplus(groups, delete_all_but)
+        deleted = opened.delete(ids) if ids else 0
+        print(f"{gallery}: {deleted} rows deleted, the {delete_all_but} of each group kept")
+
+
 @app.command("backup")
 def gallery_backup(
     gallery: GalleryArgument,

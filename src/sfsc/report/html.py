@@ -136,7 +136,7 @@ def _render(run: Path) -> str:
     log = _read_log(run, len(config["widths"]))
     environment = _read_if_there(run / "environment.json", dict[str, Any])
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": _data_uri}
+    jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": data_uri}
     jinja.filters |= {"width": "{:g}".format, "points": _points, "gain": show_gain}
     files = resources.files("sfsc.report")
     return jinja.from_string(files.joinpath("page.html").read_text("utf-8")).render(
@@ -229,7 +229,7 @@ def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _data_uri(path: str) -> str:
+def data_uri(path: str) -> str:
     """Return the thumbnail of an image as a data URI for the src of an <img>."""
     pixels = cv2.cvtColor(thumbnail(path), cv2.COLOR_RGB2BGR)
     encoded = cv2.imencode(".webp", pixels, [cv2.IMWRITE_WEBP_QUALITY, 85])[1]

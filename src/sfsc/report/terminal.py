@@ -18,12 +18,15 @@ if TYPE_CHECKING:
     from sfsc.decisions.thresholds import Thresholds
     from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
+    from sfsc.gallery.duplicates import Copy
     from sfsc.gallery.problems import Verification
     from sfsc.switchable.inspection import Inspection
     from sfsc.training.adapt import Adaptation
     from sfsc.training.calibrate import CalibrationReport
 
 T = TypeVar("T")
+
+MOST_GROUPS, MOST_COPIES = 20, 5  # groups of duplicates, and rows of each, that are printed
 
 # Line breaks in the heading keep the table within 80 characters.
 PROFILE_HEADING = (
@@ -169,6 +172,25 @@ def print_thresholds(thresholds: Thresholds) -> None:
     _say(
         f"{len(thresholds.maps)} pairs of widths, forms and dimensions; smallest FMR: {rounded_up(smallest)}"
     )
+
+
+def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
+    """Print the largest groups of duplicates, and how many there are."""
+    table = Table("group", "score", "identity", "written at width", "path")
+    for number, group in enumerate(groups[:MOST_GROUPS], 1):
+        for row in group[:MOST_COPIES]:
+            table.add_row(
+                *(str(number), f"{row.score:.3f}", escape(row.identity or "")),
+                *(f"{row.width:g}", escape(row.path)),
+            )
+        if len(group) > MOST_COPIES:
+            table.add_row(str(number), "", "", "", f"and {len(group) - MOST_COPIES} more")
+    if groups:
+        Console().print(table)
+    if len(groups) > MOST_GROUPS:
+        _say(f"and {len(groups) - MOST_GROUPS} more groups: --out writes all of them")
+    rows = sum(map(len, groups))
+    _say(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
 
 
 def print_gallery(name: str, info: GalleryInfo) -> None:
