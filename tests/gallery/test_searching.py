@@ -12,8 +12,9 @@ from sfsc.data import CorruptImage, decode, open_dataset, write_png
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.gallery import Gallery
-from sfsc.gallery.indexing import index
+from sfsc.gallery.indexing import index, upgrade
 from sfsc.gallery.searching import search
+from sfsc.images.boxes import Box
 from sfsc.report.ranked_list import SIDE, draw_hits
 
 
@@ -161,3 +162,40 @@ def test_hits_are_drawn_in_rank_order(family: Family, folder: Path, gallery: Gal
     one, four = pictures
     assert four.shape[1] - one.shape[1] >= 3 * SIDE
     assert np.array_equal(one, four[:, : one.shape[1]]), "further hits stand at the right of the first"
+
+
+def test_a_part_of_an_image_is_a_row_of_its_own_and_a_query(
+    family: Family, gallery: Gallery, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    write_png(tmp_path / "scene.png", pixels)
+    write_png(tmp_path / "part.png", pixels[10:50, 20:60])
+    scene, box = tmp_path / "scene.png", Box(20, 10, 40, 40)
+    for part in (None, box, Box(0, 0, 8, 8)):
+        assert index(family, scene, gallery, 0.25, workers=0, box=part) == []
+    ids = {f"{scene}", f"{scene}#xywh=20,10,40,40", f"{scene}#xywh=0,0,8,8"}
+    assert {row["id"] for row in gallery.rows()} == ids
+    for hits in (
+        search(family, tmp_path / "part.png", gallery, 0.25),
+        search(family, scene, gallery, 0.25, box=box),
+    ):
+        assert hits[0].path == f"{scene}#xywh=20,10,40,40"
+        assert hits[0].score == pytest.approx(1, abs=1e-5)
+    assert upgrade(family, gallery, 1.0, workers=0) == []  # the part, not the whole image, is embedded again
+    assert search(family, scene, gallery, 1.0, box=box)[0].score == pytest.approx(1, abs=1e-5)
+    [skipped] = index(family, scene, gallery, 0.25, workers=0, box=Box(70, 0, 40, 40))
+    assert "is not inside the image, which has 80 x 60 pixels" in str(skipped)
+    with pytest.raises(SfscError, match="is not inside the image"):
+        search(family, scene, gallery, box=Box(70, 0, 40, 40))
+
+
+def test_several_images_of_one_object_are_one_query(family: Family, shapes: str, gallery: Gallery) -> None:
+    index(family, shapes, gallery, workers=0)
+    paths = open_dataset(shapes).query.paths[:3]
+    mean = sum(embed(family, path, 0.5) for path in paths)
+    expected = gallery.search((mean / np.linalg.norm(mean))[None], family.fingerprint, 7)[0]
+    found = search(family, paths, gallery, 0.5, 7)
+    assert [hit.id for hit in found] == [hit.id for hit in expected]
+    assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+    with pytest.raises(SfscError, match="no query image"):
+        search(family, [], gallery)

@@ -31,6 +31,13 @@ WorkersOption = Annotated[int, typer.Option(min=0, help="Number of workers that 
 DatasetOption = Annotated[
     str | None, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; default: the run's data set.")
 ]
+BoxOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X,Y,W,H",
+        help="Part of each image: left, top, width and height in pixels of the upright image.",
+    ),
+]
 RerankOption = Annotated[
     str | None,
     typer.Option(

@@ -13,6 +13,7 @@ import typer
 from sfsc.cli.options import (
     GALLERY_HELP,
     AllowCodeOption,
+    BoxOption,
     DimOption,
     FormOption,
     RerankDepthOption,
@@ -66,6 +67,7 @@ def index(
         bool,
         typer.Option("--upgrade", help="Re-embed the rows that narrower sub-models wrote, without IMAGES."),
     ] = False,
+    box: BoxOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
     allow_code: AllowCodeOption = None,
@@ -77,8 +79,10 @@ def index(
     """
     if (images is None) != upgrade:
         raise SfscError("give IMAGES to index, or --upgrade to re-embed the rows of the gallery")
+    if upgrade and box is not None:
+        raise SfscError("--box is for new rows: --upgrade embeds again the part that each row names")
     how = _Embedding(model, width, dim, engine, workers, allow_code)
-    _write_gallery(how, gallery, images, form, attributes, resume)
+    _write_gallery(how, gallery, images, form, attributes, resume, box)
 
 
 @app.command()
@@ -139,6 +143,7 @@ def _write_gallery(
     form: str = "float32",
     attributes: Path | None = None,
     resume: bool = False,
+    box: str | None = None,
 ) -> None:
     """Index images; without any, embed again what narrower sub-models wrote."""
     from sfsc.embedding.engines import make_engine
@@ -146,7 +151,9 @@ def _write_gallery(
     from sfsc.gallery import Gallery
     from sfsc.gallery.attributes import read_attributes
     from sfsc.gallery.indexing import index, upgrade
+    from sfsc.images.boxes import Box
 
+    part = None if box is None else Box.parse(box)
     model = open_model(how.model, how.allow_code)
     width = model.widest if how.width is None else how.width
     engine = make_engine(how.engine, how.model, model, width, how.workers, how.dimension, how.allow_code)
@@ -165,6 +172,7 @@ def _write_gallery(
             resume=resume,
             engine=engine,
             dimension=how.dimension,
+            box=part,
         )
     info = opened.info()
     print(f"{gallery}: {info.rows} images, {info.dimension} dimensions, family {info.fingerprint}")
@@ -197,6 +205,7 @@ def search(
     dim: DimOption = None,
     top: Annotated[int, typer.Option(min=1, help="Number of hits.")] = 10,
     where: WhereOption = None,
+    box: BoxOption = None,
     together: Annotated[
         bool, typer.Option("--together", help="The images show one object, and are one query.")
     ] = False,
@@ -231,10 +240,12 @@ def search(
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
     from sfsc.gallery.searching import search as run_search
+    from sfsc.images.boxes import Box
     from sfsc.report.ranked_list import draw_hits
 
     if picture and len(query) > 1 and not together:
         raise SfscError("--picture draws one query: name one image, or add --together")
+    part = None if box is None else Box.parse(box)
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
     rows = Gallery.open(gallery, memory=_bytes(memory))
@@ -246,6 +257,7 @@ def search(
             best=best,
             rerank=rerank,
             rerank_depth=rerank_depth,
+            box=part,
         )
         if len(query) > 1:
             print(f"query: {', '.join(map(str, one))}")
@@ -256,7 +268,7 @@ def search(
         if rerank:
             print(f"{rerank} re-ranking of the first {min(rerank_depth, len(rows))} rows; scores are cosines")
         if picture:
-            draw_hits(one[0], hits, picture)
+            draw_hits(part.named(str(one[0])) if part else one[0], hits, picture)
             print(f"picture: {picture}")
 
 

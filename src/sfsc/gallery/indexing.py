@@ -13,6 +13,7 @@ from sfsc.embedding.model import Model
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.attributes import Attributes, AttributeTable
 from sfsc.gallery.forms import check_form
+from sfsc.images.boxes import Box
 from sfsc.images.reading import CorruptImage, absolute
 from sfsc.interruption import going_on, held
 from sfsc.progress import say
@@ -29,6 +30,7 @@ def index(
     resume: bool = False,
     engine: Engine | None = None,
     dimension: int | None = None,
+    box: Box | None = None,
 ) -> list[CorruptImage]:
     """Embed images with one sub-model and add them to a gallery.
 
@@ -49,6 +51,9 @@ def index(
         engine: an engine that embeds the images at `width` and in `dimension`; by default this process.
         dimension: the number of first components to store; by default the dimension of the gallery, or all
             components if the gallery is new.
+        box: the part of each image to embed, `Box(x, y, width, height)` in pixels of the upright image; by
+            default the whole image. It belongs to the path of the row, as in `photo.jpg#xywh=10,20,64,48`, so
+            a gallery can contain several parts of an image.
 
     Returns:
         The images that could not be read or stored, and the folders that could not be opened. All other
@@ -77,7 +82,7 @@ def index(
             say(text)
     rows = [
         {
-            "path": path,
+            "path": path if box is None else box.named(path),
             "identity": None if found.identities is None else str(found.identities[place]),
             "camera": None if found.cameras is None else str(found.cameras[place]),
             "attributes": (attributes or {}).get(path, {}),

@@ -14,6 +14,7 @@ from sfsc.gallery import Gallery, Hit
 from sfsc.gallery.answering import Wanted, answer, together
 from sfsc.gallery.deciding import decide
 from sfsc.gallery.gallery import Where
+from sfsc.images.boxes import Box
 from sfsc.images.reading import decode
 from sfsc.progress import say
 from sfsc.retrieval.reranking import DEPTH
@@ -35,6 +36,7 @@ def search(
     best: int = 1,
     rerank: str | None = None,
     rerank_depth: int = DEPTH,
+    box: Box | None = None,
 ) -> list[Hit]:
     """Find the images in a gallery that are most similar to a query image, or to several of one object.
 
@@ -58,6 +60,8 @@ def search(
         best: with "identity", the number of best rows of an identity whose mean cosine is its score.
         rerank: "k-reciprocal" or "expansion" to re-rank the first rows by their neighbours among each other.
         rerank_depth: the number of rows that are re-ranked; all if the gallery has fewer.
+        box: the part of each query image to search with, `Box(x, y, width, height)` in pixels of the upright
+            image; by default the whole image.
 
     Returns:
         The hits, best first. The score of a hit is its cosine, also after re-ranking.
@@ -77,10 +81,10 @@ def search(
     """
     model.check_width(width)
     wanted = Wanted(top, where, exact, by, best, rerank, rerank_depth)
-    paths = [query] if isinstance(query, (str, Path)) else [*query]
+    paths = [str(path) for path in ([query] if isinstance(query, (str, Path)) else query)]
     if not paths:
         raise SfscError("no query image was given: name at least one")
-    pixels = np.stack([decode(str(path), model.image_size) for path in paths])
+    pixels = np.stack([decode(path if box is None else box.named(path), model.image_size) for path in paths])
     embeddings = together(model.embed_pixels(pixels, width, dimension))
     [hits] = answer(gallery, embeddings, model.fingerprint, wanted)
     limited = max_fmr is not None or min_probability is not None

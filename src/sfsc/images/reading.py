@@ -12,6 +12,7 @@ import numpy as np
 from sfsc.errors import SfscError
 from sfsc.files.writing import write_atomic
 from sfsc.images.archives import ArchiveError, read_member
+from sfsc.images.boxes import Box, split_box
 from sfsc.images.header import read_header
 from sfsc.images.jpeg import DAMAGED
 from sfsc.images.names import printable
@@ -40,7 +41,8 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
     """Read an image as (height, width, 3) uint8 RGB.
 
     Args:
-        path: the path of an image file, or `archive.zip::member` for a member of an archive.
+        path: the path of an image file, or `archive.zip::member` for a member of an archive. Either can be
+            followed by a box, as in `photo.jpg#xywh=10,20,64,48`, for a part of the image.
         size: the (height, width) to resize the image to, or None for the image's own size.
 
     Raises:
@@ -50,11 +52,16 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
 
         pixels = decode("query.jpg", (64, 64))
     """
-    return decode_bytes(read_image(path), path, size)
+    file, box = split_box(path)
+    return decode_bytes(read_image(file), path, size, box=box)
 
 
 def decode_bytes(
-    data: bytes, name: str, size: tuple[int, int] | None, memory: int = MAX_MEMORY
+    data: bytes,
+    name: str,
+    size: tuple[int, int] | None,
+    memory: int = MAX_MEMORY,
+    box: Box | None = None,
 ) -> np.ndarray:
     """Decode the bytes of an image file to (height, width, 3) uint8 RGB.
 
@@ -66,10 +73,12 @@ def decode_bytes(
         name: the name of the image in error messages.
         size: the (height, width) to resize the image to, or None for the image's own size.
         memory: the maximum number of bytes for decoding.
+        box: the part of the image to return, in pixels of the upright image, or None for the whole image.
 
     Raises:
-        CorruptImage: the file is empty, truncated, damaged or not an image, has more than MAX_PIXELS, or
-            would need more memory than allowed. The last two are found before anything is decoded.
+        CorruptImage: the box is not inside the image, or the file is empty, truncated, damaged or not an
+            image, has more than MAX_PIXELS, or would need more memory than allowed. The last two are found
+            before anything is decoded.
     """
     try:
         header = read_header(data)
@@ -83,6 +92,7 @@ def decode_bytes(
                 f"is more than the limit of {memory / 1e6:.0f} MB: make it smaller"
             )
         image = decode_pixels(data, header)
+        image = image if box is None else box.of(image)
     except (ValueError, cv2.error) as error:
         reason = str(error) if isinstance(error, ValueError) else DAMAGED
         raise CorruptImage(name, reason) from error

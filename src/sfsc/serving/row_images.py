@@ -8,9 +8,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from sfsc.errors import SfscError
-from sfsc.images.reading import MEMBER, CorruptImage, read_image, split_member
+from sfsc.images.boxes import split_box
+from sfsc.images.reading import MEMBER, CorruptImage, as_png, decode_bytes, read_image, split_member
 
 MEDIA_TYPES = {b"\xff\xd8\xff": "image/jpeg", b"\x89PNG\r\n\x1a\n": "image/png", b"BM": "image/bmp"}
+PART_MEMORY = 300_000_000  # bytes for decoding an image of which a part is shown
 URI = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,31}://")
 
 
@@ -51,21 +53,23 @@ class RowImages:
         return self._real(path) is not None
 
     def read(self, path: str) -> bytes:
-        """Return the bytes of a row's image.
+        """Return the bytes of a row's image; of a part of an image, those of a PNG file of this part.
 
         Raises:
-            CorruptImage: the path does not name an image file in one of the folders.
+            CorruptImage: the path does not name an image file in one of the folders, or a part outside of it.
         """
+        _, box = split_box(path)
         real = self._real(path)
         if real is None:
             raise CorruptImage(path, "this service has no such file")
         data = read_image(real)
         if media_type(data) is None:
             raise CorruptImage(path, "not a JPEG, PNG, WebP or BMP image")
-        return data
+        return data if box is None else as_png(decode_bytes(data, path, None, PART_MEMORY, box))
 
     def _real(self, path: str) -> str | None:
         """Return the path with links resolved if it names a file in one of the folders, otherwise None."""
+        path, _ = split_box(path)
         if not _is_local(path):
             return None
         try:
