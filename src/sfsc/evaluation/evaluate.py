@@ -242,7 +242,8 @@ def evaluate_images(
         exported=exported,
     )
     whole = matrix.family().metrics["mAP"]
-    of_width: dict[float | str, float] = {**{width: width for width in family.widths}, **dict(exported or {})}
+    of_width: dict[float | str, float] = {width: width for width in family.widths}
+    of_width.update((exported or {}).items())
     size = inspect(family, torch.zeros(1, 3, *family.image_size, device=family.network.mean.device))
     return Evaluation(
         dataset=absolute(dataset.source),
