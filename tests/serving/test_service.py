@@ -30,7 +30,8 @@ from sfsc.family.family import Family
 from sfsc.gallery import Gallery
 from sfsc.gallery.indexing import index
 from sfsc.gallery.searching import search
-from sfsc.images.reading import decode, write_png
+from sfsc.images.boxes import Box
+from sfsc.images.reading import decode, decode_bytes, write_png
 from sfsc.serving import create_app
 from sfsc.serving.guard import JSON_NUMBER, MAX_BODY, MAX_JSON, check_origins
 from tests.conftest import draw
@@ -108,6 +109,59 @@ def test_a_row_is_the_query_as_stored_or_embedded_anew(client: TestClient, pictu
     anew = client.post("/search/id", json={**query, "width": 0.25}).json()
     uploaded = client.post("/search/image", files=upload(picture), data={"width": 0.25, "top": 3}).json()
     assert anew["hits"] == uploaded["hits"] != as_stored["hits"]
+
+
+def test_answers_by_identity_and_re_ranked_are_those_of_the_library(
+    client: TestClient, run: Path, indexed: Path, picture: Path
+) -> None:
+    family, gallery = Family.load(run), Gallery.open(indexed)
+    for wanted in (
+        {"by": "identity"},
+        {"rerank": "k-reciprocal", "rerank_depth": 12},
+        {"rerank": "expansion"},
+    ):
+        data = {"width": 0.25, "top": 6, **wanted}
+        hits = client.post("/search/image", files=upload(picture), data=data).json()["hits"]
+        expected = search(family, picture, gallery, 0.25, 6, **wanted)  # type: ignore[arg-type]
+        assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+        assert [hit["score"] for hit in hits] == pytest.approx([hit.score for hit in expected])
+        as_json = client.post("/search/id", json={"id": str(picture), "top": 6, **wanted}).json()["hits"]
+        assert len({hit["identity"] for hit in as_json}) == 6 or "rerank" in wanted
+
+
+def test_embeddings_of_one_object_are_one_query(client: TestClient, indexed: Path) -> None:
+    with Gallery.open(indexed) as gallery:
+        rows = [row["embedding"] for _, row in zip(range(3), gallery.rows(embeddings=True), strict=False)]
+        [expected] = gallery.search(np.mean(rows, axis=0)[None], gallery.info().fingerprint or "", 4)
+    body = {"embeddings": [(k * row).tolist() for k, row in enumerate(rows, 1)], "top": 4, "together": True}
+    [answer] = client.post("/search/embeddings", json=body).json()["answers"]
+    assert [hit["id"] for hit in answer["hits"]] == [hit.id for hit in expected]
+    body["embeddings"] = [rows[0].tolist(), (-rows[0]).tolist()]
+    refused = client.post("/search/embeddings", json=body)
+    assert (refused.status_code, "cancel each other" in refused.json()["error"]) == (422, True)
+
+
+def test_a_part_of_an_image_is_searched_added_and_shown(
+    writer: TestClient, run: Path, picture: Path, stored: Path
+) -> None:
+    box = Box(2, 3, 10, 9)
+    family = Family.load(run)
+    expected = search(family, picture, Gallery.open(stored), 0.25, 3, box=box)
+    data = {"width": 0.25, "top": 3, "box": str(box)}
+    hits = writer.post("/search/image", files=upload(picture), data=data).json()["hits"]
+    assert [hit["id"] for hit in hits] == [hit.id for hit in expected]
+    answers = writer.post("/compare/image", files=upload(picture), data={"top": 3, "box": str(box)}).json()[
+        "answers"
+    ]
+    assert answers[0]["hits"] == hits
+    added = writer.post("/rows", files=upload(picture), data={"path": str(picture), "box": str(box)}).json()
+    assert added["id"] == f"{picture}#xywh=2,3,10,9"
+    shown = writer.get(f"/images/{quote(added['id'], safe='')}")
+    assert shown.headers["content-type"] == "image/png"
+    assert np.array_equal(decode_bytes(shown.content, "shown", None), decode(added["id"], None))
+    for wrong, word in (("500,0,10,10", "is not inside the image"), ("1,2,3", "must be x,y,w,h")):
+        refused = writer.post("/search/image", files=upload(picture), data={"box": wrong})
+        assert (refused.status_code, word in refused.json()["error"]) == (422, True)
 
 
 def test_an_embedding_finds_its_row_at_any_length(client: TestClient, indexed: Path) -> None:

@@ -12,6 +12,7 @@ from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.gallery import Gallery, Where
 from sfsc.gallery.store import EMBEDDING, Hit
+from sfsc.gallery.values import unit_rows
 from sfsc.retrieval.reranking import DEPTH, rule_of
 
 BY = ("row", "identity")
@@ -75,6 +76,7 @@ def answer(gallery: Gallery, embeddings: np.ndarray, fingerprint: str, wanted: W
     Raises:
         SfscError: as for `Gallery.search`, or identities are wanted of rows that have none.
     """
+    embeddings = unit_rows(embeddings, gallery.name)
     if wanted.by == "row":
         return _rows(gallery, embeddings, fingerprint, wanted)
     known = Condition("identity", "!=", ("",))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sfsc.gallery.answering import Wanted
 from sfsc.gallery.conditions import Value
 from sfsc.serving.embeddings import Embedding
 
@@ -34,6 +35,15 @@ MinProbability = Annotated[
     float | None,
     Field(ge=0, le=1, description="The smallest probability of a match; other hits are left out."),
 ]
+By = Annotated[
+    Literal["row", "identity"],
+    Field(description="With identity, each identity is returned once, with its best row."),
+]
+Rerank = Annotated[
+    Literal["k-reciprocal", "expansion"] | None,
+    Field(description="The rule that re-ranks the first rows; scores stay cosines."),
+]
+RerankDepth = Annotated[int, Field(ge=2, le=200, description="The number of first rows that are re-ranked.")]
 Width = Annotated[float, Field(description="The sub-model that embeds the query.", examples=[1.0])]
 
 
@@ -53,15 +63,25 @@ class Search(BaseModel):
     exact: Exact = False
     max_fmr: MaxFmr = None
     min_probability: MinProbability = None
+    by: By = "row"
+    rerank: Rerank = None
+    rerank_depth: RerankDepth = 100
 
     @property
     def limited(self) -> bool:
         """Whether hits that are no matches are left out."""
         return self.max_fmr is not None or self.min_probability is not None
 
-    def settings(self) -> tuple[int, list[str], bool]:
-        """Return the settings that the gallery needs."""
-        return self.top, self.where, self.exact
+    def wanted(self) -> Wanted:
+        """Return what the gallery should answer."""
+        return Wanted(
+            self.top,
+            self.where,
+            self.exact,
+            self.by,
+            rerank=self.rerank,
+            rerank_depth=self.rerank_depth,
+        )
 
 
 class SearchById(Search):
@@ -107,6 +127,12 @@ class SearchByEmbeddings(_Computed):
     """
 
     embeddings: Annotated[list[Embedding], Field(min_length=1, max_length=MOST_QUERIES, fail_fast=True)]
+    together: Annotated[
+        bool,
+        Field(
+            description="Whether the embeddings are of one object: their mean is the query, with one answer."
+        ),
+    ] = False
 
 
 class NewRow(BaseModel):

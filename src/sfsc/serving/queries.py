@@ -37,7 +37,7 @@ class Query:
             bool(self.search.where or not self.search.exact)
             and self.fingerprint == other.fingerprint
             and self.embeddings.shape[1] == other.embeddings.shape[1]
-            and self.search.settings() == other.search.settings()
+            and self.search.wanted() == other.search.wanted()
         )
 
 

@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Value
+from sfsc.images.boxes import Box
 from sfsc.images.reading import CorruptImage
 from sfsc.serving.answers import search_response, search_responses
 from sfsc.serving.direct import Endpoint
@@ -21,6 +22,7 @@ from sfsc.serving.messages import (
     MOST_ATTRIBUTES,
     Added,
     AddEmbeddings,
+    By,
     CompareAnswer,
     CompareById,
     Deleted,
@@ -31,6 +33,8 @@ from sfsc.serving.messages import (
     Health,
     MaxFmr,
     MinProbability,
+    Rerank,
+    RerankDepth,
     RowsAdded,
     Search,
     SearchAnswer,
@@ -98,13 +102,37 @@ def _form_search(
     exact: Annotated[Exact, Form()] = False,
     max_fmr: Annotated[MaxFmr, Form()] = None,
     min_probability: Annotated[MinProbability, Form()] = None,
+    by: Annotated[By, Form()] = "row",
+    rerank: Annotated[Rerank, Form()] = None,
+    rerank_depth: Annotated[RerankDepth, Form()] = 100,
 ) -> Search:
-    return Search(top=top, where=where, exact=exact, max_fmr=max_fmr, min_probability=min_probability)
+    return Search(
+        top=top,
+        where=where,
+        exact=exact,
+        max_fmr=max_fmr,
+        min_probability=min_probability,
+        by=by,
+        rerank=rerank,
+        rerank_depth=rerank_depth,
+    )
+
+
+def _form_box(
+    box: Annotated[
+        Text | None,
+        Form(
+            description="Part of the image: x,y,w,h in pixels of the upright image.", examples=["10,20,64,48"]
+        ),
+    ] = None,
+) -> Box | None:
+    return None if box is None else Box.parse(box)
 
 
 ServiceHere = Annotated[Service, Depends(_service)]
 Image = Annotated[UploadFile, File(description="JPEG, PNG, WebP or BMP, of up to 10 MiB.")]
 FormSearch = Annotated[Search, Depends(_form_search)]
+FormBox = Annotated[Box | None, Depends(_form_box)]
 OptionalText = Annotated[Text | None, Form()]
 
 
@@ -113,10 +141,11 @@ async def search_image(
     service: ServiceHere,
     image: Image,
     search: FormSearch,
+    box: FormBox,
     width: Annotated[Width, Form()] = 1.0,
 ) -> Response:
-    """Search with an image, embedded by any sub-model."""
-    return search_response(await service.search_image(await image.read(), _name(image), width, search))
+    """Search with an image, or with a part of it, embedded by any sub-model."""
+    return search_response(await service.search_image(await image.read(), _name(image), width, search, box))
 
 
 @router.post("/search/id", response_model=SearchAnswer)
@@ -140,17 +169,20 @@ async def search_embedding(service: ServiceHere, search: SearchByEmbedding) -> R
 async def search_embeddings(service: ServiceHere, search: SearchByEmbeddings) -> Response:
     """Search with each of up to 256 embeddings that a sub-model computed elsewhere.
 
-    The body can also be a .npy file with a (number, dimension) float32 array, with the content type
-    application/x-npy and the other fields in the query of the URL.
+    With `together` they are one query, and there is one answer. The body can also be a .npy file with a
+    (number, dimension) float32 array, with the content type application/x-npy and the other fields in the
+    query of the URL.
     """
-    found = await service.search_embeddings(search.embeddings, search.width, search.fingerprint, search)
+    found = await service.search_embeddings(
+        search.embeddings, search.width, search.fingerprint, search, search.together
+    )
     return search_responses(found)
 
 
 @router.post("/compare/image", response_model=CompareAnswer)
-async def compare_image(service: ServiceHere, image: Image, search: FormSearch) -> Response:
-    """Search with an image, embedded by every sub-model."""
-    return search_responses(await service.compare_image(await image.read(), _name(image), search))
+async def compare_image(service: ServiceHere, image: Image, search: FormSearch, box: FormBox) -> Response:
+    """Search with an image, or with a part of it, embedded by every sub-model."""
+    return search_responses(await service.compare_image(await image.read(), _name(image), search, box))
 
 
 @router.post("/compare/id", response_model=CompareAnswer)
@@ -163,6 +195,7 @@ async def compare_id(service: ServiceHere, search: CompareById) -> Response:
 async def add(
     service: ServiceHere,
     image: Image,
+    box: FormBox,
     path: Annotated[
         Text, Form(description="A URI, or the absolute path of the same file on the service's machine.")
     ],
@@ -172,9 +205,12 @@ async def add(
     attributes: Annotated[str, Form(description="A JSON object.", examples=['{"price": 9.5}'])] = "{}",
     width: Annotated[Width, Form()] = 1.0,
 ) -> Added:
-    """Embed an image and store its row. The row is stored durably when the response arrives."""
+    """Embed an image and store its row. The row is stored durably when the response arrives.
+
+    With a box, the row is that of a part of the image, and its path ends with `#xywh=` and the box.
+    """
     row = {"path": path, "id": id, "identity": identity, "camera": camera}
-    return await service.add(await image.read(), row, _attributes(attributes), width)
+    return await service.add(await image.read(), row, _attributes(attributes), width, box)
 
 
 @router.post("/rows/embeddings", response_model=RowsAdded)

@@ -16,10 +16,14 @@ from starlette.concurrency import run_in_threadpool
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.gallery import Condition, Gallery
+from sfsc.gallery.answering import answer
+from sfsc.gallery.answering import together as mean_query
 from sfsc.gallery.conditions import Value
 from sfsc.gallery.deciding import decide
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.store import Hit, Row
+from sfsc.gallery.values import unit_rows
+from sfsc.images.boxes import Box
 from sfsc.images.header import read_header
 from sfsc.images.reading import decode_bytes
 from sfsc.serving.answers import Found
@@ -109,9 +113,12 @@ class Service:
         self._changes.close()
         self.gallery.close()
 
-    async def search_image(self, data: bytes, name: str, width: float, search: Search) -> Found:
-        """Search with an image, given as the bytes of its file, embedded by one sub-model."""
-        return (await self._compare(lambda: (name, data), [width], search, await self._worker(data)))[0]
+    async def search_image(
+        self, data: bytes, name: str, width: float, search: Search, box: Box | None = None
+    ) -> Found:
+        """Search with an image, the bytes of its file, or with a part of it, embedded by one sub-model."""
+        worker = await self._worker(data)
+        return (await self._compare(lambda: (name, data), [width], search, worker, box))[0]
 
     async def search_id(self, id_: str, width: float | None, search: Search) -> Found:
         """Search with the stored embedding of a row or, given a width, with its image embedded again."""
@@ -126,23 +133,30 @@ class Service:
         width: float | None,
         fingerprint: str | None,
         search: Search,
+        together: bool = False,
     ) -> list[Found]:
-        """Search with each of the (dim,) embeddings that a client computed."""
+        """Search with each of the (dim,) embeddings that a client computed, or with their mean."""
         if width is not None:
             self.family.widths.index(width)
-        if len(embeddings) * search.top > MOST_HITS:
+        each = max(search.top, search.rerank_depth if search.rerank else 0)
+        if not together and len(embeddings) * each > MOST_HITS:
             raise SfscError(
-                f"{len(embeddings)} embeddings with {search.top} hits each are more than {MOST_HITS:,} hits: "
+                f"{len(embeddings)} embeddings with {each} hits each are more than {MOST_HITS:,} hits: "
                 "send fewer embeddings, or a smaller top"
             )
-        query = Query(self._stacked(embeddings), fingerprint or self.fingerprint, search, width)
+        queries = self._stacked(embeddings)
+        if together:
+            queries = mean_query(unit_rows(queries, self.gallery.name))
+        query = Query(queries, fingerprint or self.fingerprint, search, width)
         hits, seconds = await self._searches.run(query)
         return [Found(width, one, 0.0, _milliseconds(seconds)) for one in hits]
 
-    async def compare_image(self, data: bytes, name: str, search: Search) -> list[Found]:
-        """Search with an image, embedded by every sub-model."""
+    async def compare_image(
+        self, data: bytes, name: str, search: Search, box: Box | None = None
+    ) -> list[Found]:
+        """Search with an image, or a part of it, embedded by every sub-model."""
         widths = list(self.family.widths)
-        return await self._compare(lambda: (name, data), widths, search, await self._worker(data))
+        return await self._compare(lambda: (name, data), widths, search, await self._worker(data), box)
 
     async def compare_id(self, id_: str, search: Search) -> list[Found]:
         """Search with the image of a row, embedded by every sub-model."""
@@ -154,17 +168,19 @@ class Service:
         row: Mapping[str, str | None],
         attributes: Mapping[str, Value | None],
         width: float,
+        box: Box | None = None,
     ) -> Added:
-        """Embed an image and store it with the `path`, `id`, `identity` and `camera` in `row`."""
-        path = row["path"] or ""
+        """Embed an image, or a part, and store it with the `path`, `id`, `identity` and `camera` in `row`."""
+        file = row["path"] or ""
+        path = file if box is None else box.named(file)
         id_ = row["id"] or path
         self.family.widths.index(width)
 
         def source() -> tuple[str, bytes]:
-            check_path(path, data)
+            check_path(file, data)
             return id_, data
 
-        [(embedding, seconds)] = await self._embed(source, [width], await self._worker(data))
+        [(embedding, seconds)] = await self._embed(source, [width], await self._worker(data), box)
         await self._change(
             Add(
                 embeddings=embedding[None],
@@ -238,11 +254,16 @@ class Service:
             return self._embedding
 
     async def _compare(
-        self, source: Source, widths: Sequence[float], search: Search, worker: Worker | None = None
+        self,
+        source: Source,
+        widths: Sequence[float],
+        search: Search,
+        worker: Worker | None = None,
+        box: Box | None = None,
     ) -> list[Found]:
         for width in widths:
             self.family.widths.index(width)
-        embedded = await self._embed(source, widths, worker or self._embedding)
+        embedded = await self._embed(source, widths, worker or self._embedding, box)
         answers = []
         for width, (embedding, seconds) in zip(widths, embedded, strict=True):
             answer = await self._search(embedding, width, search)
@@ -250,15 +271,18 @@ class Service:
         return answers
 
     async def _embed(
-        self, source: Source, widths: Sequence[float], worker: Worker
+        self, source: Source, widths: Sequence[float], worker: Worker, box: Box | None = None
     ) -> list[tuple[np.ndarray, float]]:
         """Return the (dim,) float32 embedding by each sub-model, and the seconds that it took."""
-        return await worker.run(lambda: self._embed_now(source, widths))
+        return await worker.run(lambda: self._embed_now(source, widths, box))
 
     @torch.inference_mode()
-    def _embed_now(self, source: Source, widths: Sequence[float]) -> list[tuple[np.ndarray, float]]:
+    def _embed_now(
+        self, source: Source, widths: Sequence[float], box: Box | None
+    ) -> list[tuple[np.ndarray, float]]:
         name, data = source()
-        pixels = torch.from_numpy(decode_bytes(data, name, self.family.spec.image_size, IMAGE_MEMORY))
+        size = self.family.spec.image_size
+        pixels = torch.from_numpy(decode_bytes(data, name, size, IMAGE_MEMORY, box))
         image = pixels.permute(2, 0, 1)[None]
         found = []
         for width in widths:
@@ -279,7 +303,7 @@ class Service:
         fingerprint, search = queries[0].fingerprint, queries[0].search
         embeddings = np.concatenate([query.embeddings for query in queries])
         start = time.perf_counter()
-        hits = iter(self.gallery.search(embeddings, fingerprint, search.top, search.where, search.exact))
+        hits = iter(answer(self.gallery, embeddings, fingerprint, search.wanted()))
         seconds = time.perf_counter() - start
         for _ in queries:
             self.metrics.search.observe(seconds)
