@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from fastapi.testclient import TestClient
 
+from sfsc.images.reading import decode
 from tests.serving.conftest import in_browser, serving
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -106,6 +107,34 @@ def test_a_file_is_searched_and_a_text_file_is_refused(
     assert page.locator("#results li").count() == 0
     page.set_input_files("#file", picture)
     sync_api.expect(problem).to_be_hidden()
+
+
+@in_browser
+def test_a_rectangle_searches_with_a_part_of_the_image(page: sync_api.Page, picture: Path) -> None:
+    page.locator("#file").set_input_files(picture)
+    status(page, "by sub-model 0.25 in")
+    whole = ranking(page)
+    page.locator("#whole").evaluate("image => image.decode()")
+    height, width = decode(str(picture), None).shape[:2]
+    area = page.locator("#frame").bounding_box()
+    assert area is not None
+    page.mouse.move(area["x"] + 1, area["y"] + 1)
+    page.mouse.down()
+    page.mouse.move(area["x"] + area["width"] / 2, area["y"] + area["height"] / 2)
+    with page.expect_response("**/search/image") as answered:
+        page.mouse.up()
+    assert answered.value.ok
+    box = [int(number) for number in page.locator("#box").input_value().split(",")]
+    assert abs(box[0] + box[2] - width / 2) <= 2 and abs(box[1] + box[3] - height / 2) <= 2
+    sync_api.expect(page.locator("#rectangle")).to_be_visible()
+    assert ranking(page) != whole
+    with page.expect_response("**/search/image"):
+        page.get_by_role("button", name="Whole image").click()
+    assert ranking(page) == whole
+    page.get_by_label("Part of the image").fill("0,0,9999,5")
+    with page.expect_response("**/search/image"):
+        page.keyboard.press("Enter")
+    sync_api.expect(page.locator("#problem")).to_contain_text("is not inside the image")
 
 
 @in_browser

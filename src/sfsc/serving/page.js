@@ -79,6 +79,7 @@ function requestFor(kind, limits = {}) {
   const form = new FormData();
   form.append("image", state.query.file);
   form.append("top", top);
+  if (state.query.box) form.append("box", state.query.box);
   if (kind === "search") form.append("width", state.width);
   for (const condition of state.filters) form.append("where", condition);
   for (const [name, value] of Object.entries(limits)) form.append(name, value);
@@ -182,8 +183,69 @@ function choose(query, button) {
   if (query.file) {
     URL.revokeObjectURL(at("preview").src);
     at("preview").src = URL.createObjectURL(query.file);
+    at("whole").src = at("preview").src;
   }
+  at("part").hidden = !query.file;
+  showPart();
   search();
+}
+
+// A part of the image, in pixels of the upright image
+
+function choosePart(box) {
+  state.query.box = box;
+  showPart();
+  search();
+}
+
+function showPart() {
+  const { box } = state.query;
+  const { naturalWidth, naturalHeight } = at("whole");
+  const [x, y, width, height] = (box ?? "").split(",").map(Number);
+  at("box").value = box ?? "";
+  at("rectangle").hidden = !(width > 0 && height > 0 && naturalWidth);
+  const sides = { left: x / naturalWidth, top: y / naturalHeight, width: width / naturalWidth, height: height / naturalHeight };
+  for (const [side, share] of Object.entries(sides)) at("rectangle").style[side] = `${100 * share}%`;
+}
+
+function listenToPart() {
+  let start = null;
+  const pointAt = (event) => {
+    const image = at("whole");
+    const shown = image.getBoundingClientRect();
+    const along = (value, size, pixels) => Math.round(Math.min(Math.max(value / size, 0), 1) * pixels);
+    return [
+      along(event.clientX - shown.left, shown.width, image.naturalWidth),
+      along(event.clientY - shown.top, shown.height, image.naturalHeight),
+    ];
+  };
+  const boxTo = (event) => {
+    const end = pointAt(event);
+    const [x, y] = start.map((value, axis) => Math.min(value, end[axis]));
+    const [width, height] = start.map((value, axis) => Math.abs(value - end[axis]));
+    return width && height ? [x, y, width, height].join(",") : null;
+  };
+  at("frame").addEventListener("pointerdown", (event) => {
+    start = pointAt(event);
+    at("frame").setPointerCapture(event.pointerId);
+  });
+  at("frame").addEventListener("pointermove", (event) => {
+    if (!start) return;
+    state.query.box = boxTo(event);
+    showPart();
+  });
+  at("frame").addEventListener("pointerup", (event) => {
+    if (!start) return;
+    const box = boxTo(event);
+    start = null;
+    choosePart(box);
+  });
+  at("frame").addEventListener("pointercancel", () => {
+    start = null;
+  });
+  at("box").addEventListener("change", () => choosePart(at("box").value.trim() || null));
+  at("whole-image").addEventListener("click", () => choosePart(null));
+  at("whole").addEventListener("load", showPart);
 }
 
 function showExamples() {
@@ -389,5 +451,6 @@ at("compare").addEventListener("change", () => {
 at("fmr").addEventListener("input", sayRate);
 at("fmr").addEventListener("change", search);
 listenToFiles();
+listenToPart();
 listenToFilters();
 start();
