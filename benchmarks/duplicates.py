@@ -27,9 +27,9 @@ Memory is the greatest of the process above that of the rows."""
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000])
+    arguments.add_argument("--rows", type=int, nargs="+", default=[200_000, 1_000_000])
     arguments.add_argument("--dim", type=int, default=128)
-    arguments.add_argument("--queries", type=int, default=2000, help="rows that FAISS compares with all")
+    arguments.add_argument("--queries", type=int, default=500, help="rows that FAISS compares with all")
     arguments.add_argument("--noise", type=float, default=0.01, help="of each component of a near copy")
     arguments.add_argument("--least", type=float, default=0.98, help="smallest cosine of duplicates")
     chosen = arguments.parse_args()
