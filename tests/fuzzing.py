@@ -376,8 +376,19 @@ def result() -> dict[str, Any]:
             "cosines": [[1.0, 0.9], [0.9, 1.0]],
             "dimensions": [{"dimension": 8, "self_tests": [0.1, 0.2], "smallest_to_full": 0.1}],
         },
+        "decisions": decisions(),
         "projection": {"widths": [0.5, 1.0], "identities": ["a"], "points": [[[0.1, 0.2]], [[0.3, 0.4]]]},
     }
+
+
+def decisions() -> dict[str, Any]:
+    cell = {
+        **{"matches": 40, "non_matches": 900, "fnmr": [[0.5, 0.4, 0.6]], "identified": [0.1, None]},
+        **{"curve": [[0.1, 0.5], [1.0, 0.0]], "matching": [0.0, 1.0], "others": [0.5, 0.5]},
+        **{"calibration": {"error": 0.1, "predicted": [0.2], "observed": [0.3]}},
+        **{"fmr": [0.01], "fmr_one_threshold": [0.02]},
+    }
+    return {"rates": [0.01], "alarms": [0.1, 0.01], "fitted_on": "csv:x.csv", "cells": [[cell] * 3] * 3}
 
 
 def header_seed(suffix: str) -> bytes:

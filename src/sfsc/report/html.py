@@ -132,6 +132,7 @@ def _render(run: Path) -> str:
         )
     config = _read(run / "config.json", _Config)
     evaluations = read_evaluations(run)
+    own = evaluations.own
     rankings = _read_if_there(run / "rankings.json", _Rankings)
     log = _read_log(run, len(config["widths"]))
     environment = _read_if_there(run / "environment.json", dict[str, Any])
@@ -144,13 +145,13 @@ def _render(run: Path) -> str:
         name=run.resolve().name,
         config=config,
         environment=environment,
-        evaluation=evaluations.own,
-        gains=gains_of(evaluations.own) if evaluations.own else None,
+        evaluation=own,
+        gains=gains_of(own) if own else None,
         outdated=evaluations.outdated,
         others=evaluations.others,
-        decisions=decision_tables(evaluations.own) if "decisions" in (evaluations.own or {}) else {},
-        figures=_result_figures(evaluations.own) if evaluations.own else {},
-        rankings=rankings if evaluations.own else None,
+        decisions=decision_tables(own) if own and "decisions" in own else {},
+        figures=_result_figures(own) if own else {},
+        rankings=rankings if own else None,
         curves=_curves(log, config["widths"]),
     )
 
