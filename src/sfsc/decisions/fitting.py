@@ -32,8 +32,8 @@ def fit_map(scores: Scores, gallery: int) -> ScoreMap:
     if scores.matches <= FEWEST or scores.non_matches < 2 * RULE:
         raise SfscError(
             f"{scores.matches:,} matching and {scores.non_matches:,} non-matching pairs are too few to fit a "
-            f"threshold, which needs {FEWEST + 1} and {2 * RULE}: name a data set with more images of several "
-            "identities with --dataset"
+            f"threshold, which needs {FEWEST + 1} and {2 * RULE}: name a data set with more images of "
+            "several identities with --dataset"
         )
     cosines, log_ratios = _ratios(scores)
     rates = _rates(RULE / scores.non_matches)
