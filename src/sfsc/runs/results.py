@@ -161,7 +161,7 @@ def _fitting_decisions(decisions: dict[str, Any], size: int) -> list[bool]:
     for cell in (cell for row in cells for cell in row):
         per_rate = [cell[key] for key in ("fnmr", "fmr", "fmr_one_threshold") if key in cell]
         fitting += [len(values) == len(rates) for values in per_rate]
-        fitting += [len(cell["identified"]) == len(alarms), len(cell["matching"]) == len(cell["others"])]
+        fitting += [len(cell["identified"]) == len(alarms), 0 < len(cell["matching"]) == len(cell["others"])]
         fitting += [("fmr" in cell) == ("calibration" in cell) == ("fmr_one_threshold" in cell)]
         bins = cell.get("calibration", {"predicted": [], "observed": []})
         fitting += [len(bins["predicted"]) == len(bins["observed"])]
