@@ -260,20 +260,23 @@ def evaluate_images(
             *(_tests_in(dim, queries, galleries, query, gallery) for dim in family.spec.nested_dims),
             _tests(family.dimension, whole.diagonal().tolist(), float(whole[0, -1])),
         ],
-        decisions=evaluate_decisions(embedded, found, query, gallery, of_width, _thresholds(family)),
+        decisions=evaluate_decisions(embedded, found, query, gallery, of_width, _thresholds(family, dataset)),
     )
 
 
-def _thresholds(family: Family) -> Thresholds | None:
+def _thresholds(family: Family, dataset: Dataset) -> Thresholds | None:
     """Return the thresholds of a family, or None with a remark if they are those of another one."""
     thresholds = family.thresholds
+    if thresholds is None:
+        return None
     try:
-        if thresholds is not None:
-            thresholds.check(family.fingerprint)
-        return thresholds
+        thresholds.check(family.fingerprint)
     except SfscError as error:
         say(f"remark: {error}")
         return None
+    if thresholds.data == absolute(dataset.source):
+        say("remark: the thresholds were fitted on these images, so that they seem better than they are")
+    return thresholds
 
 
 def _tests(dimension: int, self_tests: list[float], smallest_to_full: float) -> dict[str, Any]:

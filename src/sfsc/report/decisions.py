@@ -41,15 +41,7 @@ def decision_tables(evaluation: dict[str, Any]) -> Tables:
 
 
 def _consistency(decisions: dict[str, Any]) -> list[list[str]]:
-    heading = [
-        "wanted FMR",
-        "one threshold: least",
-        "most",
-        "furthest",
-        "our maps: least",
-        "most",
-        "furthest",
-    ]
+    heading = ["wanted FMR", "one threshold", "furthest", "maps", "furthest"]
     rows = []
     for place, wanted in enumerate(decisions["rates"]):
         row = [f"{wanted:g}"]
@@ -57,7 +49,7 @@ def _consistency(decisions: dict[str, Any]) -> list[list[str]]:
             real = [cell[key][place] for cell in _cells(decisions)]
             known = [rate / wanted for rate in real if rate is not None]
             worst = factor(wanted, real)
-            row += [f"{min(known):.2f}", f"{max(known):.2f}", _factor(worst)] if known else ["-"] * 3
+            row += [f"{min(known):.2f} to {max(known):.2f}", _factor(worst)] if known else ["-"] * 2
         rows.append(row)
     return [heading, *rows]
 
