@@ -42,7 +42,16 @@ OPTIONS = {
         *("--out", "--config", "--resume", "--recipe", "--backbone"),
         *("--widths", "--epochs", "--seed", "--device", "--compile", "--set", "--allow-code"),
     },
-    "evaluate": {"--dataset", "--with", "--distractors", "--workers", "--allow-code"},
+    "evaluate": {
+        "--dataset",
+        "--with",
+        "--distractors",
+        "--workers",
+        "--allow-code",
+        "--rerank",
+        "--rerank-depth",
+    },
+    "thresholds": {"--dataset", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},
     "adapt": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {
@@ -55,7 +64,7 @@ OPTIONS = {
     "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
     "index": {
         *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
-        *("--engine", "--workers", "--allow-code"),
+        *("--engine", "--workers", "--allow-code", "--box"),
     },
     "embed": {"--out", "--gallery", "--width", "--dim", "--engine", "--workers", "--allow-code"},
     "search": {
@@ -68,6 +77,8 @@ OPTIONS = {
         "--picture",
         "--memory",
         "--allow-code",
+        *("--max-fmr", "--min-probability", "--by", "--best", "--together", "--box"),
+        *("--rerank", "--rerank-depth"),
     },
     "gallery": set(),
     "gallery info": set(),
@@ -75,6 +86,7 @@ OPTIONS = {
     "gallery optimize": {"--keep"},
     "gallery export": {"--out"},
     "gallery import": {"--gallery", "--ids", "--model", "--fingerprint", "--width", "--form", "--allow-code"},
+    "gallery duplicates": {"--min-score", "--min-probability", "--thresholds", "--out", "--delete-all-but"},
     "gallery verify": set(),
     "gallery backup": {"--out"},
     "gallery restore": {"--to"},

@@ -164,7 +164,7 @@ def test_a_file_that_embeds_otherwise_is_not_written(
     right = sfsc.deploy.exporting._to_onnx
     wrong = Family.create("small", WIDTHS, 16, (32, 32), seed=1).eval()
     other = sfsc.deploy.exporting.Graph(wrong.submodel(0.25), 32).eval()
-    monkeypatch.setattr(sfsc.deploy.exporting, "_to_onnx", lambda _, exported: right(other, exported))
+    monkeypatch.setattr(sfsc.deploy.exporting, "_to_onnx", lambda _, *more: right(other, *more))
     with pytest.raises(SfscError, match=r"a\.onnx was not written: with 1 images, its embeddings differ"):
         export(family, 0.25, tmp_path / "a.onnx", images)
     assert list(tmp_path.iterdir()) == []

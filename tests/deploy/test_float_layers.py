@@ -48,7 +48,7 @@ def pixels() -> np.ndarray:
 
 def to_onnx(spread: float) -> bytes:
     exported = Exported("f", 1.0, 512, SIZE, "int8", "0")
-    return _to_onnx(Graph(Network(spread), SIZE[1]).eval(), exported)
+    return _to_onnx(Graph(Network(spread), SIZE[1]).eval(), exported, None)
 
 
 def test_the_pair_that_hurts_stays_in_float(pixels: np.ndarray) -> None:

@@ -221,10 +221,14 @@ def search(
     ] = False,
     max_fmr: Annotated[
         float | None,
-        typer.Option(help="Show only matches: the largest share of wrong pairs that may count as matches."),
+        typer.Option(
+            metavar="RATE",
+            help="Show only matches: the largest share of wrong pairs that may count as matches.",
+        ),
     ] = None,
     min_probability: Annotated[
-        float | None, typer.Option(help="Show only matches: the smallest probability of a match.")
+        float | None,
+        typer.Option(metavar="P", help="Show only matches: the smallest probability of a match."),
     ] = None,
     picture: Annotated[
         Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
@@ -234,8 +238,7 @@ def search(
 ) -> None:
     """Search a gallery with images, embedded by any sub-model of the gallery's family.
 
-    If `sfsc thresholds` was run, hits have a probability. --max-fmr and --min-probability then show only
-    matches, which can be none.
+    If `sfsc thresholds` was run, hits have a probability, and a limit shows only matches, which can be none.
     """
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery

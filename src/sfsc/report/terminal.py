@@ -305,7 +305,7 @@ def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bo
 def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:
     """Print tables with their captions; the first row of each table is its header."""
     for caption, (heading, *rows) in tables.items():
-        table = Table(*heading, title=caption)
+        table = Table(*map(escape, heading), title=escape(caption))
         for row in rows:
             table.add_row(*map(escape, row))
         Console().print(table)
