@@ -109,6 +109,7 @@ PIECES = (
     ),
     *(b"\xef\xbb\xbf", b"&a [*a]", b"!!python/object", b"[" * 200, b'"' * 9, b"<=", b"!=", b"::"),
 )
+ONE_BIT = bytes(1 << byte % 8 for byte in range(256))
 
 
 class Parser(NamedTuple):
@@ -423,20 +424,24 @@ def changed(seed: bytes, chance: random.Random) -> bytes:
     for _ in range(chance.choice((1, 1, 2, 4, 16))):
         start = chance.randrange(len(data) + 1)
         end = min(len(data), start + chance.choice((0, 1, 1, 2, 4, 8, len(data))))
-        part = bytes(data[start:end])
-        data[start:end] = chance.choice(
-            [
-                *(
-                    b"",
-                    part * chance.choice((2, 3, 50)),
-                    chance.choice(PIECES),
-                    chance.randbytes(max(1, end - start)),
-                ),
-                bytes(byte ^ 1 << chance.randrange(8) for byte in part),
-            ]
-        )
+        data[start:end] = changed_bytes(bytes(data[start:end]), chance)
         del data[MOST_BYTES:]  # each of sixteen changes can repeat all bytes 50 times
     return bytes(data)
+
+
+def changed_bytes(part: bytes, chance: random.Random) -> bytes:
+    """What replaces `part`: nothing, copies, a hostile piece, noise, or one bit of each byte flipped."""
+    match chance.randrange(5):
+        case 0:
+            return b""
+        case 1:
+            return part * chance.choice((2, 3, 50))
+        case 2:
+            return chance.choice(PIECES)
+        case 3:
+            return chance.randbytes(max(1, len(part)))
+    bits = chance.randbytes(len(part)).translate(ONE_BIT)
+    return (int.from_bytes(part) ^ int.from_bytes(bits)).to_bytes(len(part))
 
 
 def changed_value(value: Any, chance: random.Random) -> Any:

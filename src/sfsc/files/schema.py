@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, NotRequired, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -69,7 +70,7 @@ def _sequence(value: Any, origin: type, kinds: tuple[Any, ...], name: str) -> An
 
 def _object(value: Any, kind: Any, name: str) -> Any:
     _check(isinstance(value, dict), name, "an object")
-    types = get_type_hints(kind, include_extras=True)
+    types = _types(kind)
     if is_typeddict(kind):
         needed = [key for key, one in types.items() if get_origin(one) is not NotRequired]
     else:
@@ -84,6 +85,11 @@ def _object(value: Any, kind: Any, name: str) -> Any:
     if more := [key for key in value if key not in types]:
         raise ValueError(f"{name} has {one_line(repr(more[0]), 100)}, which is unknown")
     return kind(**found)
+
+
+@cache
+def _types(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _check(fulfilled: bool, name: str, what: str) -> None:
