@@ -377,6 +377,8 @@ def result() -> dict[str, Any]:
             "cosines": [[1.0, 0.9], [0.9, 1.0]],
             "dimensions": [{"dimension": 8, "self_tests": [0.1, 0.2], "smallest_to_full": 0.1}],
         },
+        "reranked": {"rule": "expansion", "depth": 9, "metrics": {"mAP": square}},
+        "tracks": {"count": 3, "metrics": {"mAP": square}},
         "decisions": decisions(),
         "projection": {"widths": [0.5, 1.0], "identities": ["a"], "points": [[[0.1, 0.2]], [[0.3, 0.4]]]},
     }

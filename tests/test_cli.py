@@ -50,6 +50,7 @@ OPTIONS = {
         "--allow-code",
         "--rerank",
         "--rerank-depth",
+        "--tracks",
     },
     "thresholds": {"--dataset", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},

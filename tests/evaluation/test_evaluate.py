@@ -248,6 +248,27 @@ def test_re_ranking_adds_a_second_matrix_and_changes_nothing_else(
     assert read_result(reranked.write_into(tmp_path))["reranked"] == added
 
 
+def test_tracks_add_a_matrix_and_change_nothing_else(
+    family: Family, dataset: Dataset, evaluation: Evaluation, tmp_path: Path
+) -> None:
+    tracked = evaluate(family, dataset, workers=0, tracks=True)
+    plain, content = evaluation.to_json(), tracked.to_json()
+    added = content.pop("tracks")
+    assert content == plain
+    assert dataset.gallery.cameras is not None
+    assert added["count"] == len({*zip(dataset.gallery.identities, dataset.gallery.cameras, strict=True)})
+    assert np.shape(added["metrics"]["mAP"]) == (3, 3)
+    assert added["metrics"]["mAP"] != plain["metrics"]["mAP"]
+    assert read_result(tracked.write_into(tmp_path))["tracks"] == added
+
+
+def test_tracks_without_cameras_are_refused_before_anything_is_embedded(
+    family: Family, dataset: Dataset
+) -> None:
+    with pytest.raises(SfscError, match="the cameras are unknown"):
+        evaluate(family, replace(dataset, paths=("no.png",) * len(dataset.paths), cameras=None), tracks=True)
+
+
 def test_an_unknown_rule_is_refused_before_anything_is_embedded(family: Family, dataset: Dataset) -> None:
     with pytest.raises(SfscError, match="re-ranking 'best' is not one of k-reciprocal, expansion"):
         evaluate(family, dataset, rerank="best")

@@ -118,6 +118,22 @@ def test_exported_files_stand_beside_the_sub_models(evaluated: Path, page: Page)
     assert "exported" not in page.text
 
 
+def test_matrices_after_re_ranking_and_of_tracks_are_shown(evaluated: Path) -> None:
+    path = evaluated / "evaluation.json"
+    result = json.loads(path.read_text())
+    better = [[value + 0.01 for value in row] for row in result["metrics"]["mAP"]]
+    other = {
+        "reranked": {"rule": "k-reciprocal", "depth": 50, "metrics": {"mAP": better}},
+        "tracks": {"count": 1678, "metrics": {"mAP": result["metrics"]["mAP"]}},
+    }
+    path.write_text(json.dumps(result | other))
+    text = Page(write_report(evaluated)).text
+    assert "mAP % with k-reciprocal re-ranking of the first 50, and the change" in text
+    assert "mAP % of image-to-track retrieval, 1678 tracks, and the change" in text
+    assert "65.0 (+1.0)" in text
+    assert "64.0 (+0.0)" in text
+
+
 def test_hits_are_marked_right_and_wrong(page: Page) -> None:
     verdicts = [item["class"] for item in page.all("li")]
     assert verdicts == ["right", "wrong", "right", "wrong", "wrong", "right"]

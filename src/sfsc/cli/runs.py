@@ -41,10 +41,14 @@ def evaluate(
     ] = None,
     rerank: RerankOption = None,
     rerank_depth: RerankDepthOption = 100,
+    tracks: Annotated[
+        bool,
+        typer.Option("--tracks", help="Also rank tracks: the images of one identity from one camera."),
+    ] = False,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
-    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], rerank, rerank_depth)
+    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], rerank, rerank_depth, tracks)
 
 
 @app.command()
@@ -170,6 +174,7 @@ def _evaluate(
     distractors: Sequence[str] = (),
     rerank: str | None = None,
     rerank_depth: int = 100,
+    tracks: bool = False,
 ) -> None:
     """Evaluate a run folder, write and print the result."""
     from sfsc.data import open_dataset
@@ -185,7 +190,8 @@ def _evaluate(
         print(f"remark: {one_line(remark)}", file=sys.stderr)
     for source in distractors:
         opened = with_distractors(opened, source)
-    evaluation = run_evaluation(Family.load(run, allow_code), opened, workers, exported, rerank, rerank_depth)
+    family = Family.load(run, allow_code)
+    evaluation = run_evaluation(family, opened, workers, exported, rerank, rerank_depth, tracks)
     written = evaluation.write(run)
     files = [written, *draw_evaluation(written.parent)]
     terminal.print_evaluation(evaluation.to_json())

@@ -23,10 +23,11 @@ from sfsc.evaluation.members import open_members
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
 from sfsc.progress import say
-from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
+from sfsc.retrieval.matrix import CompatibilityMatrix, RanksOf, compatibility_matrix
 from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
 from sfsc.retrieval.reranked import reranked_ranks
 from sfsc.retrieval.reranking import DEPTH, rule_of
+from sfsc.retrieval.tracks import count_tracks, track_ranks
 from sfsc.runs.datasets import absolute
 from sfsc.runs.results import (
     ACCURACY_FIGURE,
@@ -62,6 +63,23 @@ class Reranked:
 
 
 @dataclass(frozen=True)
+class Tracks:
+    """The compatibility matrix of image-to-track retrieval, see `sfsc.retrieval.tracks.track_ranks`.
+
+    Attributes:
+        count: the number of tracks in the gallery.
+        matrix: the compatibility matrix.
+    """
+
+    count: int
+    matrix: CompatibilityMatrix
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the count and the metrics as plain lists and numbers."""
+        return {"count": self.count, "metrics": self.matrix.to_json()["metrics"]}
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The results of `evaluate`.
 
@@ -83,6 +101,7 @@ class Evaluation:
         decisions: error rates, open-set identification and the consistency of thresholds in every cell, see
             docs/evaluation.md.
         reranked: the matrix after re-ranking, or None. All other attributes are without re-ranking.
+        tracks: the matrix of image-to-track retrieval, or None. All other attributes are for single images.
     """
 
     dataset: str
@@ -98,6 +117,7 @@ class Evaluation:
     dimensions: list[dict[str, Any]]
     decisions: dict[str, Any]
     reranked: Reranked | None = None
+    tracks: Tracks | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation without the ranked lists, as plain lists and numbers."""
@@ -119,6 +139,7 @@ class Evaluation:
             "dimensions": self.dimensions,
             "decisions": self.decisions,
             **({"reranked": self.reranked.to_json()} if self.reranked else {}),
+            **({"tracks": self.tracks.to_json()} if self.tracks else {}),
         }
 
     def write(self, run: str | Path) -> Path:
@@ -148,6 +169,7 @@ def evaluate(
     exported: Sequence[str | Path] = (),
     rerank: str | None = None,
     rerank_depth: int = DEPTH,
+    tracks: bool = False,
 ) -> Evaluation:
     """Evaluate every sub-model's queries against every sub-model's gallery.
 
@@ -161,10 +183,12 @@ def evaluate(
         exported: ONNX files of this family, which are evaluated together with its sub-models.
         rerank: the rule of a second matrix, after re-ranking: k-reciprocal or expansion.
         rerank_depth: the number of first items of each ranking that are re-ranked.
+        tracks: whether to compute a further matrix whose gallery items are tracks: all images of one identity
+            from one camera.
 
     Raises:
         SfscError: a split is empty, an image cannot be read, no query has a positive, a file belongs to
-            another family, or there is no such rule.
+            another family, there is no such rule, or there are no cameras by which tracks are known.
 
     Example::
 
@@ -174,14 +198,16 @@ def evaluate(
     """
     if rerank is not None:
         rule_of(rerank, rerank_depth)
+    if tracks:
+        count_tracks(dataset.query, dataset.gallery)
     models = open_members(exported, family)
     images = embed_all(family, tested_paths(dataset), workers, exported=models)
     widths = {label: file.widest for label, file in models.items()}
-    evaluation = evaluate_images(family, dataset, images, widths)
-    if rerank is None:
-        return evaluation
+    plain = evaluate_images(family, dataset, images, widths)
     return replace(
-        evaluation, reranked=rerank_images(dataset, images, evaluation.matrix, rerank, rerank_depth)
+        plain,
+        reranked=rerank_images(dataset, images, plain.matrix, rerank, rerank_depth) if rerank else None,
+        tracks=evaluate_tracks(dataset, images, plain.matrix) if tracks else None,
     )
 
 
@@ -200,17 +226,40 @@ def rerank_images(
     Raises:
         SfscError: there is no such rule, or the depth is less than 2.
     """
+    ranks = partial(reranked_ranks, rule=rule_of(rule, depth), depth=depth)
+    matrix = _matrix(dataset, images, plain, ranks)
+    return Reranked(rule, min(depth, matrix.gallery), matrix)
+
+
+def evaluate_tracks(dataset: Dataset, images: ImageSet, plain: CompatibilityMatrix) -> Tracks:
+    """Compute the matrix of image-to-track retrieval, with images that are already embedded.
+
+    Args:
+        dataset: the data set; its query and gallery splits are used.
+        images: the embeddings of its query and gallery images.
+        plain: the matrix of single images, which says what to evaluate.
+
+    Raises:
+        SfscError: the data set has no cameras.
+    """
+    count = count_tracks(dataset.query, dataset.gallery)
+    return Tracks(count, _matrix(dataset, images, plain, track_ranks))
+
+
+def _matrix(
+    dataset: Dataset, images: ImageSet, plain: CompatibilityMatrix, ranks: RanksOf
+) -> CompatibilityMatrix:
+    """Return a matrix of the sub-models and files of `plain`, with other ranks of positives."""
     tested: list[float | str] = [*plain.widths, *plain.exported]
     embedded, found = images.of(dataset.query.paths), images.of(dataset.gallery.paths)
-    matrix = compatibility_matrix(
+    return compatibility_matrix(
         {key: embedded[key] for key in tested},
         {key: found[key] for key in tested},
         query=dataset.query,
         gallery=dataset.gallery,
         exported=plain.exported,
-        ranks=partial(reranked_ranks, rule=rule_of(rule, depth), depth=depth),
+        ranks=ranks,
     )
-    return Reranked(rule, min(depth, matrix.gallery), matrix)
 
 
 def tested_paths(dataset: Dataset) -> list[str]:

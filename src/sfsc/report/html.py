@@ -26,6 +26,7 @@ from sfsc.report.figures import (
     training_curves,
 )
 from sfsc.report.gains import gains_of, show_gain
+from sfsc.report.other_matrices import other_matrices
 from sfsc.report.ranked_list import thumbnail
 from sfsc.report.result_figures import matrix_figure
 from sfsc.runs.log import LOG_FILE, read_log
@@ -151,6 +152,7 @@ def _render(run: Path) -> str:
         others=evaluations.others,
         decisions=decision_tables(own) if own and "decisions" in own else {},
         figures=_result_figures(own) if own else {},
+        other_matrices=other_matrices(own) if own else {},
         rankings=rankings if own else None,
         curves=_curves(log, config["widths"]),
     )

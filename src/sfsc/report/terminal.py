@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 from sfsc.errors import one_line
+from sfsc.report.other_matrices import other_matrices
 
 if TYPE_CHECKING:
     from sfsc.decisions.thresholds import Thresholds
@@ -67,8 +68,7 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     tests.add_row(escape(baseline["name"]), *(f"{100 * baseline[key]:.1f}" for key in metrics))
     console = Console()
     console.print(matrix)
-    if reranked := evaluation.get("reranked"):
-        console.print(_reranked(names, accuracy, reranked))
+    print_tables(other_matrices(evaluation))
     console.print(tests)
     if exported:
         costs = Table("exported -> full", "mAP %", "cost in points")
@@ -95,16 +95,6 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
         gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
         _say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
         _say(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
-
-
-def _reranked(names: Sequence[str], plain: list[list[float]], reranked: Mapping[str, Any]) -> Table:
-    """Return the matrix after re-ranking, with the change of each cell in points."""
-    title = f"mAP % with {reranked['rule']} re-ranking of the first {reranked['depth']}, and the change"
-    table = Table("query \\ gallery", *names, title=title)
-    for name, before, after in zip(names, plain, reranked["metrics"]["mAP"], strict=True):
-        cells = [f"{100 * b:.1f} ({100 * (b - a):+.1f})" for a, b in zip(before, after, strict=True)]
-        table.add_row(name, *cells)
-    return table
 
 
 def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Table:

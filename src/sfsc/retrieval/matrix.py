@@ -15,6 +15,8 @@ from sfsc.errors import SfscError
 from sfsc.progress import track
 from sfsc.retrieval.ranking import Labelled, check_embeddings, positive_ranks, retrieval_of
 
+# Maps query embeddings, gallery embeddings and their labels to the ranks of each query's positives.
+RanksOf = Callable[[np.ndarray, np.ndarray, Labelled, Labelled], list[np.ndarray]]
 METRICS = ("mAP", "rank-1", "rank-5", "rank-10", "mINP")
 
 
@@ -144,7 +146,7 @@ def compatibility_matrix(
     query: Labelled,
     gallery: Labelled,
     exported: Mapping[str, float] | None = None,
-    ranks: Callable[[np.ndarray, np.ndarray, Labelled, Labelled], list[np.ndarray]] = positive_ranks,
+    ranks: RanksOf = positive_ranks,
 ) -> CompatibilityMatrix:
     """Evaluate every pair of widths and exported files as `evaluate_ranking` does.
 
@@ -154,7 +156,7 @@ def compatibility_matrix(
         query: the identities and cameras of the Q queries.
         gallery: the identities and cameras of the G gallery images.
         exported: the width of each file, by label.
-        ranks: returns the ranks of the positives of each query, for example after re-ranking.
+        ranks: computes the ranks of the positives of each query, for example after re-ranking.
 
     Raises:
         SfscError: the two mappings have different widths and labels, or `evaluate_ranking` refuses the

@@ -137,11 +137,11 @@ def positive_ranks(
     Raises:
         SfscError: as for `evaluate_ranking`, but queries can be without positives.
     """
-    queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
-    relation = _Relation(query, gallery)
+    queries, items = checked(query_embeddings, gallery_embeddings, query, gallery)
+    relation = Relation(query, gallery)
     ranks: list[np.ndarray] = []
-    spans = _spans(len(items), block[1])
-    for rows in _spans(len(queries), block[0]):
+    spans = spans_of(len(items), block[1])
+    for rows in spans_of(len(queries), block[0]):
         score = items.scored(queries[rows])
         ranks += _block_ranks(score, spans, *relation.pairs(rows), rows.stop - rows.start)
     return ranks
@@ -168,13 +168,13 @@ def top_hits(
     Raises:
         SfscError: as for `positive_ranks`.
     """
-    queries, items = _checked(query_embeddings, gallery_embeddings, query, gallery)
-    relation = _Relation(query, gallery)
+    queries, items = checked(query_embeddings, gallery_embeddings, query, gallery)
+    relation = Relation(query, gallery)
     indices = np.full((len(queries), k), -1, np.int64)
     scores = np.full((len(queries), k), -np.inf, np.float32)
-    for rows in _spans(len(queries), block[0]):
+    for rows in spans_of(len(queries), block[0]):
         dropped, score = relation.pairs(rows)[1], items.scored(queries[rows])
-        for columns in _spans(len(items), block[1]):
+        for columns in spans_of(len(items), block[1]):
             found = score(columns)
             found[dropped.within(columns).local] = -np.inf
             indices[rows], scores[rows] = _merge(indices[rows], scores[rows], found, columns.start)
@@ -195,9 +195,10 @@ def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.
     return np.ascontiguousarray(embeddings, dtype=np.float32)
 
 
-def _checked(
+def checked(
     query_embeddings: np.ndarray, gallery_embeddings: np.ndarray, query: Labelled, gallery: Labelled
 ) -> tuple[np.ndarray, _Items]:
+    """Return the query embeddings and the gallery's items; raise `SfscError` as `evaluate_ranking` does."""
     queries = check_embeddings(query_embeddings, query, "query embeddings")
     items = check_embeddings(gallery_embeddings, gallery, "gallery embeddings")
     if queries.shape[1] != items.shape[1]:
@@ -231,7 +232,7 @@ class _Window:
     local: tuple[np.ndarray, np.ndarray]
 
 
-class _Relation:
+class Relation:
     """Finds the positives of each query, and the gallery items that are dropped from its ranking."""
 
     def __init__(self, query: Labelled, gallery: Labelled) -> None:
@@ -268,7 +269,8 @@ def codes_of(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.nda
     return codes[: len(query)], codes[len(query) :]
 
 
-def _spans(total: int, size: int) -> list[slice]:
+def spans_of(total: int, size: int) -> list[slice]:
+    """Return consecutive slices of at most `size` that cover `total` places."""
     return [slice(start, min(start + size, total)) for start in range(0, total, size)]
 
 

@@ -89,6 +89,13 @@ class Reranked(TypedDict):
     metrics: dict[str, list[list[float]]]
 
 
+class Tracks(TypedDict):
+    """The matrices of image-to-track retrieval, with `count` tracks in the gallery."""
+
+    count: int
+    metrics: dict[str, list[list[float]]]
+
+
 class Result(TypedDict):
     """The contents of `evaluation.json`; earlier versions did not write all of them."""
 
@@ -114,6 +121,7 @@ class Result(TypedDict):
     dimensions: NotRequired[list[Tests]]
     decisions: NotRequired[Decisions]
     reranked: NotRequired[Reranked]
+    tracks: NotRequired[Tracks]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -134,8 +142,8 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     own, exported = len(result["widths"]), result.get("exported", {})
     size = own + len(exported)
     matrices = [(values, size) for values in result["metrics"].values()]
-    reranked = result.get("reranked", {"metrics": {}})["metrics"]
-    matrices += [(values, size) for values in reranked.values()]
+    others = [result[key]["metrics"] for key in ("reranked", "tracks") if key in result]
+    matrices += [(values, size) for metrics in others for values in metrics.values()]
     matrices += [(result["criterion"], own), (result.get("cosines", [[0.0] * own] * own), own)]
     fitting = [len(values) == n and all(len(row) == n for row in values) for values, n in matrices]
     places = result.get("projection", {"widths": [], "identities": [], "points": []})
@@ -143,7 +151,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(points) == len(places["identities"]) for points in places["points"]]
     fitting += [len(tests["self_tests"]) == own for tests in result.get("dimensions", [])]
     fitting += [0 < size <= MOST_TESTED, len(result["parameters"]) == own, "mAP" in result["metrics"]]
-    fitting += [not reranked or "mAP" in reranked]
+    fitting += ["mAP" in metrics for metrics in others]
     fitting += [len(result.get("multiply_adds", result["parameters"])) == own]
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
