@@ -116,6 +116,12 @@ class TestCsv:
         assert dataset.identities.tolist() == ["ä", "b"]
         assert dataset.cameras is None
 
+    def test_a_printed_set_is_short(self, tmp_path: Path) -> None:
+        rows = "".join(f"{number}.png,{number % 3},train\n" for number in range(300))
+        dataset = self.read(tmp_path, f"path,identity,split\n{rows}")
+        assert repr(dataset) == f"Dataset('csv:{tmp_path / 'images.csv'}', 300 images)"
+        assert repr(dataset.train) == "Split(300 images, 3 identities)"
+
     def test_table_without_training_images_can_be_evaluated(self, tmp_path: Path) -> None:
         dataset = self.read(tmp_path, "path,identity,split,camera\na,x,query,1\nb,x,gallery,2\n")
         assert dataset.query.paths == (str(tmp_path / "a"),)

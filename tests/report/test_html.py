@@ -134,6 +134,19 @@ def test_matrices_after_re_ranking_and_of_tracks_are_shown(evaluated: Path) -> N
     assert "64.0 (+0.0)" in text
 
 
+def test_an_adaptation_is_shown(evaluated: Path) -> None:
+    candidate = {"statistics": 0.0, "calibrated": False, "matrix": [[0.5]], "cross_tests": 0.5, "error": 0.01}
+    candidates = [
+        candidate | {"name": "as it is", "gain": 0.0, "galleries_stay": True},
+        candidate | {"name": "statistics", "gain": 0.02, "galleries_stay": False},
+    ]
+    content = {"images": "folder:<b>", "fitted": 90, "held_out": 10, "chosen": "statistics"}
+    (evaluated / "adaptation.json").write_text(json.dumps(content | {"candidates": candidates}))
+    text = Page(write_report(evaluated)).text
+    assert "adapted to 90 images of folder:<b>" in text
+    assert "statistics (chosen) 50.0 +2.0 ± 1.0 must be embedded again" in text
+
+
 def test_hits_are_marked_right_and_wrong(page: Page) -> None:
     verdicts = [item["class"] for item in page.all("li")]
     assert verdicts == ["right", "wrong", "right", "wrong", "wrong", "right"]
@@ -265,7 +278,11 @@ def test_a_folder_that_is_no_run_is_named(tmp_path: Path, name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["config.json", "environment.json", "log.jsonl", "evaluation.json", "rankings.json"]
+    "name",
+    [
+        *("config.json", "environment.json", "log.jsonl"),
+        *("evaluation.json", "rankings.json", "adaptation.json"),
+    ],
 )
 @pytest.mark.parametrize("content", [b'{"dataset": ', b"[1, 2]\n", b"\xff\xfe"])
 def test_a_broken_file_is_named(evaluated: Path, name: str, content: bytes) -> None:

@@ -30,6 +30,9 @@ class Split:
     def __len__(self) -> int:
         return len(self.paths)
 
+    def __repr__(self) -> str:
+        return f"Split({len(self)} images, {len(np.unique(self.identities))} identities)"
+
     def labels(self) -> np.ndarray:
         """Return the identities as numbers, (N,) int64: sorted and counted from 0."""
         return np.unique(self.identities, return_inverse=True)[1].astype(np.int64)
@@ -71,6 +74,9 @@ class Dataset:
     splits: np.ndarray
     image_size: tuple[int, int]
     mirrors: bool
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.source!r}, {len(self.paths)} images)"
 
     def __post_init__(self) -> None:
         if not self.paths:

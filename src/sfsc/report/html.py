@@ -15,6 +15,7 @@ from sfsc.errors import SfscError, missing_extra
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json, write_atomic
 from sfsc.images.names import as_text
+from sfsc.report.adaptation import StoredAdaptation, adaptation_table
 from sfsc.report.canvas import to_svg
 from sfsc.report.decisions import calibration_curves, decision_tables, error_curves, score_distributions
 from sfsc.report.figures import (
@@ -30,6 +31,7 @@ from sfsc.report.other_matrices import other_matrices
 from sfsc.report.ranked_list import thumbnail
 from sfsc.report.result_figures import matrix_figure
 from sfsc.runs.log import LOG_FILE, read_log
+from sfsc.runs.paths import ADAPTATION_FILE
 from sfsc.runs.results import is_current, is_own, other_folders, read_result
 
 try:
@@ -136,6 +138,7 @@ def _render(run: Path) -> str:
     own = evaluations.own
     rankings = _read_if_there(run / "rankings.json", _Rankings)
     log = _read_log(run, len(config["widths"]))
+    adaptation = _read_if_there(run / ADAPTATION_FILE, StoredAdaptation)
     environment = _read_if_there(run / "environment.json", dict[str, Any])
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": data_uri}
@@ -154,6 +157,8 @@ def _render(run: Path) -> str:
         figures=_result_figures(own) if own else {},
         other_matrices=other_matrices(own) if own else {},
         rankings=rankings if own else None,
+        adaptation=adaptation,
+        candidates=adaptation_table(adaptation) if adaptation else None,
         curves=_curves(log, config["widths"]),
     )
 
