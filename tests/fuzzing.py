@@ -379,6 +379,11 @@ def result() -> dict[str, Any]:
         },
         "reranked": {"rule": "expansion", "depth": 9, "metrics": {"mAP": square}},
         "tracks": {"count": 3, "metrics": {"mAP": square}},
+        "cascade": {
+            "widths": [0.5, 1.0],
+            "limits": [{"limit": 0.9, "multiply_adds": 7.5, "shares": [0.5, 0.5], "mAP": 0.1, "rank-1": 1.0}],
+            "alone": [{"width": 0.5 * n, "multiply_adds": 9 * n, "mAP": 0.5, "rank-1": 0.6} for n in (1, 2)],
+        },
         "decisions": decisions(),
         "projection": {"widths": [0.5, 1.0], "identities": ["a"], "points": [[[0.1, 0.2]], [[0.3, 0.4]]]},
     }

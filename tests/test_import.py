@@ -19,7 +19,7 @@ EXTRAS = ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "j
 TORCH_FREE = (
     *("CompatibilityMatrix", "Condition", "Dataset", "ExportedModel", "Gallery", "Hit", "Limits", "Model"),
     *("Profile", "SfscError", "Widths", "choose", "embed", "index", "make_engine", "open_dataset"),
-    *("open_model", "profile", "search", "upgrade"),
+    *("open_model", "profile", "search", "search_cascade", "upgrade"),
 )
 BLOCK = f"""
 import sys

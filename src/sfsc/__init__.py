@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from sfsc.evaluation.thresholds import fit_thresholds
     from sfsc.family.family import Family
     from sfsc.gallery import Condition, Gallery, Hit
+    from sfsc.gallery.cascading import search_cascade
     from sfsc.gallery.indexing import index, upgrade
     from sfsc.gallery.searching import search
     from sfsc.report.comparison import write_comparison
@@ -85,6 +86,7 @@ __all__ = [
     "profile",
     "recalibrate",
     "search",
+    "search_cascade",
     "to_switchable",
     "train",
     "upgrade",
@@ -132,6 +134,7 @@ _HOMES = {
     "profile": "sfsc.deploy.profiling",
     "recalibrate": "sfsc.training.norm_statistics",
     "search": "sfsc.gallery.searching",
+    "search_cascade": "sfsc.gallery.cascading",
     "to_switchable": "sfsc.switchable.network",
     "train": "sfsc.training.run",
     "upgrade": "sfsc.gallery.indexing",

@@ -134,6 +134,20 @@ def test_matrices_after_re_ranking_and_of_tracks_are_shown(evaluated: Path) -> N
     assert "64.0 (+0.0)" in text
 
 
+def test_a_cascade_is_shown(evaluated: Path) -> None:
+    path = evaluated / "evaluation.json"
+    accuracy = {"mAP": 0.5, "rank-1": 0.75}
+    cascade = {
+        "widths": [0.25, 1.0],
+        "limits": [{"limit": 0.9, "multiply_adds": 60.0, "shares": [0.625, 0.375], **accuracy}],
+        "alone": [{"width": width, "multiply_adds": int(100 * width), **accuracy} for width in (0.25, 1.0)],
+    }
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"cascade": cascade}))
+    text = Page(write_report(evaluated)).text
+    assert "cascade 0.25 → 1: queries stop at a probability" in text
+    assert "from 0.9 60.0 50.0 75.0 62.5 37.5" in text
+
+
 def test_an_adaptation_is_shown(evaluated: Path) -> None:
     candidate = {"statistics": 0.0, "calibrated": False, "matrix": [[0.5]], "cross_tests": 0.5, "error": 0.01}
     candidates = [

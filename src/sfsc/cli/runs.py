@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -45,10 +45,18 @@ def evaluate(
         bool,
         typer.Option("--tracks", help="Also rank tracks: the images of one identity from one camera."),
     ] = False,
+    cascade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS",
+            help="Also measure a cascade, such as 0.25,1: unsure queries go on to the next width.",
+        ),
+    ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
-    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], rerank, rerank_depth, tracks)
+    further = {"rerank": rerank, "rerank_depth": rerank_depth, "tracks": tracks, "cascade": cascade}
+    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], **further)
 
 
 @app.command()
@@ -172,11 +180,9 @@ def _evaluate(
     exported: Sequence[Path],
     allow_code: str | None,
     distractors: Sequence[str] = (),
-    rerank: str | None = None,
-    rerank_depth: int = 100,
-    tracks: bool = False,
+    **further: Any,
 ) -> None:
-    """Evaluate a run folder, write and print the result."""
+    """Evaluate a run folder, further options going to `evaluate`; write and print the result."""
     from sfsc.data import open_dataset
     from sfsc.data.distractors import with_distractors
     from sfsc.evaluation.evaluate import evaluate as run_evaluation
@@ -191,7 +197,7 @@ def _evaluate(
     for source in distractors:
         opened = with_distractors(opened, source)
     family = Family.load(run, allow_code)
-    evaluation = run_evaluation(family, opened, workers, exported, rerank, rerank_depth, tracks)
+    evaluation = run_evaluation(family, opened, workers, exported, **further)
     written = evaluation.write(run)
     files = [written, *draw_evaluation(written.parent)]
     terminal.print_evaluation(evaluation.to_json())

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 
@@ -230,6 +230,16 @@ def search(
         float | None,
         typer.Option(metavar="P", help="Show only matches: the smallest probability of a match."),
     ] = None,
+    cascade: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WIDTHS",
+            help="Instead of --width: widths such as 0.25,1, of which the first that is sure answers.",
+        ),
+    ] = None,
+    sure: Annotated[
+        float, typer.Option(metavar="P", help="With --cascade: the probability from which a width is sure.")
+    ] = 0.9,
     picture: Annotated[
         Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
     ] = None,
@@ -242,10 +252,13 @@ def search(
     """
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
+    from sfsc.gallery.cascading import search_cascade
     from sfsc.gallery.searching import search as run_search
     from sfsc.images.boxes import Box
     from sfsc.report.ranked_list import draw_hits
 
+    if cascade and width is not None:
+        raise SfscError("--cascade chooses the width of each query: leave out --width")
     if picture and len(query) > 1 and not together:
         raise SfscError("--picture draws one query: name one image, or add --together")
     part = None if box is None else Box.parse(box)
@@ -253,21 +266,22 @@ def search(
     width = opened.widest if width is None else width
     rows = Gallery.open(gallery, memory=_bytes(memory))
     limits = max_fmr, min_probability
+    options: dict[str, Any] = {"top": top, "where": where or (), "exact": not approximate, "dimension": dim}
+    options |= {"max_fmr": max_fmr, "min_probability": min_probability, "by": by, "best": best}
+    options |= {"rerank": rerank, "rerank_depth": rerank_depth, "box": part}
     for one in [query] if together else [[path] for path in query]:
-        hits = run_search(
-            *(opened, one, rows, width, top, where or (), not approximate, dim, *limits),
-            by=by,
-            best=best,
-            rerank=rerank,
-            rerank_depth=rerank_depth,
-            box=part,
-        )
+        if cascade:
+            hits, width = search_cascade(opened, one, rows, cascade, sure, **options)
+        else:
+            hits = run_search(opened, one, rows, width, **options)
         if len(query) > 1:
             print(f"query: {', '.join(map(str, one))}")
         if hits or limits == (None, None):
             terminal.print_hits(hits)
         else:
             print(f"no match among the {len(rows)} rows of {gallery}")
+        if cascade:
+            print(f"answered by width {width:g}")
         if rerank:
             print(f"{rerank} re-ranking of the first {min(rerank_depth, len(rows))} rows; scores are cosines")
         if picture:

@@ -14,10 +14,12 @@ import torch
 
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.listing import TESTS, Listing
+from sfsc.decisions.cascade import read_cascade
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.dimensions import shorten
 from sfsc.embedding.image_set import ImageSet, embed_all
 from sfsc.errors import SfscError
+from sfsc.evaluation.cascade import evaluate_cascade
 from sfsc.evaluation.decisions import evaluate_decisions
 from sfsc.evaluation.members import open_members
 from sfsc.family.family import Family
@@ -37,6 +39,7 @@ from sfsc.runs.results import (
     results_folder,
 )
 from sfsc.switchable.inspection import inspect
+from sfsc.widths import Widths
 
 RANKED_LISTS = 12
 RANKED_HITS = 10
@@ -102,6 +105,7 @@ class Evaluation:
             docs/evaluation.md.
         reranked: the matrix after re-ranking, or None. All other attributes are without re-ranking.
         tracks: the matrix of image-to-track retrieval, or None. All other attributes are for single images.
+        cascade: the accuracy and the mean cost of a cascade, see docs/evaluation.md, or None.
     """
 
     dataset: str
@@ -118,6 +122,7 @@ class Evaluation:
     decisions: dict[str, Any]
     reranked: Reranked | None = None
     tracks: Tracks | None = None
+    cascade: dict[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation without the ranked lists, as plain lists and numbers."""
@@ -140,6 +145,7 @@ class Evaluation:
             "decisions": self.decisions,
             **({"reranked": self.reranked.to_json()} if self.reranked else {}),
             **({"tracks": self.tracks.to_json()} if self.tracks else {}),
+            **({"cascade": self.cascade} if self.cascade else {}),
         }
 
     def write(self, run: str | Path) -> Path:
@@ -170,6 +176,7 @@ def evaluate(
     rerank: str | None = None,
     rerank_depth: int = DEPTH,
     tracks: bool = False,
+    cascade: str | Sequence[float] | None = None,
 ) -> Evaluation:
     """Evaluate every sub-model's queries against every sub-model's gallery.
 
@@ -185,10 +192,13 @@ def evaluate(
         rerank_depth: the number of first items of each ranking that are re-ranked.
         tracks: whether to compute a further matrix whose gallery items are tracks: all images of one identity
             from one camera.
+        cascade: the widths of a cascade to measure, increasing and ending in 1, such as "0.25,1": a query
+            goes on to the next width only where its first hit is not surely a match.
 
     Raises:
         SfscError: a split is empty, an image cannot be read, no query has a positive, a file belongs to
-            another family, there is no such rule, or there are no cameras by which tracks are known.
+            another family, there is no such rule, there are no cameras by which tracks are known, or a
+            cascade is wanted of a family that lacks a width or thresholds.
 
     Example::
 
@@ -200,6 +210,11 @@ def evaluate(
         rule_of(rerank, rerank_depth)
     if tracks:
         count_tracks(dataset.query, dataset.gallery)
+    chosen = None
+    if cascade is not None:
+        chosen = read_cascade(cascade, _thresholds(family, dataset))
+        for width in chosen:
+            family.check_width(width)
     models = open_members(exported, family)
     images = embed_all(family, tested_paths(dataset), workers, exported=models)
     widths = {label: file.widest for label, file in models.items()}
@@ -208,6 +223,23 @@ def evaluate(
         plain,
         reranked=rerank_images(dataset, images, plain.matrix, rerank, rerank_depth) if rerank else None,
         tracks=evaluate_tracks(dataset, images, plain.matrix) if tracks else None,
+        cascade=_cascade(family, dataset, images, plain, chosen) if chosen else None,
+    )
+
+
+def _cascade(
+    family: Family, dataset: Dataset, images: ImageSet, plain: Evaluation, widths: Widths
+) -> dict[str, Any]:
+    assert family.thresholds is not None
+    query, gallery = dataset.query, dataset.gallery
+    costs = dict(zip(plain.matrix.widths, plain.multiply_adds, strict=True))
+    return evaluate_cascade(
+        images.of(query.paths),
+        images.of(gallery.paths)[1.0],
+        query,
+        gallery,
+        {width: costs[width] for width in widths},
+        family.thresholds,
     )
 
 

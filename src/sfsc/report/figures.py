@@ -153,6 +153,32 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     return figure
 
 
+def accuracy_of_cascade(cascade: Mapping[str, Any]) -> Figure:
+    """Draw the mAP of a cascade, and of each of its sub-models alone, against the mean cost of a query.
+
+    Args:
+        cascade: "cascade" in evaluation.json.
+    """
+    figure, axes = new_figure((5.0, 3.4))
+    full = cascade["alone"][-1]["multiply_adds"]
+
+    def points(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
+        return [one["multiply_adds"] / full for one in lines], [one["mAP"] for one in lines]
+
+    axes.plot(*points(cascade["limits"]), "-o", color=INK, linewidth=1, markersize=5, label="cascade")
+    axes.scatter(*points(cascade["alone"]), s=60, marker="s", color=_colours(len(cascade["alone"])), zorder=3)
+    for one in cascade["alone"]:
+        place = (one["multiply_adds"] / full, one["mAP"])
+        axes.annotate(f"{one['width']:g}", place, (0, 8), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xlabel("mean multiply-adds of a query, share of the full sub-model's")
+    axes.set_ylabel("mAP")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    add_grid(axes)
+    add_legend(axes)
+    return figure
+
+
 def accuracy_against_cost(accuracies: Mapping[str, tuple[Sequence[float], ArrayLike]]) -> Figure:
     """Draw a panel for each recipe: the mAP of self-tests, and in the full gallery, against the query's cost.
 

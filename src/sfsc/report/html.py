@@ -21,13 +21,14 @@ from sfsc.report.decisions import calibration_curves, decision_tables, error_cur
 from sfsc.report.figures import (
     AXIS_LABELS,
     accuracy_against_size,
+    accuracy_of_cascade,
     conflict_map,
     cosine_map,
     embedding_map,
     training_curves,
 )
+from sfsc.report.further import further_tables
 from sfsc.report.gains import gains_of, show_gain
-from sfsc.report.other_matrices import other_matrices
 from sfsc.report.ranked_list import thumbnail
 from sfsc.report.result_figures import matrix_figure
 from sfsc.runs.log import LOG_FILE, read_log
@@ -155,7 +156,7 @@ def _render(run: Path) -> str:
         others=evaluations.others,
         decisions=decision_tables(own) if own and "decisions" in own else {},
         figures=_result_figures(own) if own else {},
-        other_matrices=other_matrices(own) if own else {},
+        further=further_tables(own) if own else {},
         rankings=rankings if own else None,
         adaptation=adaptation,
         candidates=adaptation_table(adaptation) if adaptation else None,
@@ -169,6 +170,8 @@ def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     if "cosines" in evaluation:  # older evaluations have none
         figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
         figures["projection"] = embedding_map(evaluation["projection"])
+    if "cascade" in evaluation:
+        figures["cascade"] = accuracy_of_cascade(evaluation["cascade"])
     if "decisions" in evaluation:
         figures |= {"scores": score_distributions(evaluation), "errors": error_curves(evaluation)}
         if evaluation["decisions"]["fitted_on"] is not None:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 from sfsc.errors import one_line
-from sfsc.report.other_matrices import other_matrices
+from sfsc.report.further import further_tables
 
 if TYPE_CHECKING:
     from sfsc.decisions.thresholds import Thresholds
@@ -68,7 +68,7 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     tests.add_row(escape(baseline["name"]), *(f"{100 * baseline[key]:.1f}" for key in metrics))
     console = Console()
     console.print(matrix)
-    print_tables(other_matrices(evaluation))
+    print_tables(further_tables(evaluation))
     console.print(tests)
     if exported:
         costs = Table("exported -> full", "mAP %", "cost in points")

@@ -96,6 +96,21 @@ class Tracks(TypedDict):
     metrics: dict[str, list[list[float]]]
 
 
+CascadeAt = TypedDict(
+    "CascadeAt",
+    {"limit": float, "multiply_adds": float, "shares": list[float], "mAP": float, "rank-1": float},
+)
+Alone = TypedDict("Alone", {"width": float, "multiply_adds": int, "mAP": float, "rank-1": float})
+
+
+class Cascade(TypedDict):
+    """A cascade at several limits, beside queries by each of its sub-models alone."""
+
+    widths: list[float]
+    limits: list[CascadeAt]
+    alone: list[Alone]
+
+
 class Result(TypedDict):
     """The contents of `evaluation.json`; earlier versions did not write all of them."""
 
@@ -122,6 +137,7 @@ class Result(TypedDict):
     decisions: NotRequired[Decisions]
     reranked: NotRequired[Reranked]
     tracks: NotRequired[Tracks]
+    cascade: NotRequired[Cascade]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -156,6 +172,10 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
+    if cascade := result.get("cascade"):
+        fitting += [len(one["shares"]) == len(cascade["widths"]) for one in cascade["limits"]]
+        fitting += [bool(cascade["limits"]), 0 < len(cascade["alone"]) == len(cascade["widths"])]
+        fitting += [cascade["alone"][-1]["multiply_adds"] > 0] if cascade["alone"] else []
     if "decisions" in result:
         fitting += _fitting_decisions(result["decisions"], size)
     if not all(fitting):
