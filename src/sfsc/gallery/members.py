@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 
 from sfsc.gallery.columns import Columns, whole
+from sfsc.gallery.deletions import deleted_positions, identity_of, places_of
 from sfsc.gallery.forms import DTYPES
 from sfsc.gallery.index_files import Fragment, Header, Key, Source
 from sfsc.gallery.lance_table import Snapshot
@@ -68,15 +69,16 @@ def followed(member: Member, fragments: Mapping[Key, Any], table: Path) -> Membe
     segment, held, gone = member.part.segment, {}, [np.empty(0, np.int64)]
     for key, one in member.held.items():
         fragment = fragments.get(key)
-        if fragment is not None and _deletions(fragment) == one.deletions:
+        if fragment is not None and identity_of(fragment) == one.deletions:
             held[key] = one
             continue
         if fragment is not None:
-            rows = one.start + _deleted(fragment, member.offsets[one.start : one.stop], table)
+            deleted = deleted_positions(fragment, table)
+            rows = one.start + places_of(deleted, member.offsets[one.start : one.stop])
             left = np.count_nonzero(segment.mask(slice(one.start, one.stop)))
             left -= np.count_nonzero(segment.is_present(rows))
             if left == fragment.physical_rows - fragment.num_deletions:
-                held[key] = replace(one, deletions=_deletions(fragment))
+                held[key] = replace(one, deletions=identity_of(fragment))
                 gone.append(rows)
                 continue
         gone.append(np.arange(one.start, one.stop))
@@ -118,23 +120,6 @@ def differences(member: Member, snapshot: Snapshot) -> Iterator[str]:
             yield from (id_ for id_, equal in zip(ids, same, strict=True) if not equal)
 
 
-def _deleted(fragment: Any, offsets: np.ndarray, table: Path) -> np.ndarray:
-    """Return which of the rows at (n,) ascending positions in a fragment are deleted: (k,) int64 places."""
-    deletions = _deletions(fragment)
-    if deletions is None:
-        return np.empty(0, np.int64)
-    if deletions["file_type"] == "array":
-        file = pa.OSFile(str(table / fragment.deletion_file()))
-        positions = pa.ipc.open_file(file).read_all()[0].to_numpy()
-        places = np.searchsorted(offsets, positions)
-        there = places < len(offsets)
-        places, positions = places[there], positions[there]
-        return places[offsets[places] == positions]
-    present = np.zeros(fragment.physical_rows, bool)
-    present[positions_of(fragment.scanner(columns=[], with_row_address=True).to_table())] = True
-    return np.flatnonzero(~present[offsets])
-
-
 def joined(members: Sequence[Member]) -> Member:
     """Return one member in memory with the rows of several that were not removed."""
     parts, offsets, held, start = [], [], {}, 0
@@ -162,7 +147,7 @@ def read_member(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> Member:
     tables = []
     for key, fragment in fragments.items():
         tables.append(fragment.scanner(columns=names, with_row_address=True).to_table())
-        held[key] = Held(_deletions(fragment), start, start + len(tables[-1]))
+        held[key] = Held(identity_of(fragment), start, start + len(tables[-1]))
         start += len(tables[-1])
     rows = pa.concat_tables(tables)
     form = _common_form(rows["form"])
@@ -205,7 +190,7 @@ def source_of(snapshot: Snapshot) -> Source:
         columns=snapshot.columns,
         form=form,
         fragments=[
-            Fragment(key_of(fragment), _deletions(fragment), fragment.physical_rows - fragment.num_deletions)
+            Fragment(key_of(fragment), identity_of(fragment), fragment.physical_rows - fragment.num_deletions)
             for fragment in fragments
         ],
         vectors=vectors,
@@ -216,12 +201,6 @@ def source_of(snapshot: Snapshot) -> Source:
 def key_of(fragment: Any) -> Key:
     """Return the names of the files of a fragment."""
     return tuple(file.path for file in fragment.metadata.files)
-
-
-def _deletions(fragment: Any) -> dict[str, str] | None:
-    """Return what identifies the deletions of a fragment, as text: its numbers exceed those of JSON."""
-    file = fragment.metadata.deletion_file
-    return None if file is None else {name: str(value) for name, value in file.asdict().items()}
 
 
 def positions_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
