@@ -197,10 +197,10 @@ def test_what_an_add_leaves_behind_when_it_is_killed_is_no_column(gallery: Galle
 
 
 def test_an_add_that_fails_adds_no_column(gallery: Gallery, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(sys.modules["lance.dataset"].MergeInsertBuilder, "execute", fail)
+    monkeypatch.setattr(lance.LanceDataset, "commit", fail)
     with pytest.raises(SfscError, match=r"cannot be written .*: free disk space"):
         add(gallery, embeddings(1), ["0"], attributes={"price": [1]})
     assert gallery.info().attributes == {}

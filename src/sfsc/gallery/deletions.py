@@ -40,8 +40,7 @@ def deleted_positions(fragment: Any, table: Path) -> np.ndarray:
 
 
 def _listed(path: Path) -> np.ndarray:
-    with pa.OSFile(str(path)) as file:
-        return pa.ipc.open_file(file).read_all()[0].to_numpy()
+    return pa.ipc.open_file(path.read_bytes()).read_all()[0].to_numpy()
 
 
 def _in_bitmap(path: Path) -> np.ndarray:

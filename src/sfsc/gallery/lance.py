@@ -27,6 +27,7 @@ from sfsc.gallery.lance_check import table_problems
 from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.packing import packed, unpacked
+from sfsc.gallery.replacing import replace_rows
 from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Problem, StoreUnavailable
 from sfsc.gallery.upkeep import KEPT, duplicates, index_columns, remove_duplicates, tidy
 from sfsc.gallery.view import View
@@ -87,9 +88,7 @@ class LanceStore:
             assert snapshot is not None, "the gallery adds rows only if the table exists"
             dataset = self._table.fit(snapshot, attributes)
             table = _in_columns(arrays | {EMBEDDING: packed(encode(embeddings, form))}, dataset.schema)
-            merge = dataset.merge_insert("id").when_matched_update_all().when_not_matched_insert_all()
-            merge.execute(table)
-            tidy(dataset)
+            tidy(replace_rows(dataset, table))
         self._keep_up()
 
     def delete(self, where: Sequence[Condition]) -> int:

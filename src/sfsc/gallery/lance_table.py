@@ -21,7 +21,7 @@ from sfsc.gallery.conditions import EQUALITIES, EXACT, Condition, Value
 from sfsc.gallery.manifests import Manifest, ManifestWatch
 from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, Description, StoreUnavailable
-from sfsc.gallery.upkeep import compact
+from sfsc.gallery.upkeep import compact, join_segments
 
 TABLE = "gallery.lance"
 LOCK, BUILDING = ".lock", ".building.lock"
@@ -49,11 +49,12 @@ class Snapshot:
     description: Description
     columns: Mapping[str, str]  # the stored name of each column and attribute
     session: Any = None  # the caches of Lance to use
+    opened: Any = None  # the dataset, if it was opened already
 
     @cached_property
     def dataset(self) -> Any:
         """The version of the table, opened when it is first used."""
-        return _opened(self.table, self.manifest.version, self.session)
+        return self.opened or _opened(self.table, self.manifest.version, self.session)
 
     def sql(self, where: Sequence[Condition]) -> str | None:
         """Return conditions as a Lance filter, or None if there are no conditions."""
@@ -116,7 +117,7 @@ class LanceTable:
                 if snapshot is None or snapshot.manifest != self._left:
                     self._session = _new_session()  # caches of another table would not be noticed
                 # A change moves its dataset to the new version, but a snapshot must stay the same.
-                yield snapshot and replace(snapshot, session=self._session)
+                yield snapshot and replace(snapshot, session=self._session, opened=None)
                 self._left = self._watch.newest()
 
     def create(self, description: Description) -> None:
@@ -159,6 +160,7 @@ class LanceTable:
     def compact(self, dataset: Any) -> None:
         """Free the space of replaced rows, deleted rows and old versions. Call it only inside `writing`."""
         self._drop_unused(dataset)
+        join_segments(dataset)
         compact(dataset)
 
     @contextmanager
@@ -191,7 +193,9 @@ class LanceTable:
                 dataset = _opened(self.directory / TABLE)
                 self._drop_unused(dataset)
             manifest = self._watch.newest() or manifest
-        return Snapshot(self.directory / TABLE, manifest, *_describe(dataset, str(self.directory)))
+        described = _describe(dataset, str(self.directory))
+        opened = dataset if dataset.version == manifest.version else None
+        return Snapshot(self.directory / TABLE, manifest, *described, opened=opened)
 
     def _renamed(self, snapshot: Snapshot) -> Any:
         """Return the dataset with its attribute columns renamed as in the newest format."""

@@ -21,6 +21,7 @@ from sfsc.gallery.store import EMBEDDING
 from sfsc.gallery.view import Part
 
 PART = 1 << 14  # rows read at once
+FEW = 1 << 10  # rows of a fragment that are taken in less time than a scan needs to begin
 
 
 @dataclass(frozen=True)
@@ -143,18 +144,30 @@ def joined(members: Sequence[Member]) -> Member:
 
 def read_member(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> Member:
     """Read fragments into memory."""
-    names, held, start = [*snapshot.columns.values(), EMBEDDING], {}, 0
-    tables = []
+    held, start, tables, offsets = {}, 0, [], []
     for key, fragment in fragments.items():
-        tables.append(fragment.scanner(columns=names, with_row_address=True).to_table())
-        held[key] = Held(identity_of(fragment), start, start + len(tables[-1]))
-        start += len(tables[-1])
+        table, positions = _rows_of(fragment, [*snapshot.columns.values(), EMBEDDING], snapshot.table)
+        held[key] = Held(identity_of(fragment), start, start + len(table))
+        start += len(table)
+        tables.append(table)
+        offsets.append(positions)
     rows = pa.concat_tables(tables)
     form = _common_form(rows["form"])
     dimension = snapshot.description.dimension
     vectors = np.concatenate([stored(batch, dimension, form) for batch in rows.to_batches() if len(batch)])
     arrays = {name: whole(rows[column]) for name, column in snapshot.columns.items()}
-    return Member(Part(Segment.of(vectors, Columns(arrays, start).encoded())), positions_of(rows), held)
+    segment = Segment.of(vectors, Columns(arrays, start).encoded())
+    return Member(Part(segment), np.concatenate(offsets), held)
+
+
+def _rows_of(fragment: Any, names: Sequence[str], table: Path) -> tuple[pa.Table, np.ndarray]:
+    """Return columns of the rows of a fragment, and their positions in it: (n,) uint32."""
+    count = fragment.physical_rows - fragment.num_deletions
+    if count > FEW:
+        rows = fragment.scanner(columns=names, with_row_address=True).to_table()
+        return rows.select(names), positions_of(rows)
+    every = np.arange(fragment.physical_rows, dtype=np.uint32)
+    return fragment.take(range(count), columns=names), np.delete(every, deleted_positions(fragment, table))
 
 
 def _common_form(forms: pa.ChunkedArray) -> str:

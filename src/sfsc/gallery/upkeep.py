@@ -5,6 +5,7 @@ Call these functions only while other writers are locked out (`LanceTable.writin
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
@@ -14,10 +15,15 @@ import pyarrow.compute as pc
 KEPT, KEPT_AT_FIRST = "sfsc.kept_seconds", 60.0  # old versions are kept because others may still read them
 LONGEST_KEPT = 1e9  # seconds
 CLEANED_EVERY = 256  # versions
-# Every add creates a fragment. Whenever this many have fewer rows than one of these sizes, they are merged.
-SMALL, MOST_SMALL = (4_096, 100_000), 16
+# Every add creates a fragment. Whenever this many in a row have fewer rows than one of these sizes, they are
+# merged. Larger ones stay as they are, so that processes that have read them need not read them again.
+SMALL, MOST_SMALL = (64, 1_024, 16_384), 16
+LARGE = 100_000  # rows; `optimize` merges fragments of fewer rows
+WORN, WORN_FROM, WORN_AT_REST = 0.5, 4_096, 0.1  # share of deleted rows from which a fragment is rewritten
 LOOKED_UP_FROM = 20_000  # rows; with fewer, a scan is as fast as an index of a column
 LOOKED_UP = {"id": "BTREE", "path": "BTREE", "identity": "BTREE", "camera": "BITMAP"}
+MOST_NEW = 65_536  # rows that no segment of the indexes covers; they are scanned
+GROWTH = 4  # ratio of the sizes of consecutive segments of an index, at least
 
 
 def tidy(dataset: Any) -> None:
@@ -26,21 +32,30 @@ def tidy(dataset: Any) -> None:
     Each size is a multiple of the smaller one, so that the rows of many small adds are rewritten only a few
     times.
     """
-    sizes = [fragment.physical_rows for fragment in dataset.get_fragments()]
-    for small in SMALL:
-        if sum(size < small for size in sizes) >= MOST_SMALL:
-            compact(dataset, small)
-            break
-    else:
-        if dataset.version % CLEANED_EVERY == 0:
-            remove_old_versions(dataset)
-    if _not_looked_up(dataset) > max(SMALL[-1], sum(sizes) / 4):
-        index_columns(dataset)
+    covered, fragments = _covered(dataset), dataset.get_fragments()
+    sizes = [part.physical_rows for part in fragments if part.fragment_id not in covered]
+    small = next((size for size in SMALL if sum(rows < size for rows in sizes) >= MOST_SMALL), 0)
+    worn = {part.fragment_id for part in fragments if _is_worn(part)}
+    if small or worn:  # rewriting covered rows takes long, because their whole segment is written again
+        compact(dataset, small or SMALL[0], WORN, covered - worn)
+    elif dataset.version % CLEANED_EVERY == 0:
+        remove_old_versions(dataset)
+    if sum(sizes) > MOST_NEW:
+        index_columns(dataset, patient=True)
 
 
-def compact(dataset: Any, rows: int | None = None) -> None:
-    """Merge fragments of fewer rows, by default those that Lance finds small, and remove old versions."""
-    dataset.optimize.compact_files(target_rows_per_fragment=rows)
+def _is_worn(fragment: Any) -> bool:
+    return bool(fragment.num_deletions > max(WORN_FROM, WORN * fragment.physical_rows))
+
+
+def compact(dataset: Any, small: int = LARGE, worn: float = WORN_AT_REST, kept: Iterable[int] = ()) -> None:
+    """Merge neighbouring fragments of fewer rows, rewrite worn ones, and remove old versions.
+
+    The fragments with the numbers `kept` stay as they are.
+    """
+    dataset.optimize.compact_files(
+        target_rows_per_fragment=small, materialize_deletions_threshold=worn, excluded_fragment_ids=[*kept]
+    )
     remove_old_versions(dataset)
 
 
@@ -50,20 +65,71 @@ def remove_old_versions(dataset: Any) -> None:
     dataset.cleanup_old_versions(timedelta(seconds=seconds), error_if_tagged_old_versions=False)
 
 
-def index_columns(dataset: Any) -> None:
-    """Index the columns by which rows are looked up, unless there are few rows."""
-    if dataset.count_rows() >= LOOKED_UP_FROM and _not_looked_up(dataset):
-        there = {name for index in dataset.describe_indices() for name in index.field_names}
-        dataset.optimize.optimize_indices()
-        for name in LOOKED_UP.keys() - there:
-            dataset.create_scalar_index(name, LOOKED_UP[name])
+def index_columns(dataset: Any, patient: bool = False) -> None:
+    """Let an index of each column by which rows are looked up cover all rows, unless there are few rows.
+
+    With `patient`, the indexes lag behind by some rows, which are scanned: that of ids by the fewest, because
+    every change looks up ids.
+    """
+    rows = dataset.count_rows()
+    if rows < LOOKED_UP_FROM:
+        return
+    most = dict.fromkeys(LOOKED_UP, max(LARGE, rows // 4)) | {"id": MOST_NEW} if patient else {}
+    lagging = [name for name in LOOKED_UP if _new(dataset, name) > most.get(name, 0)]
+    if lagging:
+        # Lance merges no fragments of different segments, so small ones are merged before they are indexed.
+        compact(dataset, SMALL[-1], WORN, kept=_covered(dataset))
+    for name in lagging:
+        _cover(dataset, name)
 
 
-def _not_looked_up(dataset: Any) -> int:
-    """Return the number of rows that the index of ids does not cover."""
-    indices = (index for index in dataset.describe_indices() if index.field_names == ["id"])
-    covered = {one for index in indices for segment in index.segments for one in segment.fragment_ids}
-    return sum(part.physical_rows for part in dataset.get_fragments() if part.fragment_id not in covered)
+def _cover(dataset: Any, name: str) -> None:
+    """Let the index of a column cover all rows.
+
+    An index consists of segments. New rows get a segment of their own, which replaces those before it that
+    are not much larger: so every row is indexed again only a few times, and there are few segments.
+    """
+    segments, sizes, new = _segments(dataset, name), _sizes(dataset), _new(dataset, name)
+    if not segments:
+        dataset.create_scalar_index(name, LOOKED_UP[name])
+        return
+    merged = 0
+    for segment in reversed(segments):
+        rows = sum(sizes.get(number, 0) for number in segment)
+        if rows > GROWTH * new:
+            break
+        new, merged = new + rows, merged + 1
+    dataset.optimize.optimize_indices(num_indices_to_merge=merged, index_names=[f"{name}_idx"])
+
+
+def join_segments(dataset: Any) -> None:
+    """Make one segment of each index, so that fragments of different segments can be merged."""
+    for name in LOOKED_UP:
+        if (segments := len(_segments(dataset, name))) > 1:
+            names = [f"{name}_idx"]
+            dataset.optimize.optimize_indices(num_indices_to_merge=segments, index_names=names)
+
+
+def _segments(dataset: Any, name: str) -> list[set[int]]:
+    """Return the numbers of the fragments that each segment of the index of a column covers."""
+    indices = (index for index in dataset.describe_indices() if index.field_names == [name])
+    return [{*segment.fragment_ids} for index in indices for segment in index.segments]
+
+
+def _covered(dataset: Any) -> set[int]:
+    """Return the numbers of the fragments that some index covers."""
+    return {number for name in LOOKED_UP for segment in _segments(dataset, name) for number in segment}
+
+
+def _new(dataset: Any, name: str) -> int:
+    """Return the number of rows that the index of a column does not cover."""
+    covered = {number for segment in _segments(dataset, name) for number in segment}
+    return sum(rows for number, rows in _sizes(dataset).items() if number not in covered)
+
+
+def _sizes(dataset: Any) -> dict[int, int]:
+    """Return the rows of each fragment by its number, with those that were deleted."""
+    return {part.fragment_id: part.physical_rows for part in dataset.get_fragments()}
 
 
 def duplicates(dataset: Any) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from types import NoneType
 from typing import Any
 
 import numpy as np
@@ -70,22 +71,30 @@ def exact_number(value: Any, column: str) -> float | None:
 
 def texts(values: Sequence[Any] | np.ndarray) -> list[Any]:
     """Return the values as text, except None."""
+    if {*map(type, values)} <= {str, NoneType}:
+        return [*values]
     return [None if value is None else str(value) for value in values]
 
 
 def _plain(values: Sequence[Any] | np.ndarray) -> list[Any]:
     """Return the values as Python objects, with None for numbers that are not finite."""
+    if not {*map(type, values)} - {str, int, bool, NoneType}:
+        return [*values]
     plain = [value.item() if isinstance(value, np.generic) else value for value in values]
     return [None if isinstance(v, float) and not math.isfinite(v) else v for v in plain]
 
 
 def _check_storable(values: Sequence[Any], column: str) -> None:
     """Raise `SfscError` for a text that UTF-8 cannot encode, or an integer that does not fit in 64 bits."""
+    kinds = {*map(type, values)}
     try:
-        "".join(value for value in values if isinstance(value, str)).encode()
+        if str in kinds:
+            "".join(values if kinds == {str} else [v for v in values if isinstance(v, str)]).encode()
     except UnicodeEncodeError as error:
         shown = error.object[max(0, error.start - 20) : error.end + 20]
         raise SfscError(f"{column} has a value that is not Unicode text, near {shown!r}: change it") from None
+    if int not in kinds:
+        return
     large = next((v for v in values if isinstance(v, int) and not -(2**63) <= v < 2**63), None)
     if large is not None:
         raise SfscError(f"{column} has an integer that does not fit in 64 bits, {large}: pass it as text")

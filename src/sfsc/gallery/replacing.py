@@ -1,0 +1,80 @@
+"""Replacing rows of a gallery's table, found by their ids, in one commit.
+
+Call `replace_rows` only while other writers are locked out (`LanceTable.writing`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+SCAN_FROM = (
+    0.01  # ids, as a share of the rows: of more, reading the ids of all rows is faster than looking up
+)
+SCANNED = 1 << 20  # rows whose ids are compared at once
+
+
+def replace_rows(dataset: Any, rows: pa.Table) -> Any:
+    """Add rows, and remove those with the same ids; return the new version of the dataset.
+
+    Lance's own `merge_insert` joins all columns of rows that no index covers, and is limited in memory.
+    """
+    from lance import LanceDataset, LanceOperation
+    from lance.fragment import write_fragments
+
+    changed, removed = _without(dataset, _addresses(dataset, rows["id"].combine_chunks()))
+    operation = LanceOperation.Update(
+        removed_fragment_ids=removed,
+        updated_fragments=changed,
+        new_fragments=write_fragments(rows, dataset),
+    )
+    return LanceDataset.commit(dataset, operation, read_version=dataset.version)
+
+
+def literals(values: pa.Array) -> str:
+    """Return texts as a list of SQL."""
+    return ", ".join("'" + value.replace("'", "''") + "'" for value in values.to_pylist())
+
+
+def _addresses(dataset: Any, ids: pa.Array) -> np.ndarray:
+    """Return the addresses of the rows that have one of these ids: (k,) uint64."""
+    if len(ids) < SCAN_FROM * dataset.count_rows():
+        found = dataset.scanner(columns=[], filter=f"id IN ({literals(ids)})", with_row_address=True)
+        return found.to_table()["_rowaddr"].to_numpy()
+    parts = _parts(dataset.scanner(columns=["id"], with_row_address=True).to_batches())
+    found = [part["_rowaddr"].filter(pc.is_in(part["id"], value_set=ids)).to_numpy() for part in parts]
+    return np.concatenate([np.empty(0, np.uint64), *found])
+
+
+def _parts(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """Yield batches joined to tables of many rows, the last one maybe of none."""
+    joined, rows = [], 0
+    for batch in batches:
+        joined.append(batch)
+        rows += len(batch)
+        if rows >= SCANNED:
+            yield pa.Table.from_batches(joined)
+            joined, rows = [], 0
+    if joined:
+        yield pa.Table.from_batches(joined)
+
+
+def _without(dataset: Any, addresses: np.ndarray) -> tuple[list[Any], list[int]]:
+    """Delete rows from their fragments, without a commit.
+
+    Returns:
+        The fragments that keep other rows, and the numbers of those that do not.
+    """
+    changed, removed = [], []
+    for number in np.unique(addresses >> 32).tolist():
+        own = ", ".join(map(str, addresses[addresses >> 32 == number].tolist()))
+        left = dataset.get_fragment(number).delete(f"_rowaddr IN ({own})")
+        if left is None:
+            removed.append(number)
+        else:
+            changed.append(left)
+    return changed, removed
