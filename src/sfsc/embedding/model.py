@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Protocol
 
@@ -11,6 +12,7 @@ from sfsc.decisions.thresholds import Thresholds
 from sfsc.errors import SfscError
 
 ONNX = ".onnx"
+NAMED = "space"  # begins the fingerprint of a space that only has a name
 
 
 class Model(Protocol):
@@ -72,6 +74,25 @@ def same_space(one: str, other: str) -> bool:
     The fingerprint of a calibrated family is that of the original family, a dot, and more digits.
     """
     return one.partition(".")[0] == other.partition(".")[0]
+
+
+def space_of(fingerprint: str) -> str:
+    """Return how a message calls the space of a fingerprint, such as "the family 3d0c1c6a94b9a1f2"."""
+    kind, colon, name = fingerprint.partition(":")
+    return f"the space {name}" if colon and kind == NAMED else f"the family {fingerprint}"
+
+
+def named_space(name: str) -> str:
+    """Return the fingerprint of the embeddings of a model that only has a name.
+
+    Raises:
+        SfscError: the name has other characters than letters, digits, hyphens and underscores.
+    """
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name):
+        raise SfscError(
+            f"a space cannot be named {name[:64]!r}: use 1 to 64 letters, digits, hyphens and underscores"
+        )
+    return f"{NAMED}:{name}"
 
 
 def open_model(path: str | Path, allow_code: str | None = None) -> Model:
