@@ -145,20 +145,29 @@ def _import_package(name: str) -> Any:
 
 def _python(name: str) -> Backbone:
     """Return a backbone whose networks are built by a user-defined function."""
-    module_name, colon, function_name = name.rpartition(":")
-    if not colon or not module_name or not function_name:
-        raise SfscError(f"python:{name} does not have the form python:package.module:function")
+    find_function(name)
 
     def build(image_size: tuple[int, int]) -> nn.Module:
         with _importable_from(Path.cwd()):
-            return _call(_find_function(module_name, function_name), name)
+            return _call(find_function(name), name)
 
-    with _importable_from(Path.cwd()):
-        _find_function(module_name, function_name)
     return Backbone(build)
 
 
-def _find_function(module_name: str, function_name: str) -> Any:
+def find_function(name: str) -> Any:
+    """Import a function by its name, package.module:function, also from the working folder.
+
+    Raises:
+        SfscError: the name has another form, or there is no such module or function.
+    """
+    module_name, colon, function_name = name.rpartition(":")
+    if not colon or not module_name or not function_name:
+        raise SfscError(f"python:{name} does not have the form python:package.module:function")
+    with _importable_from(Path.cwd()):
+        return _imported(module_name, function_name)
+
+
+def _imported(module_name: str, function_name: str) -> Any:
     try:
         module = import_module(module_name)
     except ModuleNotFoundError as error:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -139,27 +139,9 @@ class ExportedModel:
     @classmethod
     def of(cls, data: bytes, path: Path, threads: int = 0) -> ExportedModel:
         """Open a file from its bytes; `path` is used in error messages. See `load`."""
-        import onnxruntime
-
-        _check_whole(data, path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.log_severity_level = 3
-        # Other formats of onnxruntime are not accepted.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        try:
-            # The fallback would print messages and try the only provider again.
-            session = onnxruntime.InferenceSession(
-                data, options, providers=["CPUExecutionProvider"], enable_fallback=0
-            )
-            said = session.get_modelmeta().custom_metadata_map
-            graph = [(one.name, one.type, one.shape[1:]) for one in session.get_inputs()]
-            graph += [("", one.type, one.shape[1:]) for one in session.get_outputs()]
-        except Exception as error:  # the errors of onnxruntime have no other common base class
-            raise SfscError(
-                f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
-                "export it again, or upgrade onnxruntime"
-            ) from error
+        session, said, inputs, outputs = open_session(data, path, threads)
+        graph = [(name, type_, shape[1:]) for name, type_, shape in inputs]
+        graph += [("", type_, shape[1:]) for _, type_, shape in outputs]
         exported = Exported.from_text(said.get(PROPERTY), path)
         expected = [
             (INPUT, "tensor(uint8)", [*exported.image_size, 3]),
@@ -238,6 +220,50 @@ class ExportedModel:
             return np.empty((0, dimension or self.dimension), np.float32)
         embeddings = self._run(pixels)
         return embeddings if dimension is None else shorten(embeddings, dimension)
+
+
+class Session(NamedTuple):
+    """A model that onnxruntime has opened: its metadata, and the name, type and shape of inputs and outputs."""
+
+    session: Any
+    metadata: dict[str, str]
+    inputs: list[tuple[str, str, list[Any]]]
+    outputs: list[tuple[str, str, list[Any]]]
+
+
+def open_session(data: bytes, path: Path, threads: int = 0) -> Session:
+    """Open an ONNX model from its bytes with onnxruntime, on the CPU.
+
+    Args:
+        data: the model.
+        path: the path of the file, for error messages.
+        threads: the number of threads that compute; 0 uses all cores.
+
+    Raises:
+        SfscError: the model refers to other files, or onnxruntime cannot run it.
+    """
+    import onnxruntime
+
+    _check_whole(data, path)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Other formats of onnxruntime are not accepted.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
+    try:
+        # The fallback would print messages and try the only provider again.
+        session = onnxruntime.InferenceSession(
+            data, options, providers=["CPUExecutionProvider"], enable_fallback=0
+        )
+        said = session.get_modelmeta().custom_metadata_map
+        inputs = [(one.name, one.type, one.shape) for one in session.get_inputs()]
+        outputs = [(one.name, one.type, one.shape) for one in session.get_outputs()]
+    except Exception as error:  # the errors of onnxruntime have no other common base class
+        raise SfscError(
+            f"{path} cannot be run by onnxruntime {onnxruntime.__version__} ({first_line(error)}): "
+            "export it again, or upgrade onnxruntime"
+        ) from error
+    return Session(session, said, inputs, outputs)
 
 
 def _thresholds(text: str | None, path: Path) -> Thresholds | None:

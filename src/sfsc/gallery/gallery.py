@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from sfsc.dimensions import check_dimension, shorten
-from sfsc.embedding.model import same_space
+from sfsc.embedding.model import same_space, space_of
 from sfsc.errors import SfscError
 from sfsc.gallery.conditions import Condition, Value, parse_conditions
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.info import GalleryInfo, summary
 from sfsc.gallery.opening import open_store
 from sfsc.gallery.problems import Verification, summarise
-from sfsc.gallery.store import EMBEDDING, Description, Hit, Row, Store
+from sfsc.gallery.store import EMBEDDING, Description, Hit, Move, Row, Store
 from sfsc.gallery.values import attribute_columns, check_columns, exact_number, texts, unit_rows
 
 IDS_PER_CALL = 1000
@@ -181,6 +181,36 @@ class Gallery(AbstractContextManager["Gallery"]):
             return self._store.search_shortened(queries, top, conditions)
         return self._store.search(queries, top, conditions, exact)
 
+    def move(self, to: Description, move: Move, token: str) -> int:
+        """Move all rows into another space in place, as `sfsc.bridges.upgrading.upgrade_gallery` does.
+
+        Searches find the old rows until all rows are moved in one step. Other writers wait. If the process is
+        killed, nothing is lost, and the same call continues.
+
+        Args:
+            to: the dimension, the fingerprint and the dimensions of the other space.
+            move: maps (n, dim) float32 rows of length 1 to rows of the other space, and their expected
+                errors, (n,) float32.
+            token: a text that identifies the map.
+
+        Returns:
+            The number of rows.
+
+        Raises:
+            SfscError: the gallery is empty, keeps the originals of an earlier move, or is on Milvus. It is
+                then unchanged.
+        """
+        if self._store.describe() is None:
+            raise SfscError(f"gallery {self.name} contains no rows to upgrade")
+        return self._store.move(to, move, token)
+
+    def drop_originals(self) -> int:
+        """Remove the embeddings that bridged rows had before they were moved; return the number of rows."""
+        description = self._store.describe()
+        if description is None or not description.bridged_from:
+            raise SfscError(f"gallery {self.name} has no original embeddings to remove")
+        return self._store.drop_originals()
+
     def delete(self, ids: Iterable[str] = (), where: Where = ()) -> int:
         """Delete rows by their ids, by conditions, or by both, which deletes the rows that match both.
 
@@ -324,9 +354,10 @@ class Gallery(AbstractContextManager["Gallery"]):
 
     def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
         if not same_space(description.fingerprint, fingerprint):
+            own, other = space_of(description.fingerprint), space_of(fingerprint).removeprefix("the family ")
             raise SfscError(
-                f"gallery {self.name} belongs to the family {description.fingerprint}, but the embeddings "
-                f"belong to {fingerprint}: use a sub-model of that family, or another gallery"
+                f"gallery {self.name} belongs to {own}, but the embeddings belong to {other}: use a sub-model "
+                "of that family, or another gallery, or a bridge (sfsc bridge)"
             )
         own, known = description.dimension, description.dimensions
         if dimension != own and not {dimension, own} <= {*known}:

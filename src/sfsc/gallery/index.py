@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from sfsc.errors import SfscError, first_line
 from sfsc.gallery.index_files import (
+    CURRENT,
     Key,
     Track,
     current,
@@ -76,6 +77,11 @@ class Index:
         self._snapshot: Snapshot | None = None
         self._view: View | None = None
         self._folder: Path | None = None
+
+    def discard(self) -> None:
+        """Leave the files behind, because all rows were replaced; the next index removes them."""
+        self.clear()
+        (self._home / CURRENT).unlink(missing_ok=True)
 
     def remembered(self, manifest: Manifest) -> tuple[Description, Mapping[str, str]] | None:
         """Return the description and the stored names of the columns of a version, if the index is of it."""

@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from threading import Event, RLock, Thread
@@ -28,7 +29,17 @@ from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.packing import packed, unpacked
 from sfsc.gallery.replacing import replace_rows
-from sfsc.gallery.store import COLUMNS, EMBEDDING, Description, Hit, Problem, StoreUnavailable
+from sfsc.gallery.rewriting import rewrite
+from sfsc.gallery.store import (
+    COLUMNS,
+    EMBEDDING,
+    FORMAT,
+    Description,
+    Hit,
+    Move,
+    Problem,
+    StoreUnavailable,
+)
 from sfsc.gallery.upkeep import KEPT, duplicates, index_columns, remove_duplicates, tidy
 from sfsc.gallery.view import View
 from sfsc.progress import say, track
@@ -90,6 +101,24 @@ class LanceStore:
             table = _in_columns(arrays | {EMBEDDING: packed(encode(embeddings, form))}, dataset.schema)
             tidy(replace_rows(dataset, table))
         self._keep_up()
+
+    def move(self, to: Description, move: Move, token: str) -> int:
+        """See `Store`."""
+        with self._table.reported("written"), self._table.writing() as snapshot:
+            assert snapshot is not None, "the gallery moves rows only if the table exists"
+            moved = snapshot.description.moved(to, str(self._path))
+            rows = rewrite(self._table, snapshot, moved, token, move)
+        self._replaced()
+        return rows
+
+    def drop_originals(self) -> int:
+        """See `Store`."""
+        with self._table.reported("written"), self._table.writing() as snapshot:
+            assert snapshot is not None, "the gallery has originals only if the table exists"
+            plain = replace(snapshot.description, bridged_from="", format=FORMAT)
+            rows = rewrite(self._table, snapshot, plain, "drop")
+        self._replaced()
+        return rows
 
     def delete(self, where: Sequence[Condition]) -> int:
         """See `Store`."""
@@ -232,6 +261,12 @@ class LanceStore:
             if self._maintain and self._index.stale and not building:
                 self._builder = Thread(target=self._renew, name="gallery index")
                 self._builder.start()
+
+    def _replaced(self) -> None:
+        """Forget all rows, because the table has others."""
+        with self._lock:
+            self._index.discard()
+            self._shortened.clear()
 
     def _renew(self) -> None:
         """Build the index in a thread of its own; give up if the gallery is closed."""

@@ -20,13 +20,14 @@ from sfsc.gallery.columns import TYPES as INDEX_TYPES
 from sfsc.gallery.conditions import EQUALITIES, EXACT, Condition, Value
 from sfsc.gallery.manifests import Manifest, ManifestWatch
 from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
-from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, Description, StoreUnavailable
+from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, ORIGINAL, Description, StoreUnavailable
 from sfsc.gallery.upkeep import compact, join_segments
 
 TABLE = "gallery.lance"
 LOCK, BUILDING = ".lock", ".building.lock"
 METADATA = b"gallery"
 FIXED = (*COLUMNS, EMBEDDING)
+OWN = (*FIXED, ORIGINAL)  # all columns but the attributes
 TYPES = {**INDEX_TYPES, "text": pa.string()}  # those of the columns of an index, but for texts
 KINDS = {type_: kind for kind, type_ in TYPES.items()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
@@ -124,7 +125,7 @@ class LanceTable:
         """Create the empty table if it does not exist."""
         fields = [pa.field(name, TYPES[kind], name not in NEEDED) for name, kind in COLUMNS.items()]
         fields.append(pa.field(EMBEDDING, pa.large_binary(), nullable=False))
-        schema = pa.schema(fields, metadata={METADATA: _stored(description)})
+        schema = pa.schema(fields, metadata={METADATA: stored_description(description)})
         with self.writing() as snapshot:
             if snapshot is None:
                 import lance
@@ -137,7 +138,7 @@ class LanceTable:
         Columns that an interrupted add has left are removed. An attribute of integers is converted if the
         new values are numbers.
         """
-        dataset, stored = self._renamed(snapshot), snapshot.description.attributes
+        dataset, stored = self.renamed(snapshot), snapshot.description.attributes
         wanted = snapshot.description.with_attributes(attributes, str(self.directory)).attributes
         for name in (name for name, kind in stored.items() if kind != wanted[name]):
             self._make_numbers(dataset, name)
@@ -197,14 +198,17 @@ class LanceTable:
         opened = dataset if dataset.version == manifest.version else None
         return Snapshot(self.directory / TABLE, manifest, *described, opened=opened)
 
-    def _renamed(self, snapshot: Snapshot) -> Any:
-        """Return the dataset with its attribute columns renamed as in the newest format."""
+    def renamed(self, snapshot: Snapshot) -> Any:
+        """Return the dataset with its attribute columns renamed as in the newest format.
+
+        Call it only inside `writing`.
+        """
         dataset, description = snapshot.dataset, snapshot.description
         renamed = {
             snapshot.columns[name]: column_of(name, kind) for name, kind in description.attributes.items()
         }
         if description.format < FORMAT:
-            dataset.update_schema_metadata({METADATA.decode(): _stored(replace(description, format=FORMAT))})
+            dataset.update_schema_metadata({METADATA.decode(): stored_description(replace(description, format=FORMAT))})
         if changes := [{"path": old, "name": new} for old, new in renamed.items() if old != new]:
             dataset.alter_columns(*changes)
         return dataset
@@ -242,10 +246,10 @@ def _unused(dataset: Any) -> list[str]:
         for file in fragment.metadata.files
         for field in file.fields
     }
-    there = [name for name, id_ in fields.items() if name not in FIXED and id_ in used]
+    there = [name for name, id_ in fields.items() if name not in OWN and id_ in used]
     numbers = {attribute_of(name) for name in there if name.startswith(NUMBER_PREFIX)}
     counting = [name for name in there if name.startswith(NUMBER_PREFIX) or attribute_of(name) not in numbers]
-    return [name for name in fields if name not in (*FIXED, *counting)]
+    return [name for name in fields if name not in (*OWN, *counting)]
 
 
 def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
@@ -260,7 +264,7 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
         )
         raise SfscError(f"{name} {reason}")
     unused = _unused(dataset)
-    fields = [field for field in dataset.schema if field.name not in (*FIXED, *unused)]
+    fields = [field for field in dataset.schema if field.name not in (*OWN, *unused)]
     try:
         attributes = {attribute_of(field.name): KINDS[field.type] for field in fields}
         stored = {**json.loads(metadata[METADATA]), "attributes": attributes}
@@ -273,7 +277,7 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
     return Description.from_json(stored, name), {name: name for name in COLUMNS} | columns
 
 
-def _stored(description: Description) -> str:
+def stored_description(description: Description) -> str:
     """Return the description as stored in the metadata of the table; its columns describe the attributes."""
     return json.dumps({name: value for name, value in description.to_json().items() if name != "attributes"})
 

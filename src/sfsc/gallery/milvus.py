@@ -25,6 +25,7 @@ from sfsc.gallery.store import (
     HIT_COLUMNS,
     Description,
     Hit,
+    Move,
     Problem,
     StoreUnavailable,
     ranked,
@@ -146,6 +147,17 @@ class MilvusStore:
         with self._reported("written"):
             stored = {PROPERTY: json.dumps(description.to_json())}
             self._client.alter_collection_properties(self._name, stored)
+
+    def move(self, to: Description, move: Move, token: str) -> int:
+        """See `Store`. Milvus cannot do this, so it always raises `SfscError`."""
+        raise SfscError(
+            f"gallery {self._url}: a collection of Milvus cannot be upgraded in place: write its rows with "
+            "`sfsc gallery export`, import them into a folder, and upgrade that gallery"
+        )
+
+    def drop_originals(self) -> int:
+        """See `Store`; a collection never has any."""
+        return 0
 
     def delete(self, where: Sequence[Condition]) -> int:
         """See `Store`."""

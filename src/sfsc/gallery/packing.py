@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pyarrow as pa
 
-from sfsc.gallery.forms import DTYPES, decode
+from sfsc.gallery.forms import DTYPES, decode, encode
 from sfsc.gallery.store import EMBEDDING
 
 
@@ -37,6 +37,15 @@ def _bytes(packed: pa.Array) -> np.ndarray:
     """Return the bytes of all rows of an array that `packed` returned: (n,) uint8."""
     offsets = np.frombuffer(packed.buffers()[1], np.int64)[packed.offset : packed.offset + len(packed) + 1]
     return np.frombuffer(packed.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+
+
+def packed_in_forms(rows: np.ndarray, forms: np.ndarray) -> pa.Array:
+    """Return the bytes of (N, dim) float32 rows of length 1, each in its own form, (N,) texts."""
+    if len(found := np.unique(forms.astype(str))) == 1:
+        return packed(encode(rows, found[0]))
+    encoded = [packed(encode(rows[forms == form], form)) for form in found]
+    order = np.argsort(np.concatenate([np.flatnonzero(forms == form) for form in found]))
+    return pa.concat_arrays(encoded).take(pa.array(order))
 
 
 def packed(rows: np.ndarray) -> pa.Array:

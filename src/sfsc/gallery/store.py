@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -13,6 +13,7 @@ from sfsc.errors import SfscError
 from sfsc.gallery.conditions import KINDS, Condition, Value
 
 FORMAT = 3  # attributes can have any name; in format 2 they had the names of their columns
+BRIDGED_FORMAT = 4  # of a gallery that keeps original embeddings, which earlier versions cannot read
 # The columns of every gallery, and their kinds; attributes follow them.
 COLUMNS = {
     "id": "text",
@@ -26,9 +27,14 @@ COLUMNS = {
 }
 MOST_ATTRIBUTES = 500  # per gallery, because every hit contains all of them
 EMBEDDING = "embedding"
+ORIGINAL = "original-embedding"  # what a bridged row had before; no attribute is stored under such a name
+# The attribute of bridged rows: the expected value of 1 - cos(row, embedding of its image by the family).
+BRIDGE_ERROR = "bridge_error"
 MOST_DIMENSIONS = 65_536
 
 Row = dict[str, Any]
+# Maps (n, dim) float32 rows of length 1 to rows of another space and their expected errors, (n,) float32.
+Move = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
 class Hit(NamedTuple):
@@ -92,6 +98,8 @@ class Description:
     """The properties that all rows share: dimension, fingerprint, kinds of the attributes, and format.
 
     `dimensions` are the dimensions that the family supports, ascending; empty if they are unknown.
+    `bridged_from` is the fingerprint of the space from which a bridge moved rows, while the gallery keeps
+    their original embeddings, and empty otherwise.
     """
 
     dimension: int
@@ -99,6 +107,7 @@ class Description:
     attributes: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
     dimensions: tuple[int, ...] = ()
+    bridged_from: str = ""
 
     @property
     def columns(self) -> dict[str, str]:
@@ -130,9 +139,32 @@ class Description:
             )
         return replace(self, attributes=attributes)
 
+    def moved(self, to: Description, name: str) -> Description:
+        """Return the description of the gallery `name` after its rows are moved into another space.
+
+        Raises:
+            SfscError: the gallery still keeps the originals of an earlier move, or has another attribute with
+                the name of the expected error.
+        """
+        if self.bridged_from:
+            raise SfscError(
+                f"gallery {name} keeps the embeddings that it had before it was upgraded by a bridge: remove "
+                f"them first with sfsc gallery upgrade {name} --drop-originals"
+            )
+        described = self.with_attributes({BRIDGE_ERROR: "number"}, name)
+        return replace(
+            described,
+            dimension=to.dimension,
+            fingerprint=to.fingerprint,
+            dimensions=to.dimensions,
+            bridged_from=self.fingerprint,
+            format=BRIDGED_FORMAT,
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Return the description as values that `from_json` reads."""
-        return {**asdict(self), "attributes": dict(self.attributes)}
+        values = {**asdict(self), "attributes": dict(self.attributes)}
+        return values if self.bridged_from else {k: v for k, v in values.items() if k != "bridged_from"}
 
     @classmethod
     def from_json(cls, values: Any, name: str) -> Description:
@@ -142,7 +174,7 @@ class Description:
             SfscError: the description was written by a newer sfsc or by another program.
         """
         try:
-            if values["format"] > FORMAT:
+            if values["format"] > BRIDGED_FORMAT:
                 raise SfscError(f"gallery {name} was written by a newer sfsc: upgrade sfsc to read it")
             description = cls(
                 dimension=values["dimension"],
@@ -150,8 +182,10 @@ class Description:
                 attributes=dict(values["attributes"]),
                 format=values["format"],
                 dimensions=tuple(values.get("dimensions", ())),
+                bridged_from=values.get("bridged_from", ""),
             )
             description.fingerprint.encode()
+            description.bridged_from.encode()
             known = set(description.attributes.values()) <= KINDS.keys()
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise SfscError(f"{name} is not a gallery: another program wrote its table") from error
@@ -197,6 +231,24 @@ class Store(Protocol):
         Raises:
             SfscError: the stored rows have an attribute with another kind, or a value cannot be stored.
         """
+
+    def move(self, to: Description, move: Move, token: str) -> int:
+        """Move all rows into another space at once, and return their number.
+
+        Every row gets its expected error as the attribute `BRIDGE_ERROR`, and keeps its original embedding.
+        Other processes read the old rows until all are moved. After an interruption, the same call continues.
+
+        Args:
+            to: the dimension, the fingerprint and the dimensions of the other space.
+            move: maps the rows.
+            token: a text that identifies the map, because only parts by the same map are continued.
+
+        Raises:
+            SfscError: the rows cannot be moved; the store is then unchanged.
+        """
+
+    def drop_originals(self) -> int:
+        """Remove the original embeddings that `move` kept, and return the number of rows."""
 
     def delete(self, where: Sequence[Condition]) -> int:
         """Delete the rows that fulfil all conditions; return how many were deleted."""

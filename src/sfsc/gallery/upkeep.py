@@ -59,10 +59,15 @@ def compact(dataset: Any, small: int = LARGE, worn: float = WORN_AT_REST, kept: 
     remove_old_versions(dataset)
 
 
-def remove_old_versions(dataset: Any) -> None:
-    """Remove the versions that need not be kept any longer, and the files that only they contain."""
+def remove_old_versions(dataset: Any, unfinished: bool = False) -> None:
+    """Remove the versions that need not be kept any longer, and the files that only they contain.
+
+    `unfinished` also removes the files of writers that were killed, which no version contains.
+    """
     seconds = min(float(dataset.config().get(KEPT, KEPT_AT_FIRST)), LONGEST_KEPT)
-    dataset.cleanup_old_versions(timedelta(seconds=seconds), error_if_tagged_old_versions=False)
+    dataset.cleanup_old_versions(
+        timedelta(seconds=seconds), error_if_tagged_old_versions=False, delete_unverified=unfinished
+    )
 
 
 def index_columns(dataset: Any, patient: bool = False) -> None:

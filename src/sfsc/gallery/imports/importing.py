@@ -154,8 +154,8 @@ def _check(source: Source, gallery: Gallery, facts: _Facts, dimensions: Sequence
             description = Description(source.dimension, columns["fingerprint"][0])
         gallery.check_family(source.dimension, columns["fingerprint"][0])
         _check_family(part, columns["fingerprint"], description)
-        _check_embeddings(part, description.dimension)
-        _check_unique(part, columns["id"])
+        check_embeddings(part, description.dimension)
+        check_unique(part, columns["id"])
         own, kinds = attribute_columns(attributes, gallery.name)
         check_columns(columns | own, len(part.embeddings), gallery.name)
         description = description.with_attributes(kinds, gallery.name)
@@ -176,13 +176,14 @@ def _check_family(part: Part, fingerprints: Sequence[str], description: Descript
             )
 
 
-def _check_unique(part: Part, ids: Sequence[str]) -> None:
+def check_unique(part: Part, ids: Sequence[str]) -> None:
+    """Raise `SfscError` for the first id of a part that an earlier row of the part has."""
     if len({*ids}) < len(ids):
         place = next(place for place, id_ in enumerate(ids) if id_ in ids[:place])
         raise SfscError(f"{part.row(place)} has the id of an earlier row: ids must be unique")
 
 
-def _check_embeddings(part: Part, dimension: int) -> None:
+def check_embeddings(part: Part, dimension: int) -> None:
     """Raise `SfscError` for the first row whose first components, (N, dimension), have no direction."""
     with np.errstate(over="ignore", invalid="ignore"):
         vectors = part.embeddings.astype(np.float32, copy=False)
