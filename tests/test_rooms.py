@@ -19,7 +19,7 @@ ROOT = Path(sfsc.__file__).parents[1]
 ROOMS = (
     *("errors", "files", "progress", "interruption", "widths", "dimensions"),
     *("images", "data", "runs", "retrieval", "decisions", "backbones", "switchable", "family"),
-    *("embedding", "gallery"),
+    *("embedding", "gallery", "bridges"),
     *("training", "evaluation", "deploy", "report", "serving", "cli"),
 )
 OUTSIDE = ("__init__", "__main__", "_moved")  # of all rooms: they name what is in them

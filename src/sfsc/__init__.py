@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from sfsc import _moved
 
 if TYPE_CHECKING:
+    from sfsc.bridges.bridge import Bridge
+    from sfsc.bridges.making import bridge
+    from sfsc.bridges.upgrading import upgrade_gallery
     from sfsc.data.dataset import Dataset
     from sfsc.data.sources import open_dataset
     from sfsc.decisions.pair import Pair
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from sfsc.evaluation.compare import Comparison, compare
     from sfsc.evaluation.evaluate import Evaluation, evaluate
     from sfsc.evaluation.thresholds import fit_thresholds
+    from sfsc.evaluation.upgrade_curve import UpgradeCurve, upgrade_curve
     from sfsc.family.family import Family
     from sfsc.gallery import Condition, Gallery, Hit
     from sfsc.gallery.cascading import search_cascade
@@ -48,6 +52,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Adaptation",
+    "Bridge",
     "CalibrationReport",
     "Comparison",
     "CompatibilityMatrix",
@@ -68,8 +73,10 @@ __all__ = [
     "SfscError",
     "Switchable",
     "Thresholds",
+    "UpgradeCurve",
     "Widths",
     "adapt",
+    "bridge",
     "calibrate",
     "choose",
     "compare",
@@ -90,12 +97,15 @@ __all__ = [
     "to_switchable",
     "train",
     "upgrade",
+    "upgrade_curve",
+    "upgrade_gallery",
     "write_comparison",
     "write_report",
 ]
 
 _HOMES = {
     "Adaptation": "sfsc.training.adapt",
+    "Bridge": "sfsc.bridges.bridge",
     "CalibrationReport": "sfsc.training.calibrate",
     "Comparison": "sfsc.evaluation.compare",
     "CompatibilityMatrix": "sfsc.retrieval.matrix",
@@ -116,8 +126,10 @@ _HOMES = {
     "SfscError": "sfsc.errors",
     "Switchable": "sfsc.switchable.network",
     "Thresholds": "sfsc.decisions.thresholds",
+    "UpgradeCurve": "sfsc.evaluation.upgrade_curve",
     "Widths": "sfsc.widths",
     "adapt": "sfsc.training.adapt",
+    "bridge": "sfsc.bridges.making",
     "calibrate": "sfsc.training.calibrate",
     "choose": "sfsc.deploy.choosing",
     "compare": "sfsc.evaluation.compare",
@@ -138,6 +150,8 @@ _HOMES = {
     "to_switchable": "sfsc.switchable.network",
     "train": "sfsc.training.run",
     "upgrade": "sfsc.gallery.indexing",
+    "upgrade_curve": "sfsc.evaluation.upgrade_curve",
+    "upgrade_gallery": "sfsc.bridges.upgrading",
     "write_comparison": "sfsc.report.comparison",
     "write_report": "sfsc.report.html",
 }

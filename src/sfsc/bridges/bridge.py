@@ -91,8 +91,9 @@ class Bridge:
     def _check(self, space: Space, fingerprint: str, what: str) -> None:
         if not same_space(space.fingerprint, fingerprint):
             raise SfscError(
-                f"the bridge leads from {space_of(self.old.fingerprint)} to {space_of(self.new.fingerprint)}, "
-                f"but {what} belongs to {space_of(fingerprint)}: fit a bridge for it with sfsc bridge"
+                f"the bridge leads from {space_of(self.old.fingerprint)} to "
+                f"{space_of(self.new.fingerprint)}, but {what} "
+                f"belongs to {space_of(fingerprint)}: fit a bridge for it with sfsc bridge"
             )
 
     def save(self, path: str | Path) -> None:
@@ -124,7 +125,9 @@ class Bridge:
             forward = SpaceMap.from_arrays(parts["forward"], (size, to))
             backward = SpaceMap.from_arrays(parts["backward"], (to, size))
         except ValueError as error:
-            raise SfscError(f"{path} is not a bridge: {one_line(str(error), 200)}: make one with sfsc bridge") from None
+            raise SfscError(
+                f"{path} is not a bridge: {one_line(str(error), 200)}: make one with sfsc bridge"
+            ) from None
         return cls(**vars(described), forward=forward, backward=backward)
 
     def _description(self) -> str:

@@ -69,8 +69,8 @@ def check_pairs(pairs: int, size: int, to: int) -> None:
     fewest = PAIRS_PER_DIMENSION * max(size, to)
     if pairs < fewest:
         raise SfscError(
-            f"{pairs} images are too few to fit a map from {size} to {to} dimensions: give at least {fewest}, "
-            "which can be any images like those of the gallery"
+            f"{pairs} images are too few to fit a map from {size} to {to} dimensions: give at least "
+            f"{fewest}, which can be any images like those of the gallery"
         )
 
 
@@ -143,7 +143,9 @@ def expected_errors(rows: np.ndarray, mapped: np.ndarray, targets: np.ndarray, s
 
     def loss(strength: float) -> float:
         parts = _parts(len(rows), seed)
-        return sum(float(((known[t] @ _ridge(known[f], logs[f], strength) - logs[t]) ** 2).sum()) for f, t in parts)
+        return sum(
+            float(((known[t] @ _ridge(known[f], logs[f], strength) - logs[t]) ** 2).sum()) for f, t in parts
+        )
 
     weights = _ridge(known, logs, min(ERROR_STRENGTHS, key=loss))
     weights[-1] += np.log(errors.mean() / np.exp(known @ weights).mean())
@@ -180,9 +182,7 @@ def _relaxed_by(strength: float) -> Fit:
     return lambda rows, targets: relaxed(rows, targets, strength)
 
 
-def _centred(
-    rows: np.ndarray, targets: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _centred(rows: np.ndarray, targets: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Return centred rows and targets, and both means, as float64."""
     x, y = rows.astype(np.float64), targets.astype(np.float64)
     centre, goal = x.mean(axis=0), y.mean(axis=0)

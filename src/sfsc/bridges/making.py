@@ -62,7 +62,9 @@ def bridge(
     paths = [found[place] for place in chosen]
     rows, places = opened.embed(paths)
     if not len(rows):
-        raise SfscError(f"{opened.space.name} has embeddings of none of the images in {images}: its paths must be theirs")
+        raise SfscError(
+            f"{opened.space.name} has embeddings of none of the images in {images}: its paths must be theirs"
+        )
     check_pairs(len(rows), opened.space.dimension, goal.dimension)
     embedded = Embedded.join(list(local_engine(new, new.widest, workers)([paths[place] for place in places])))
     rows, targets = rows[embedded.indices], embedded.vectors[new.widest]

@@ -174,8 +174,8 @@ def _fingerprint(source: Source, name: str | None) -> str:
     stated = _stated(source)
     if name is None and stated is None:
         raise SfscError(
-            f"{source.path} does not say which model made it: give the model a name with --space NAME, the same "
-            "as for sfsc gallery import"
+            f"{source.path} does not say which model made it: give the model a name with --space NAME, the "
+            "same as for sfsc gallery import"
         )
     return stated if name is None and stated is not None else named_space(str(name))
 

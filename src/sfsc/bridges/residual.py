@@ -15,9 +15,11 @@ HIDDEN = 2  # units for each dimension of the larger space
 
 
 def add_residual(linear: SpaceMap, rows: np.ndarray, targets: np.ndarray, seed: int) -> SpaceMap:
-    """Train a hidden layer that corrects a linear map (Meng et al., ICCV 2021, residual bottleneck transform).
+    """Train a hidden layer that corrects a linear map.
 
-    The correction starts at zero. The loss is the mean of 1 - cos; the linear map is trained with it.
+    This is a residual bottleneck transform (Wang et al., Unified representation learning for cross model
+    compatibility, BMVC 2020). The correction starts at zero.
+    The loss is the mean of 1 - cos; the linear map is trained with it.
 
     Args:
         linear: a linear map from the space of the rows into that of the targets.

@@ -35,23 +35,39 @@ def export(
             help="Images to check the files with: a folder or KIND:PATH; default: the run's training images.",
         ),
     ] = None,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Bridge from an old model to this family: the files search that model's galleries.",
+        ),
+    ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Export sub-models to files, after checking that each file computes the same embeddings."""
+    from sfsc.bridges.bridge import Bridge
     from sfsc.data.image_paths import images_of
     from sfsc.deploy.exporting import export as run_export
     from sfsc.family.family import Family
     from sfsc.training.config import dataset_of
 
     family = Family.load(run, allow_code)
+    over = None if bridge is None else Bridge.load(bridge)
     paths = images_of(images or dataset_of(run), "train").paths
     widths = width or list(family.widths)
     if out is not None and len(widths) > 1:
         raise SfscError("--out names a single file: give one --width, or omit --out")
     for one in widths:
-        name = "-".join([f"{one:g}", *([f"dim{dim}"] if dim else []), *(["int8"] if int8 else [])])
+        name = "-".join(
+            [
+                f"{one:g}",
+                *([f"dim{dim}"] if dim else []),
+                *(["int8"] if int8 else []),
+                *(["bridged"] if bridge else []),
+            ]
+        )
         file = out or run / "export" / f"{name}.{format}"
-        exported = run_export(family, one, file, paths, int8, dim)
+        exported = run_export(family, one, file, paths, int8, dim, over)
         kept = f", {exported.float_layers} layers in float32" if int8 else ""
         print(f"exported: {file}, {file.stat().st_size:,} bytes{kept}")
 

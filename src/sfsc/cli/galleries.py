@@ -117,12 +117,23 @@ def gallery_import(
         Path | None, typer.Option(help="File with one id per line; default: photos.txt beside photos.npy.")
     ] = None,
     model: Annotated[
-        Path | None,
-        typer.Option(help="Run folder or exported .onnx file whose family embedded the images."),
+        str | None,
+        typer.Option(help="What embedded the images: run folder, .onnx file or python:module:function."),
     ] = None,
     fingerprint: Annotated[
         str | None, typer.Option(help="Instead of --model: the fingerprint of the family.")
     ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Instead of --model: a name for a model of which only embeddings are left.",
+        ),
+    ] = None,
+    colours: Annotated[
+        str,
+        typer.Option(help="How an ONNX file of others wants its colours: imagenet, fraction or bytes."),
+    ] = "imagenet",
     width: Annotated[
         float | None, typer.Option(help="Width of the sub-model that embedded the images.")
     ] = None,
@@ -136,13 +147,16 @@ def gallery_import(
     Rows with the same ids are replaced. All rows are checked before the first is written. If writing fails
     later, the exit code is 1.
     """
-    from sfsc.embedding.model import open_model
+    from sfsc.bridges.old import open_any_model
+    from sfsc.embedding.model import named_space
     from sfsc.gallery import Gallery
     from sfsc.gallery.imports.importing import PartlyImported, import_embeddings
 
-    if model is not None and fingerprint is not None:
-        raise SfscError("give either --model or --fingerprint")
-    opened = None if model is None else open_model(model, allow_code)
+    if [model, fingerprint, space].count(None) < 2:
+        raise SfscError("give only one of --model, --fingerprint and --space")
+    opened = None if model is None else open_any_model(model, colours, allow_code)
+    if space is not None:
+        fingerprint, width = named_space(space), 1.0 if width is None else width
     if opened is not None and width is not None:
         opened.check_width(width)
     try:
@@ -159,6 +173,36 @@ def gallery_import(
         print(f"sfsc: {one_line(str(error))}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(f"{gallery}: {rows} rows imported")
+
+
+@app.command("upgrade")
+def gallery_upgrade(
+    gallery: GalleryArgument,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Bridge from the gallery's model to a family, by sfsc bridge."),
+    ] = None,
+    drop_originals: Annotated[
+        bool,
+        typer.Option("--drop-originals", help="Remove the old embeddings that an earlier upgrade has kept."),
+    ] = False,
+) -> None:
+    """Move all rows of an old model's gallery into the space of a family, in place.
+
+    The old embeddings are kept until --drop-originals. If the command is interrupted, nothing is changed, and
+    the same command continues.
+    """
+    from sfsc.bridges.bridge import Bridge
+    from sfsc.bridges.upgrading import upgrade_gallery
+    from sfsc.gallery import Gallery
+
+    if (bridge is None) != drop_originals:
+        raise SfscError("give either --bridge FILE, or --drop-originals after an earlier upgrade")
+    if bridge is None:
+        print(f"{gallery}: the original embeddings of {Gallery.open(gallery).drop_originals()} rows removed")
+        return
+    rows = upgrade_gallery(Gallery.open(gallery), Bridge.load(bridge))
+    print(f"{gallery}: {rows} rows bridged" if rows else f"{gallery}: all rows were bridged before")
 
 
 @app.command("verify")

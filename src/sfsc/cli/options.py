@@ -55,3 +55,10 @@ WhereOption = Annotated[
         "conditions, but only one of several = on the same column.",
     ),
 ]
+ModelArgument = Annotated[
+    Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file that `sfsc export` wrote.")
+]
+WidthOption = Annotated[
+    float | None,
+    typer.Option(help="Width of the sub-model that embeds; default: the widest.", show_default=False),
+]

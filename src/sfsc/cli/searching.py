@@ -16,10 +16,12 @@ from sfsc.cli.options import (
     BoxOption,
     DimOption,
     FormOption,
+    ModelArgument,
     RerankDepthOption,
     RerankOption,
     RunArgument,
     WhereOption,
+    WidthOption,
     WorkersOption,
 )
 from sfsc.errors import SfscError
@@ -27,13 +29,6 @@ from sfsc.report import terminal
 
 app = typer.Typer()
 
-ModelArgument = Annotated[
-    Path, typer.Argument(metavar="MODEL", help="Run folder, or a .onnx file that `sfsc export` wrote.")
-]
-WidthOption = Annotated[
-    float | None,
-    typer.Option(help="Width of the sub-model that embeds; default: the widest.", show_default=False),
-]
 GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; commands that write to it create it.")]
 EngineOption = Annotated[str, typer.Option(help="local, or ray for actors on a cluster.")]
 MemoryOption = Annotated[
@@ -65,8 +60,21 @@ def index(
     resume: ResumeOption = False,
     upgrade: Annotated[
         bool,
-        typer.Option("--upgrade", help="Re-embed the rows that narrower sub-models wrote, without IMAGES."),
+        typer.Option(
+            "--upgrade", help="Re-embed rows by narrower sub-models and bridged rows, without IMAGES."
+        ),
     ] = False,
+    order: Annotated[
+        str | None,
+        typer.Option(help="With --upgrade, what comes first: width (default), uncertainty, age or queries."),
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --upgrade: stop after N rows.")
+    ] = None,
+    queries: Annotated[
+        str | None,
+        typer.Option(metavar="IMAGES", help="With --order queries: images of past queries."),
+    ] = None,
     box: BoxOption = None,
     engine: EngineOption = "local",
     workers: WorkersOption = 2,
@@ -81,8 +89,11 @@ def index(
         raise SfscError("give IMAGES to index, or --upgrade to re-embed the rows of the gallery")
     if upgrade and box is not None:
         raise SfscError("--box is for new rows: --upgrade embeds again the part that each row names")
+    if not upgrade and (order, limit, queries) != (None, None, None):
+        raise SfscError("--order, --limit and --queries belong to --upgrade: add it, without IMAGES")
     how = _Embedding(model, width, dim, engine, workers, allow_code)
-    _write_gallery(how, gallery, images, form, attributes, resume, box)
+    chosen = _Upgrade(order or "width", limit, queries)
+    _write_gallery(how, gallery, images, form, attributes, resume, box, chosen)
 
 
 @app.command()
@@ -136,6 +147,14 @@ class _Embedding(NamedTuple):
     allow_code: str | None
 
 
+class _Upgrade(NamedTuple):
+    """Which rows are to be embedded again first, and how many, as the options say."""
+
+    order: str = "width"
+    limit: int | None = None
+    queries: str | None = None
+
+
 def _write_gallery(
     how: _Embedding,
     gallery: str,
@@ -144,8 +163,9 @@ def _write_gallery(
     attributes: Path | None = None,
     resume: bool = False,
     box: str | None = None,
+    chosen: _Upgrade | None = None,
 ) -> None:
-    """Index images; without any, embed again what narrower sub-models wrote."""
+    """Index images; without any, embed again what can be better."""
     from sfsc.embedding.engines import make_engine
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
@@ -160,7 +180,7 @@ def _write_gallery(
     table = read_attributes(attributes) if attributes else None
     opened = Gallery.open(gallery, create=images is not None)
     if images is None:
-        corrupt = upgrade(model, opened, width, engine=engine)
+        corrupt = upgrade(model, opened, width, how.workers, engine, **(chosen or _Upgrade())._asdict())
     else:
         corrupt = index(
             model,
@@ -243,6 +263,10 @@ def search(
     picture: Annotated[
         Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
     ] = None,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For a gallery of an old model: bridge from it to this family."),
+    ] = None,
     memory: MemoryOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
@@ -250,6 +274,8 @@ def search(
 
     If `sfsc thresholds` was run, hits have a probability, and a limit shows only matches, which can be none.
     """
+    from sfsc.bridges.bridge import Bridge
+    from sfsc.bridges.model import BridgedModel
     from sfsc.embedding.model import open_model
     from sfsc.gallery import Gallery
     from sfsc.gallery.cascading import search_cascade
@@ -263,6 +289,8 @@ def search(
         raise SfscError("--picture draws one query: name one image, or add --together")
     part = None if box is None else Box.parse(box)
     opened = open_model(model, allow_code)
+    if bridge:
+        opened = BridgedModel(opened, Bridge.load(bridge))
     width = opened.widest if width is None else width
     rows = Gallery.open(gallery, memory=_bytes(memory))
     limits = max_fmr, min_probability

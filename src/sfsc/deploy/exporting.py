@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sfsc.bridges.bridge import Bridge, Space
+from sfsc.bridges.space_map import SpaceMap
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.embedding.exported import INPUT, Exported, ExportedModel, as_metadata
 from sfsc.errors import SfscError, missing_extra
@@ -38,8 +40,8 @@ Made = tuple[bytes, Exported]  # the content of a file, and its metadata
 class Graph(nn.Module):
     """The graph of an exported file.
 
-    Maps (batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1. With a
-    dimension, the embeddings consist of the first components, normalised.
+    Maps (batch, height, width, 3) uint8 RGB images to (batch, dim) float32 embeddings of length 1. They are
+    those of the sub-model after `end`, which can shorten them or map them into another space.
 
     Colours are normalised before the layout changes, with a mean and a deviation for every pixel of a row.
     With only three values per operation, onnxruntime would take longer for this than for many convolutions.
@@ -48,11 +50,11 @@ class Graph(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, submodel: Embedder, width: int, dimension: int | None = None) -> None:
+    def __init__(self, submodel: Embedder, width: int, end: nn.Module | None = None) -> None:
         """Make the graph of a sub-model for images of `width` pixels."""
         super().__init__()
         self.submodel = submodel
-        self.dimension = dimension
+        self.end = nn.Identity() if end is None else end
         self.register_buffer("mean", 255 * submodel.mean.flatten().expand(width, 3))
         self.register_buffer("std", 255 * submodel.std.flatten().expand(width, 3))
 
@@ -60,11 +62,41 @@ class Graph(nn.Module):
         """Embed images."""
         normalised = ((images.float() - self.mean) / self.std).permute(0, 3, 1, 2)
         # Contiguous, because the mean of a map in another layout would be exported as an indirect copy.
-        return self.shorten(self.submodel.embed_normalised(normalised.contiguous()))
+        return self.end(self.submodel.embed_normalised(normalised.contiguous()))
 
-    def shorten(self, embeddings: Tensor) -> Tensor:
-        """Return the first components of the sub-model's embeddings, normalised."""
-        return embeddings if self.dimension is None else F.normalize(embeddings[:, : self.dimension])
+
+class Shorten(nn.Module):
+    """Returns the first components of embeddings, normalised."""
+
+    def __init__(self, dimension: int) -> None:
+        super().__init__()
+        self.dimension = dimension
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Shorten embeddings, (batch, dim)."""
+        return F.normalize(embeddings[:, : self.dimension])
+
+
+class Cross(nn.Module):
+    """Maps embeddings into another space, as a `SpaceMap` does."""
+
+    matrix: Tensor
+    shift: Tensor
+    inner: Tensor
+    bias: Tensor
+    outer: Tensor
+
+    def __init__(self, space_map: SpaceMap) -> None:
+        super().__init__()
+        for name, array in space_map.arrays().items():
+            self.register_buffer(name, torch.tensor(array))
+
+    def forward(self, embeddings: Tensor) -> Tensor:
+        """Map embeddings, (batch, dim)."""
+        mapped = embeddings @ self.matrix + self.shift
+        if len(self.bias):
+            mapped = mapped + torch.relu(embeddings @ self.inner + self.bias) @ self.outer
+        return F.normalize(mapped)
 
 
 def export(
@@ -74,6 +106,7 @@ def export(
     images: Sequence[str],
     int8: bool = False,
     dimension: int | None = None,
+    bridge: Bridge | None = None,
 ) -> Exported:
     """Export one sub-model to a file, after checking that the file computes the same embeddings.
 
@@ -89,6 +122,8 @@ def export(
         int8: whether to compute with 8-bit integers, with weights quantised per channel. Layers in which this
             would cost too much accuracy stay in float32 (see `sfsc.deploy.float_layers`). ONNX only.
         dimension: the number of first components that the file returns; by default all.
+        bridge: a bridge from an old model to this family. The file then returns embeddings in the old model's
+            space, which search its galleries, and has its fingerprint.
 
     Returns:
         The metadata of the file.
@@ -96,6 +131,7 @@ def export(
     Raises:
         SfscError: the family has no such width or dimension, the suffix is unknown, there are too few images,
             an image cannot be read, the embeddings differ, the thresholds of the run are of another family,
+            the bridge leads elsewhere,
             or onnx is not installed. No file is written.
 
     Example::
@@ -118,27 +154,39 @@ def export(
     family.check_width(width)
     if dimension is not None:
         family.check_dimension(dimension)
-    thresholds = family.thresholds
+    thresholds = None if bridge else family.thresholds
     if thresholds is not None:
         thresholds.check(family.fingerprint)
+    end, space = _end_of(family, dimension, bridge)
     submodel = cast(Embedder, family.submodel(width))
     exported = Exported(
-        fingerprint=family.fingerprint,
+        fingerprint=space.fingerprint,
         width=width,
-        dimension=dimension or family.dimension,
+        dimension=space.dimension,
         image_size=family.image_size,
         form="int8" if int8 else "float32",
         version=version("sfsc"),
-        dimensions=family.dimensions,
+        dimensions=space.dimensions,
         parameters=family.parameter_count(width),
         multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
     )
-    graph = Graph(submodel, family.image_size[1], dimension).eval()
+    graph = Graph(submodel, family.image_size[1], end).eval()
     pixels = _spread(images, family.image_size, used)
     to_bytes = _to_pt2 if out.suffix == ".pt2" else _to_int8_onnx if int8 else _to_float_onnx
     data, exported = to_bytes(graph, exported, thresholds, pixels, out)
     write_atomic(out, data)
     return exported
+
+
+def _end_of(family: Family, dimension: int | None, bridge: Bridge | None) -> tuple[nn.Module, Space]:
+    """Return what follows the sub-model in the graph, and the space of its embeddings."""
+    if bridge is None:
+        end = nn.Identity() if dimension is None else Shorten(dimension)
+        return end, Space("", family.fingerprint, dimension or family.dimension, family.dimensions)
+    if dimension is not None:
+        raise SfscError("a bridge returns all components of the old space: leave out the dimension")
+    bridge.check_new(family.fingerprint, "the family")
+    return Cross(bridge.backward), replace(bridge.old, dimensions=(bridge.old.dimension,))
 
 
 def _spread(images: Sequence[str], size: tuple[int, int], count: int) -> np.ndarray:
@@ -224,7 +272,7 @@ def _compare(graph: Graph, embed: Callable[[np.ndarray], np.ndarray], pixels: np
     """Raise `SfscError` if a file does not compute the same embeddings as its sub-model."""
     for batch in BATCHES:
         images = pixels[:batch]
-        expected = graph.shorten(graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)).numpy()
+        expected = graph.end(graph.submodel(torch.from_numpy(images).permute(0, 3, 1, 2) / 255)).numpy()
         least = float((embed(images) * expected).sum(1).min())
         if not least >= LEAST_COSINE:
             raise SfscError(

@@ -223,7 +223,7 @@ class ExportedModel:
 
 
 class Session(NamedTuple):
-    """A model that onnxruntime has opened: its metadata, and the name, type and shape of inputs and outputs."""
+    """A model that onnxruntime has opened, its metadata, and the names, types and shapes of its ends."""
 
     session: Any
     metadata: dict[str, str]

@@ -50,7 +50,9 @@ class ForeignModel:
         """See `Model`."""
         check_dimension(dimension, self.dimensions)
 
-    def embed_pixels(self, images: np.ndarray, width: float = 1.0, dimension: int | None = None) -> np.ndarray:
+    def embed_pixels(
+        self, images: np.ndarray, width: float = 1.0, dimension: int | None = None
+    ) -> np.ndarray:
         """See `Model`."""
         self.check_width(width)
         if dimension is not None:
@@ -61,7 +63,9 @@ class ForeignModel:
         rows = self._run(pixels)
         lengths = np.linalg.norm(rows, axis=1, keepdims=True)
         if not (np.isfinite(lengths) & (lengths > 0)).all():
-            raise SfscError(f"{self.name} embeds an image as NaN, infinity or zeros: check how it wants its colours")
+            raise SfscError(
+                f"{self.name} embeds an image as NaN, infinity or zeros: check how it wants its colours"
+            )
         return np.asarray(rows / lengths)
 
     def _run(self, pixels: np.ndarray) -> np.ndarray:
@@ -73,7 +77,9 @@ class ForeignModel:
             raise SfscError(f"{self.name} cannot embed images: {first_line(error)}") from error
         sizes = (len(pixels), self.dimension) if self.dimension else (len(pixels), *rows.shape[1:2])
         if rows.ndim != 2 or rows.shape != sizes or not 0 < rows.shape[1] <= MOST_DIMENSIONS:
-            raise SfscError(f"{self.name} returns shape {rows.shape} for {len(pixels)} images: (n, dim) is wanted")
+            raise SfscError(
+                f"{self.name} returns shape {rows.shape} for {len(pixels)} images: (n, dim) is wanted"
+            )
         return rows
 
 
@@ -95,7 +101,9 @@ def open_onnx(data: bytes, path: Path, colours: str = "imagenet", threads: int =
     if colours not in COLOURS:
         raise SfscError(f"unknown colours {colours!r}; choose one of {', '.join(COLOURS)}")
     session, _, inputs, _ = open_session(data, path, threads)
-    wanted = "one input (batch, 3, height, width) or (batch, height, width, 3) of float32 or uint8 is required"
+    wanted = (
+        "one input (batch, 3, height, width) or (batch, height, width, 3) of float32 or uint8 is required"
+    )
     if len(inputs) != 1:
         raise SfscError(f"{path} has {len(inputs)} inputs: {wanted}")
     [(name, type_, shape)] = inputs
@@ -103,8 +111,13 @@ def open_onnx(data: bytes, path: Path, colours: str = "imagenet", threads: int =
     if type_ not in ("tensor(float)", "tensor(uint8)") or len(shape) != 4 or 3 not in (shape[1], shape[3]):
         raise SfscError(f"{path} has an input of {type_} and shape {shape}: {wanted}")
     height, width = shape[2:] if first else shape[1:3]
-    if not all(isinstance(size, int) and size > 0 for size in (height, width)) or height * width > MOST_PIXELS:
-        raise SfscError(f"{path} takes images of {height} x {width} pixels: export it again with a fixed size")
+    if (
+        not all(isinstance(size, int) and size > 0 for size in (height, width))
+        or height * width > MOST_PIXELS
+    ):
+        raise SfscError(
+            f"{path} takes images of {height} x {width} pixels: export it again with a fixed size"
+        )
     colours = "bytes" if type_ == "tensor(uint8)" else colours
     dtype = np.uint8 if type_ == "tensor(uint8)" else np.float32
     embed = partial(_run_onnx, session, name, shape[0] == 1, first, colours, dtype)
@@ -117,7 +130,7 @@ def _run_onnx(
 ) -> np.ndarray:
     images = pixels if colours == "bytes" else pixels.astype(np.float32) / 255
     if colours == "imagenet":
-        images = (images - np.float32(MEAN)) / np.float32(DEVIATION)
+        images = (images - np.array(MEAN, np.float32)) / np.array(DEVIATION, np.float32)
     images = np.ascontiguousarray(images.transpose(0, 3, 1, 2) if first else images, dtype)
     batches = [image[None] for image in images] if single else [images]
     return np.concatenate([session.run(None, {name: batch})[0] for batch in batches])

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from sfsc.decisions.pair import Pair
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.errors import SfscError
-from sfsc.gallery.store import Hit
+from sfsc.gallery.store import BRIDGE_ERROR, Hit
 
 EVEN = 0.5  # hits are matches from this probability on if no other limit is given
 
@@ -24,7 +24,7 @@ def decide(
     """Return hits with their probabilities, and whether they are matches.
 
     Every hit is judged by the map of its own pair: rows of one gallery can be written by different sub-models
-    and stored in different forms.
+    and stored in different forms. Bridged rows are not judged, because no thresholds were fitted for them.
 
     Args:
         hits: the hits of one query.
@@ -46,6 +46,9 @@ def decide(
     least: dict[Pair, float] = {}
     decided = []
     for hit in hits:
+        if hit.attributes.get(BRIDGE_ERROR) is not None:
+            decided.append(hit)
+            continue
         pair = Pair(width, hit.width, hit.form, dimension)
         found = thresholds.of(pair)
         if pair not in least:

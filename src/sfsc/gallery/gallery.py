@@ -354,10 +354,11 @@ class Gallery(AbstractContextManager["Gallery"]):
 
     def _check_family(self, description: Description, dimension: int, fingerprint: str) -> None:
         if not same_space(description.fingerprint, fingerprint):
-            own, other = space_of(description.fingerprint), space_of(fingerprint).removeprefix("the family ")
+            other = space_of(fingerprint).removeprefix("the family ")
             raise SfscError(
-                f"gallery {self.name} belongs to {own}, but the embeddings belong to {other}: use a sub-model "
-                "of that family, or another gallery, or a bridge (sfsc bridge)"
+                f"gallery {self.name} belongs to {space_of(description.fingerprint)}, but the embeddings "
+                f"belong to {other}: use a sub-model of that family, another gallery, or a bridge "
+                "(sfsc bridge)"
             )
         own, known = description.dimension, description.dimensions
         if dimension != own and not {dimension, own} <= {*known}:

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from sfsc.data.image_paths import images_of
-from sfsc.embedding.embedded import in_parts
+from sfsc.embedding.embedded import Embedded, in_parts
 from sfsc.embedding.engines import Engine, local_engine
 from sfsc.embedding.model import Model
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.attributes import Attributes, AttributeTable
 from sfsc.gallery.forms import check_form
+from sfsc.gallery.ordering import NEAREST, check_order, times_found, upgrade_order
+from sfsc.gallery.store import BRIDGE_ERROR
 from sfsc.images.boxes import Box
 from sfsc.images.reading import CorruptImage, absolute
 from sfsc.interruption import going_on, held
 from sfsc.progress import say
+
+UPGRADED_AT_ONCE = 4096  # rows
 
 
 def index(
@@ -100,13 +106,21 @@ def index(
 
 
 def upgrade(
-    model: Model, gallery: Gallery, width: float = 1.0, workers: int = 2, engine: Engine | None = None
+    model: Model,
+    gallery: Gallery,
+    width: float = 1.0,
+    workers: int = 2,
+    engine: Engine | None = None,
+    *,
+    order: str = "width",
+    limit: int | None = None,
+    queries: str | Path | None = None,
 ) -> list[CorruptImage]:
-    """Re-embed, with one sub-model, the rows that narrower sub-models wrote.
+    """Re-embed, with one sub-model, the rows that narrower sub-models wrote or that a bridge has moved.
 
-    Rows of the narrowest sub-model come first, because they gain most. The upgrade can be interrupted at any
-    time: the gallery is consistent after every part, and the next call continues. All other columns of a row
-    are kept.
+    The upgrade can be interrupted at any time: the gallery is consistent after every part, and the next call
+    continues. All other columns of a row are kept. A row that was bridged loses its mark and its original
+    embedding.
 
     Args:
         model: a family in evaluation mode or an exported sub-model, of the gallery's family.
@@ -114,31 +128,95 @@ def upgrade(
         width: the width of the sub-model that embeds the images.
         workers: the number of threads that decode images.
         engine: as for `index`.
+        order: which rows come first, as for `sfsc.gallery.ordering.upgrade_order`: width, uncertainty, age or
+            queries.
+        limit: the number of rows after which to stop; by default all rows are re-embedded.
+        queries: for the order "queries", the images of past queries, as for `index`; of a data set, the query
+            split.
 
     Returns:
         The images that could not be read. Their rows are unchanged.
 
     Raises:
-        SfscError: the model has no such width, or the gallery belongs to another family.
+        SfscError: the model has no such width, the gallery belongs to another family, or the order is
+            unknown or lacks queries.
 
     Example::
 
-        sfsc.upgrade(sfsc.Family.load("runs/photos"), sfsc.Gallery.open("galleries/photos"), width=1.0)
+        gallery = sfsc.Gallery.open("galleries/photos")
+        sfsc.upgrade(family, gallery, width=1.0, order="uncertainty", limit=10_000)
     """
     model.check_width(width)
+    check_order(order, queries is not None)
     gallery.check_family(model.dimension, model.fingerprint)
     engine = engine or local_engine(model, width, workers)
-    info, corrupt = gallery.info(), []
-    for narrow in (found for found in info.rows_by_width if found < width):
-        for form in info.rows_by_form:
-            rows = [
-                {**row, "attributes": {name: row[name] for name in info.attributes}}
-                for row in gallery.rows([f"width={narrow!r}", f"form={form}"])
+    described = gallery.describe()
+    attributes = [name for name in (described.attributes if described else {}) if name != BRIDGE_ERROR]
+    corrupt: list[CorruptImage] = []
+    left = len(gallery) if limit is None else limit
+    ids = _to_upgrade(gallery, width, order, _found(model, gallery, queries, workers))
+    with going_on("run the same command again to continue"):
+        while ids and left > 0:
+            chosen, ids = ids[: min(left, UPGRADED_AT_ONCE)], ids[min(left, UPGRADED_AT_ONCE) :]
+            found = {row["id"]: row for row in gallery.rows([Condition("id", "=", tuple(chosen))])}
+            rows = [found[id_] for id_ in chosen if id_ in found]  # others were deleted meanwhile
+            for row in rows:
+                row["attributes"] = {name: row[name] for name in attributes}
+            unread = [
+                error
+                for form in dict.fromkeys(row["form"] for row in rows)
+                for error in _write(
+                    model, gallery, [row for row in rows if row["form"] == form], width, form, engine
+                )
             ]
-            with going_on("run the same command again to continue"):
-                corrupt += _write(model, gallery, rows, width, form, engine)
+            corrupt += unread
+            left -= len(rows) - len(unread)
     gallery.refresh()
     return corrupt
+
+
+def _to_upgrade(gallery: Gallery, width: float, order: str, hits: list[list[str]] | None) -> list[str]:
+    """Return the ids of the rows to re-embed, in their order."""
+    rows = upgradable(gallery, width)
+    found = None if hits is None else times_found(hits, rows.ids)
+    places = upgrade_order(order, rows.widths, rows.errors, rows.times, found)
+    return [rows.ids[place] for place in places]
+
+
+class Upgradable(NamedTuple):
+    """The n rows that can be re-embedded; the expected errors of those that are not bridged are NaN."""
+
+    ids: list[str]
+    widths: np.ndarray
+    errors: np.ndarray
+    times: np.ndarray
+
+
+def upgradable(gallery: Gallery, width: float) -> Upgradable:
+    """Return the rows of a gallery that a narrower sub-model wrote, or that a bridge has moved."""
+    described = gallery.describe()
+    parts: list[list[str]] = [[f"width<{width!r}"]]
+    if described is not None and BRIDGE_ERROR in described.attributes:
+        parts = [[f"{BRIDGE_ERROR}!="], [f"width<{width!r}", f"{BRIDGE_ERROR}="]]
+    rows = [
+        (row["id"], row["width"], row.get(BRIDGE_ERROR), row["time"])
+        for where in parts
+        for row in gallery.rows(where)
+    ]
+    ids, *numbers = zip(*rows, strict=True) if rows else ([], [], [], [])
+    return Upgradable([*ids], *(np.array(column, np.float64) for column in numbers))
+
+
+def _found(
+    model: Model, gallery: Gallery, queries: str | Path | None, workers: int
+) -> list[list[str]] | None:
+    """Return the ids of the rows that each query finds first."""
+    if queries is None:
+        return None
+    paths = images_of(queries, "query").paths
+    embedded = Embedded.join(list(local_engine(model, model.widest, workers)(paths)))
+    found = gallery.search(embedded.vectors[model.widest], model.fingerprint, NEAREST, exact=False)
+    return [[hit.id for hit in hits] for hits in found]
 
 
 def stored_ids(gallery: Gallery, names: Sequence[str]) -> tuple[list[str], list[str]]:

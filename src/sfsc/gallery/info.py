@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass
 
-from sfsc.gallery.store import Store
+from sfsc.gallery.store import BRIDGE_ERROR, Store
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class GalleryInfo:
         dimensions: the dimensions that the family supports, ascending; empty if they are unknown.
         duplicates: ids that several rows share. Only galleries that several processes of an old version wrote
             to can contain them.
+        bridged: the number of rows that a bridge has moved here and that were not embedded again.
+        bridged_from: the fingerprint of the space that they came from, while their embeddings there are kept;
+            otherwise empty.
     """
 
     rows: int
@@ -32,6 +35,8 @@ class GalleryInfo:
     attributes: dict[str, str]
     dimensions: tuple[int, ...] = ()
     duplicates: tuple[str, ...] = ()
+    bridged: int = 0
+    bridged_from: str = ""
 
 
 def summary(store: Store) -> GalleryInfo:
@@ -41,7 +46,9 @@ def summary(store: Store) -> GalleryInfo:
         return GalleryInfo(0, None, None, {}, {}, {})
     widths: Counter[float] = Counter()
     forms: Counter[str] = Counter()
-    for columns, _ in store.rows([], ["width", "form"]):
+    has_bridged, bridged = BRIDGE_ERROR in description.attributes, 0
+    for columns, _ in store.rows([], ["width", "form", *([BRIDGE_ERROR] if has_bridged else [])]):
+        bridged += sum(error is not None for error in columns.get(BRIDGE_ERROR, ()))
         widths.update(columns["width"])
         forms.update(columns["form"])
     return GalleryInfo(
@@ -53,4 +60,6 @@ def summary(store: Store) -> GalleryInfo:
         attributes=dict(description.attributes),
         dimensions=description.dimensions,
         duplicates=tuple(store.duplicates()),
+        bridged=bridged,
+        bridged_from=description.bridged_from,
     )

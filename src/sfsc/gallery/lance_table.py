@@ -208,7 +208,9 @@ class LanceTable:
             snapshot.columns[name]: column_of(name, kind) for name, kind in description.attributes.items()
         }
         if description.format < FORMAT:
-            dataset.update_schema_metadata({METADATA.decode(): stored_description(replace(description, format=FORMAT))})
+            dataset.update_schema_metadata(
+                {METADATA.decode(): stored_description(replace(description, format=FORMAT))}
+            )
         if changes := [{"path": old, "name": new} for old, new in renamed.items() if old != new]:
             dataset.alter_columns(*changes)
         return dataset

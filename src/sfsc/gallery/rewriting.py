@@ -59,7 +59,9 @@ def rewrite(
     assert before is not None, "the table exists"
     schema = _schema(dataset.schema, description)
     change = partial(_changed, schema=schema, before=before.description, after=description, move=move)
-    done = _Done(table.directory / PROGRESS, hashlib.sha256(before.manifest.content + token.encode()).hexdigest())
+    done = _Done(
+        table.directory / PROGRESS, hashlib.sha256(before.manifest.content + token.encode()).hexdigest()
+    )
     parts = [
         (fragment, start)
         for fragment in dataset.get_fragments()
@@ -77,7 +79,7 @@ def rewrite(
 
 
 class _Done:
-    """The parts that were written, noted in a file that belongs to one version of the table and one change."""
+    """The parts that were written, noted in a file for one version of the table and one change."""
 
     def __init__(self, path: Path, key: str) -> None:
         self._path, self._key = path, key
@@ -143,5 +145,8 @@ def _changed(
         arrays[EMBEDDING] = packed_in_forms(mapped, batch["form"].to_numpy(zero_copy_only=False))
         arrays[ERROR_COLUMN] = pa.array(errors.astype(np.float64))
         arrays["fingerprint"] = pa.array([after.fingerprint] * len(batch))
-    columns = [arrays[name] if name in arrays else pa.nulls(len(batch), schema.field(name).type) for name in schema.names]
+    columns = [
+        arrays[name] if name in arrays else pa.nulls(len(batch), schema.field(name).type)
+        for name in schema.names
+    ]
     return pa.record_batch(columns, schema)

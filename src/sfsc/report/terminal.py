@@ -12,10 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
+from sfsc.embedding.model import space_of
 from sfsc.errors import one_line
 from sfsc.report.further import further_tables
 
 if TYPE_CHECKING:
+    from sfsc.bridges.bridge import Bridge
     from sfsc.decisions.thresholds import Thresholds
     from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
@@ -183,9 +185,28 @@ def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
     _say(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
 
 
+def print_bridge(bridge: Bridge) -> None:
+    """Print how well the maps of a bridge do on held-out images."""
+    kinds = list(dict.fromkeys(kind for one in bridge.choices.values() for kind in one.cosines))
+    table = Table("map", *kinds, title="mean cosine on held-out images; the kind in bold was chosen")
+    for name, ends in (("forward", (bridge.old, bridge.new)), ("backward", (bridge.new, bridge.old))):
+        choice = bridge.choices[name]
+        shown = {kind: f"{cosine:.4f}" for kind, cosine in choice.cosines.items()}
+        cells = [
+            f"[bold]{shown[kind]}[/bold]" if kind == choice.kind else shown.get(kind, "-") for kind in kinds
+        ]
+        table.add_row(escape(" -> ".join(f"{end.name} ({end.dimension})" for end in ends)), *cells)
+    Console().print(table)
+    _say(f"fitted on {bridge.pairs} images")
+
+
 def print_gallery(name: str, info: GalleryInfo) -> None:
     """Print a summary of a gallery."""
-    _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, family {info.fingerprint}")
+    space = "no family" if info.fingerprint is None else space_of(info.fingerprint).removeprefix("the ")
+    _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, {space}")
+    if info.bridged:
+        kept = f"; their embeddings by {space_of(info.bridged_from)} are kept" if info.bridged_from else ""
+        _say(f"{info.bridged} rows are bridged and can be upgraded{kept}")
     if len(info.dimensions) > 1:
         _say(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
     for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):

@@ -1,0 +1,48 @@
+"""`BridgedModel`: a family whose queries search the galleries of an old model."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sfsc.bridges.bridge import Bridge
+from sfsc.dimensions import check_dimension
+from sfsc.embedding.model import Model
+from sfsc.errors import SfscError
+
+
+class BridgedModel:
+    """A `Model` that maps the embeddings of another one into the space of an old model."""
+
+    thresholds = None
+
+    def __init__(self, model: Model, bridge: Bridge) -> None:
+        """Use the backward map of a bridge.
+
+        Raises:
+            SfscError: the bridge leads to another family.
+        """
+        bridge.check_new(model.fingerprint, "the model")
+        if model.dimension != bridge.new.dimension:
+            raise SfscError(
+                f"the model has {model.dimension} dimensions, but the bridge maps {bridge.new.dimension}: "
+                "export it with all dimensions"
+            )
+        self._model, self._map = model, bridge.backward
+        self.fingerprint, self.dimension = bridge.old.fingerprint, bridge.old.dimension
+        self.dimensions: tuple[int, ...] = (self.dimension,)
+        self.image_size, self.widest = model.image_size, model.widest
+
+    def check_width(self, width: float) -> None:
+        """See `Model`."""
+        self._model.check_width(width)
+
+    def check_dimension(self, dimension: int) -> None:
+        """See `Model`."""
+        check_dimension(dimension, self.dimensions)
+
+    def embed_pixels(self, images: np.ndarray, width: float, dimension: int | None = None) -> np.ndarray:
+        """See `Model`."""
+        if dimension is not None:
+            self.check_dimension(dimension)
+        embeddings = self._model.embed_pixels(images, width)
+        return self._map(embeddings)[0] if len(embeddings) else np.empty((0, self.dimension), np.float32)

@@ -1,0 +1,96 @@
+"""Commands for changing the model of galleries."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sfsc.cli.options import (
+    DATASET_HELP,
+    GALLERY_HELP,
+    AllowCodeOption,
+    ModelArgument,
+    WidthOption,
+    WorkersOption,
+)
+from sfsc.report import terminal
+
+app = typer.Typer()
+
+
+@app.command()
+def bridge(
+    old: Annotated[
+        str,
+        typer.Argument(
+            metavar="OLD",
+            help="Run folder, .onnx file, python:module:function, gallery or table of embeddings.",
+        ),
+    ],
+    new: ModelArgument,
+    images: Annotated[
+        str,
+        typer.Option(metavar="IMAGES", help="A folder or KIND:PATH of any images like those of the gallery."),
+    ],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="File of the bridge, for example old.safetensors.")
+    ],
+    kind: Annotated[
+        str | None,
+        typer.Option(help="orthogonal, relaxed or residual; default: the best on held-out images."),
+    ] = None,
+    space: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="For a table: name of the old model, as for sfsc gallery import."),
+    ] = None,
+    ids: Annotated[
+        Path | None, typer.Option(help="For a table: file with the path of one image per line.")
+    ] = None,
+    colours: Annotated[
+        str,
+        typer.Option(help="How an ONNX file of others wants its colours: imagenet, fraction or bytes."),
+    ] = "imagenet",
+    workers: WorkersOption = 2,
+    seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
+    allow_code: AllowCodeOption = None,
+) -> None:
+    """Fit maps between the embeddings of an old model and those of a family, on images without labels."""
+    from sfsc.bridges.making import bridge as fit_bridge
+    from sfsc.bridges.old import open_old
+    from sfsc.embedding.model import open_model
+
+    model = open_model(new, allow_code)
+    opened = open_old(old, name=space, ids=ids, colours=colours, allow_code=allow_code, workers=workers)
+    made = fit_bridge(opened, model, images, name=new.absolute().name, kind=kind, workers=workers, seed=seed)
+    made.save(out)
+    terminal.print_bridge(made)
+    print(f"bridge: {out}")
+
+
+@app.command("upgrade-curve")
+def upgrade_curve(
+    model: ModelArgument,
+    gallery: Annotated[str, typer.Option(help=f"{GALLERY_HELP}, with identities.")],
+    dataset: Annotated[
+        str, typer.Option(metavar="DATASET", help=f"{DATASET_HELP}; its query images are searched.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for curve.csv and curve.png.")] = Path("upgrade-curve"),
+    width: WidthOption = None,
+    workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
+) -> None:
+    """Measure what re-embedding a part of a gallery gives, in every order; the gallery is not changed."""
+    from sfsc.data import open_dataset
+    from sfsc.embedding.model import open_model
+    from sfsc.evaluation.upgrade_curve import upgrade_curve as run_curve
+    from sfsc.gallery import Gallery
+    from sfsc.report.upgrade_curve import write_curve
+
+    opened = open_model(model, allow_code)
+    width = opened.widest if width is None else width
+    curve = run_curve(opened, Gallery.open(gallery), open_dataset(dataset), width, workers)
+    files = write_curve(curve, out)
+    terminal.print_tables(curve.tables())
+    print(f"written: {', '.join(map(str, files))}")
