@@ -20,6 +20,8 @@ import torch
 from pyarrow import parquet
 from torch import nn
 
+from sfsc.bridges.bridge import Bridge, Choice, Space
+from sfsc.bridges.space_map import SpaceMap
 from sfsc.data.csv_table import read_csv
 from sfsc.data.listing import Listing
 from sfsc.decisions.thresholds import Thresholds
@@ -165,6 +167,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
             lambda data, path: Exported.from_text(text_of(data), path), [exported.to_text().encode()]
         ),
         "thresholds": in_file("thresholds.json", read_thresholds, [values(example().to_json())]),
+        "bridge": in_file("bridge.safetensors", Bridge.load, [bridge_seed(folder)]),
         "onnx": Parser(lambda data, _: has_external_data(data), [onnx_seed()], (ValueError,)),
         "checkpoint": in_file(
             "checkpoint.safetensors", lambda path: read_checkpoint(path.parent), [checkpoint]
@@ -189,6 +192,16 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "model": Parser(run_model, [model_seed()]),
         "quantity": Parser(lambda data, _: read_quantity(text_of(data), SIZES), [b"10MB", b" 1.5 kB"]),
     }
+
+
+def bridge_seed(folder: Path) -> bytes:
+    """The file of a small bridge."""
+    maps = [SpaceMap.linear(np.eye(2, 3), np.zeros(3)), SpaceMap.linear(np.eye(3, 2), np.zeros(2))]
+    choices = {name: Choice("relaxed", {"relaxed": 0.9}) for name in ("forward", "backward")}
+    Bridge(Space("old", "space:old", 2), Space("new", FINGERPRINT, 3), 9, choices, *maps).save(
+        folder / "seed"
+    )
+    return (folder / "seed").read_bytes()
 
 
 def tiny_network() -> nn.Module:

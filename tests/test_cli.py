@@ -61,12 +61,12 @@ OPTIONS = {
         *("--calibrations", "--no-calibrations", "--set"),
     },
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
-    "export": {"--out", "--width", "--format", "--dim", "--int8", "--images", "--allow-code"},
+    "export": {"--out", "--width", "--format", "--dim", "--int8", "--images", "--bridge", "--allow-code"},
     "profile": {"--dataset", "--threads", "--allow-code"},
     "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
     "index": {
         *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
-        *("--engine", "--workers", "--allow-code", "--box"),
+        *("--engine", "--workers", "--allow-code", "--box", "--order", "--limit", "--queries"),
     },
     "embed": {"--out", "--gallery", "--width", "--dim", "--engine", "--workers", "--allow-code"},
     "search": {
@@ -81,14 +81,23 @@ OPTIONS = {
         "--allow-code",
         *("--max-fmr", "--min-probability", "--by", "--best", "--together", "--box"),
         *("--cascade", "--sure"),
-        *("--rerank", "--rerank-depth"),
+        *("--rerank", "--rerank-depth", "--bridge"),
     },
+    "bridge": {
+        *("--images", "--out", "--kind", "--space", "--ids", "--colours", "--workers", "--seed"),
+        "--allow-code",
+    },
+    "upgrade-curve": {"--gallery", "--dataset", "--out", "--width", "--workers", "--allow-code"},
     "gallery": set(),
     "gallery info": set(),
     "gallery delete": {"--where", "--yes"},
     "gallery optimize": {"--keep"},
     "gallery export": {"--out"},
-    "gallery import": {"--gallery", "--ids", "--model", "--fingerprint", "--width", "--form", "--allow-code"},
+    "gallery import": {
+        *("--gallery", "--ids", "--model", "--fingerprint", "--space", "--colours", "--width", "--form"),
+        "--allow-code",
+    },
+    "gallery upgrade": {"--bridge", "--drop-originals"},
     "gallery duplicates": {"--min-score", "--min-probability", "--thresholds", "--out", "--delete-all-but"},
     "gallery verify": set(),
     "gallery backup": {"--out"},
@@ -836,6 +845,66 @@ def test_without_npm_no_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     result = sfsc("data", "emoji", "--out", tmp_path / "emoji")
     assert "npm is not installed: install Node.js" in refusal(result)
     assert not (tmp_path / "emoji").exists()
+
+
+class TestChangingTheModel:
+    """An old model's gallery answers another family, by a bridge."""
+
+    @pytest.fixture(scope="class")
+    def old(self, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+        run = tmp_path_factory.mktemp("old") / "run"
+        succeed("train", shapes, "--out", run, "--seed", 4, *settings(epochs=1, embedding_dim=12))
+        return run
+
+    def test_a_gallery_is_upgraded(
+        self, run: Path, old: Path, shapes: str, tmp_path: Path, image: Path
+    ) -> None:
+        gallery, file = tmp_path / "gallery", tmp_path / "old.safetensors"
+        succeed("index", old, shapes, "--gallery", gallery, "--workers", 0)
+        out = succeed("bridge", old, run, "--images", shapes, "--out", file, "--workers", 0)
+        assert "fitted on 48 images" in out
+        before = succeed("search", run, image, "--gallery", gallery, "--bridge", file)
+        assert "sfsc bridge" in refusal(sfsc("search", run, image, "--gallery", gallery))
+        assert "give either --bridge FILE" in refusal(sfsc("gallery", "upgrade", gallery))
+        upgrade = ("gallery", "upgrade", gallery, "--bridge", file)
+        assert succeed(*upgrade) == f"{gallery}: {TEST_IMAGES} rows bridged\n"
+        assert succeed(*upgrade) == f"{gallery}: all rows were bridged before\n"
+        assert f"{TEST_IMAGES} rows are bridged" in succeed("gallery", "info", gallery)
+        after = succeed("search", run, image, "--gallery", gallery)
+        assert len(before.splitlines()) == len(after.splitlines())
+        curve = ("upgrade-curve", run, "--gallery", gallery, "--dataset", shapes, "--workers", 0)
+        assert "closed at 20%" in succeed(*curve, "--out", tmp_path / "curve")
+        again = ("index", run, "--upgrade", "--gallery", gallery, "--workers", 0)
+        succeed(*again, "--order", "uncertainty", "--limit", 4)
+        assert f"{TEST_IMAGES - 4} rows are bridged" in succeed("gallery", "info", gallery)
+        assert "belong to --upgrade" in refusal(
+            sfsc("index", run, shapes, "--gallery", gallery, "--limit", 4)
+        )
+        dropped = f"{gallery}: the original embeddings of {TEST_IMAGES} rows removed\n"
+        assert succeed("gallery", "upgrade", gallery, "--drop-originals") == dropped
+
+    def test_an_exported_file_searches_the_old_gallery(
+        self, run: Path, old: Path, shapes: str, tmp_path: Path, image: Path
+    ) -> None:
+        gallery, file = tmp_path / "gallery", tmp_path / "old.safetensors"
+        succeed("index", old, shapes, "--gallery", gallery, "--workers", 0)
+        succeed("bridge", old, run, "--images", shapes, "--out", file, "--workers", 0)
+        phone = tmp_path / "phone.onnx"
+        succeed("export", run, "--width", 0.25, "--bridge", file, "--out", phone)
+        by_file = succeed("search", phone, image, "--gallery", gallery)
+        assert by_file == succeed(
+            "search", run, image, "--gallery", gallery, "--bridge", file, "--width", 0.25
+        )
+
+    def test_a_table_is_imported_under_a_name(self, run: Path, shapes: str, tmp_path: Path) -> None:
+        succeed("embed", run, shapes, "--out", tmp_path / "old.npy", "--workers", 0)
+        gallery = tmp_path / "gallery"
+        words = ("gallery", "import", tmp_path / "old.npy", "--gallery", gallery)
+        assert succeed(*words, "--space", "last-year") == f"{gallery}: {TEST_IMAGES} rows imported\n"
+        assert "space last-year" in succeed("gallery", "info", gallery)
+        assert "give only one of" in refusal(sfsc(*words, "--space", "x", "--fingerprint", "y"))
+        refused = refusal(sfsc(*words, "--model", run, "--width", 1.0))
+        assert "but the gallery to space:last-year" in refused or "belongs to the space last-year" in refused
 
 
 @pytest.mark.parametrize("command", OPTIONS)

@@ -17,9 +17,20 @@ HEAVY = ["torch", "kornia", "lance", "pyarrow", "cv2", "matplotlib", "pydantic",
 EXTRAS = ["torch", "kornia", "safetensors", "pydantic", "yaml", "matplotlib", "jinja2", "lance", "pyarrow"]
 # What a platform without torch uses, and what a gallery is written and searched by.
 TORCH_FREE = (
-    *("CompatibilityMatrix", "Condition", "Dataset", "ExportedModel", "Gallery", "Hit", "Limits", "Model"),
+    *(
+        "Bridge",
+        "CompatibilityMatrix",
+        "Condition",
+        "Dataset",
+        "ExportedModel",
+        "Gallery",
+        "Hit",
+        "Limits",
+        "Model",
+    ),
     *("Profile", "SfscError", "Widths", "choose", "embed", "index", "make_engine", "open_dataset"),
-    *("open_model", "profile", "search", "search_cascade", "upgrade"),
+    *("bridge", "open_model", "profile", "search", "search_cascade", "upgrade", "upgrade_curve"),
+    "upgrade_gallery",
 )
 BLOCK = f"""
 import sys
@@ -85,7 +96,8 @@ def test_no_public_name_hides_a_module() -> None:
 def test_what_commands_do_is_public() -> None:
     commands = {one.name for one in typer.main.get_command(app).commands.values()}
     called = {"ablate": "compare", "report": "write_report", "serve": "create_app", "gallery": "Gallery"} | {
-        "thresholds": "fit_thresholds"
+        "thresholds": "fit_thresholds",
+        "upgrade-curve": "upgrade_curve",
     }
     expected = {called.get(name, name) for name in commands - {"data"}}
     assert expected <= {*sfsc.__all__}

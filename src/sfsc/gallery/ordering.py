@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -23,8 +24,9 @@ def upgrade_order(
 
     Args:
         order: "width": the narrowest sub-model first; "uncertainty": the greatest expected error first
-            (Jaeckle et al., FastFill, ICLR 2023); "age": the oldest first; "queries": the rows that queries
-            find most often first. Rows that are equal in this are ordered by expected error, then by width.
+            (Jaeckle et al., FastFill, ICLR 2023); "age": the oldest first; "queries": the rows with the
+            greatest product of expected error and of how often queries find them first. Rows that are equal
+            in this are ordered by expected error, then by width.
         widths: (n,) the widths of the rows.
         errors: (n,) the expected errors of bridged rows, NaN for others.
         times: (n,) the times when the rows were written.
@@ -39,7 +41,10 @@ def upgrade_order(
     check_order(order, found is not None)
     unsure = -np.nan_to_num(errors)
     first = {"width": widths, "uncertainty": unsure, "age": times}
-    return np.lexsort((widths, unsure, first[order] if found is None else -found))
+    if found is not None:
+        typical = np.nanmean(errors) if np.isfinite(errors).any() else 1.0
+        first["queries"] = -found * np.where(np.isnan(errors), typical, errors)
+    return np.lexsort((widths, unsure, first[order]))
 
 
 def check_order(order: str, queries: bool) -> None:
@@ -52,15 +57,7 @@ def check_order(order: str, queries: bool) -> None:
         )
 
 
-def times_found(hits: Sequence[Sequence[str]], ids: Sequence[str]) -> np.ndarray:
-    """Count how often rows are among the hits of queries: (n,) float64 for the n ids.
-
-    A hit at rank r counts 1 / r.
-    """
-    places = {id_: place for place, id_ in enumerate(ids)}
-    counts = np.zeros(len(ids))
-    for one in hits:
-        for rank, id_ in enumerate(one, 1):
-            if id_ in places:
-                counts[places[id_]] += 1 / rank
-    return counts
+def times_found(hits: Iterable[Sequence[str]], ids: Sequence[str]) -> np.ndarray:
+    """Count how often n rows are among the hits of queries, which are given by their ids: (n,) int64."""
+    counts = Counter(id_ for one in hits for id_ in one)
+    return np.array([counts[id_] for id_ in ids], np.int64)
