@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,12 +18,12 @@ from sfsc.embedding.model import ONNX, Model, named_space, open_model
 from sfsc.errors import SfscError
 from sfsc.files.writing import read_bytes
 from sfsc.gallery import Condition, Gallery
-from sfsc.gallery.imports.importing import check_embeddings, check_unique, open_source
-from sfsc.gallery.imports.source import Source
-from sfsc.gallery.lance_table import TABLE
 from sfsc.gallery.store import BRIDGE_ERROR, EMBEDDING
 from sfsc.images.reading import absolute
 from sfsc.runs.paths import DESCRIPTION_FILE
+
+if TYPE_CHECKING:
+    from sfsc.gallery.imports.source import Source
 
 MOST_ONNX = 1 << 31  # bytes, the limit of the format
 PATHS_PER_CALL = 1000
@@ -70,12 +71,8 @@ def open_old(
         SfscError: the source is none of these, is damaged, or a table has no name.
     """
     path = Path(source)
-    if not source.startswith(CODE):
-        if (path / TABLE).is_dir():
-            return _of_gallery(Gallery.open(path))
-        folder = path.is_dir() and not (path / DESCRIPTION_FILE).exists()
-        if (folder and _has_tables(path)) or (path.is_file() and path.suffix != ONNX):
-            return _of_table(open_source(path, None if ids is None else Path(ids)), name)
+    if not (source.startswith(CODE) or path.suffix == ONNX or (path / DESCRIPTION_FILE).exists()):
+        return _stored(path, name, None if ids is None else Path(ids))
     model = open_any_model(source, colours, allow_code)
     space = space_of_model(path.absolute().name, model)
     engine = local_engine(model, model.widest, workers)
@@ -114,8 +111,14 @@ def _nested(model: Model) -> tuple[int, ...]:
     return model.dimensions if len(model.dimensions) > 1 else ()
 
 
-def _has_tables(path: Path) -> bool:
-    return (path / "_versions").is_dir() or any(path.glob("*.parquet"))
+def _stored(path: Path, name: str | None, ids: Path | None) -> OldModel:
+    """Return the embeddings in a gallery or a table."""
+    from sfsc.gallery.imports.importing import open_source
+    from sfsc.gallery.lance_table import TABLE
+
+    if (path / TABLE).is_dir():
+        return _of_gallery(Gallery.open(path))
+    return _of_table(open_source(path, ids), name)
 
 
 def _of_gallery(gallery: Gallery) -> OldModel:
@@ -142,6 +145,8 @@ def _of_gallery(gallery: Gallery) -> OldModel:
 
 
 def _of_table(source: Source, name: str | None) -> OldModel:
+    from sfsc.gallery.imports.importing import check_embeddings, check_unique
+
     fingerprint = _fingerprint(source, name)
 
     def embed(paths: Sequence[str]) -> Rows:
