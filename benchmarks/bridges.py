@@ -27,7 +27,7 @@ process is killed once, after the first parts were written, and the same call co
 both together, without the index and with it. *Lost* are rows that are missing or not bridged afterwards.
 Memory is the peak of the process that finished; the rows and their originals take {size:.0f} MB."""
 HEADING = ("map", "rows per minute", "with the index", "memory", "lost")
-ROWS_PER_ADD = 50_000
+ROWS_PER_ADD = 10_000
 FINGERPRINT = "0123456789abcdef"
 
 

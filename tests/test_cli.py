@@ -847,14 +847,16 @@ def test_without_npm_no_emoji(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (tmp_path / "emoji").exists()
 
 
+@pytest.fixture(scope="module")
+def old(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of another family, with embeddings of another dimension."""
+    run = tmp_path_factory.mktemp("old") / "run"
+    succeed("train", shapes, "--out", run, "--seed", 4, *settings(epochs=1, embedding_dim=12))
+    return run
+
+
 class TestChangingTheModel:
     """An old model's gallery answers another family, by a bridge."""
-
-    @pytest.fixture(scope="class")
-    def old(self, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-        run = tmp_path_factory.mktemp("old") / "run"
-        succeed("train", shapes, "--out", run, "--seed", 4, *settings(epochs=1, embedding_dim=12))
-        return run
 
     def test_a_gallery_is_upgraded(
         self, run: Path, old: Path, shapes: str, tmp_path: Path, image: Path
