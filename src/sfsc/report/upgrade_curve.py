@@ -7,7 +7,7 @@ from pathlib import Path
 from sfsc.evaluation.upgrade_curve import UpgradeCurve
 from sfsc.files.writing import write_atomic
 from sfsc.report.canvas import INK, add_grid, add_legend, new_figure, save
-from sfsc.report.figures import MISSED, WIDTH_SCALE, PercentFormatter
+from sfsc.report.figures import MISSED, WIDTH_SCALE
 
 TABLE, FIGURE = "curve.csv", "curve.png"
 STYLES = {"random": "--", "queries": "-.", "width": ":", "age": (0, (1, 3))}
@@ -29,8 +29,8 @@ def write_curve(curve: UpgradeCurve, folder: Path) -> list[Path]:
         axes.plot(curve.shares, values, linestyle=STYLES.get(order, "-"), color=colour, label=order)
     axes.set_xlabel("share of the rows that was embedded again")
     axes.set_ylabel("mAP", color=INK)
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    axes.xaxis.set_major_formatter("{x:.0%}")
+    axes.yaxis.set_major_formatter("{x:.1%}")
     add_grid(axes)
     add_legend(axes)
     save(figure, folder / FIGURE)
