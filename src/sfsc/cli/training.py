@@ -41,6 +41,17 @@ def train(
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
+    old: Annotated[
+        str | None,
+        typer.Option(
+            help="Old model whose galleries every sub-model learns to search: a run folder, RUN:WIDTH, an "
+            "exported file or a table of embeddings."
+        ),
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="Trained model in the place of the teacher of recipe sfsc+, given like --old."),
+    ] = None,
     compile_: Annotated[
         bool,
         typer.Option(
@@ -70,6 +81,8 @@ def train(
         "epochs": epochs,
         "seed": seed,
         "device": device,
+        "old": old,
+        "teacher": teacher,
         "compile": compile_ or None,
     }
 

@@ -13,7 +13,7 @@ from sfsc.data.folder import read_folder
 from sfsc.data.grocery import read_grocery
 from sfsc.data.omniglot import read_omniglot
 from sfsc.data.reid import read_market1501, read_msmt17, read_veri776
-from sfsc.data.resplit import cameras, target, validation
+from sfsc.data.resplit import cameras, half, target, validation
 from sfsc.errors import SfscError
 
 __all__ = ["KINDS", "Dataset", "Split", "names_dataset", "open_dataset"]
@@ -29,7 +29,7 @@ KINDS: dict[str, Callable[[str, Path], Dataset]] = {
     "emoji": read_emoji,
 }
 # Prefixes of the name of a data set, as in validation:omniglot:PATH.
-RESPLITS = {"validation": validation, "target": target, "cameras": cameras}
+RESPLITS = {"validation": validation, "half": half, "target": target, "cameras": cameras}
 WITH_LISTS = {"cameras"}  # prefixes that a list and a colon follow, as in cameras:c1/c2/c3:market1501:PATH
 LONGEST_NAME = 4200  # characters; no path is longer, and the limit bounds the recursion of views
 
@@ -55,7 +55,7 @@ def open_dataset(spec: str) -> Dataset:
     """Open the data set with the name `spec`.
 
     Args:
-        spec: KIND:PATH, with KIND one of `KINDS`. A prefix "validation:", "target:" or
+        spec: KIND:PATH, with KIND one of `KINDS`. A prefix "validation:", "half:", "target:" or
             "cameras:TRAIN/QUERY/GALLERY:" opens a view of another data set, as in "validation:omniglot:PATH".
 
     Raises:

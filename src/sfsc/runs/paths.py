@@ -14,7 +14,19 @@ DESCRIPTION_FILE = "family.json"
 FAMILY_FILE = "family.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 ADAPTATION_FILE = "adaptation.json"
+OLD_FILE = "old.safetensors"
+FIXED_TEACHER_FILE = "teacher.safetensors"
 STARTED_IN = "started_in"  # the entry of ENVIRONMENT_FILE for the working folder
+
+
+def split_width(name: str) -> tuple[str, str]:
+    """Split RUN:WIDTH into the path and ":WIDTH"; the second part is empty if the name has no width."""
+    path, _, text = name.rpartition(":")
+    try:
+        known = bool(path) and 0 < float(text) <= 1
+    except ValueError:
+        known = False
+    return (path, f":{text}") if known else (name, "")
 
 
 def started_in(run: Path) -> Path | None:

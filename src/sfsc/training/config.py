@@ -26,7 +26,7 @@ from sfsc.errors import SfscError, first_line, one_line
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_bytes, read_json
 from sfsc.runs.datasets import relocated, split_name
-from sfsc.runs.paths import CONFIG_FILE, find
+from sfsc.runs.paths import CONFIG_FILE, find, split_width
 from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe
 from sfsc.widths import Widths
 
@@ -136,6 +136,24 @@ class Config(BaseModel):
     granularity: Literal["kernel", "tensor", "layer", "model"] | None = Field(
         None, description="unit in which gradients are compared: kernel, tensor, layer or the whole model"
     )
+    classifier: Literal["learned", "d-simplex"] = Field(
+        "learned", description="learned, or d-simplex: fixed directions with equal angles between them"
+    )
+    teacher: str | None = Field(
+        None,
+        description="trained model that takes the place of the recipe's own teacher, given like old",
+    )
+    old: str | None = Field(
+        None,
+        description="old model whose galleries every sub-model learns to search: a run folder, RUN:WIDTH, "
+        "an exported file or a table of embeddings",
+    )
+    old_influence: float = Field(
+        1.0, ge=0, description="weight of the influence loss under the old model's classifier"
+    )
+    old_contrast: float = Field(
+        1.0, ge=0, description="weight of the contrastive loss against the old model's embeddings"
+    )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the forward pass")
     channels_last: bool = Field(
         False, description="use the channels-last memory layout: faster for depthwise networks on a CPU"
@@ -188,6 +206,10 @@ class Config(BaseModel):
         source, _, name = self.backbone.partition(":")
         if source == "transformers" and os.sep in name:
             update["backbone"] = f"{source}:{place(name)}"
+        for setting in ("teacher", "old"):
+            if (model := getattr(self, setting)) is not None:
+                path, width = split_width(model)
+                update[setting] = f"{place(path)}{width}"
         return self.model_copy(update=update)
 
     @classmethod

@@ -15,10 +15,24 @@ from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
 from sfsc.training.forward import Forward
+from sfsc.training.losses.backward import backward_loss
 from sfsc.training.losses.nested import nested_loss
 from sfsc.training.recipes import AGGREGATIONS, Recipe, sub_model_loss
 
 CLASSIFIER = "classifier"  # the name of the shared classifier among the shared parameters
+
+
+@dataclass(frozen=True)
+class OldBatch:
+    """What an old model says about a batch.
+
+    Attributes:
+        embeddings: (batch, k) float32, of length 1, its embeddings of the images.
+        classifier: (classes, k) float32, its direction of each training identity.
+    """
+
+    embeddings: Tensor
+    classifier: Tensor
 
 
 @dataclass(frozen=True)
@@ -33,6 +47,7 @@ class Batch:
         target: (batch, dim), the embeddings of the images by a frozen network, towards which all sub-models
             are pulled. If None, narrow sub-models are pulled towards the full sub-model's embeddings.
         progress: the share of the steps that are done, in [0, 1).
+        old: the embeddings and the classifier of an old model that the sub-models become compatible with.
     """
 
     images: Tensor
@@ -41,6 +56,7 @@ class Batch:
     active: Sequence[int]
     target: Tensor | None = None
     progress: float = 0.0
+    old: OldBatch | None = None
 
 
 @dataclass(frozen=True)
@@ -82,7 +98,7 @@ class NestedGradients:
         self.world = world
         self.m = m = len(family.widths)
         self.parameters = family.corners()
-        if recipe.classifiers == "shared" and not recipe.teacher:
+        if recipe.classifiers == "shared" and not recipe.frozen:
             self.parameters[CLASSIFIER] = [classifiers[0]] * m
         corners = [corner for of_parameter in self.parameters.values() for corner in of_parameter[:-1]]
         self.all_parameters = list(dict.fromkeys([*family.parameters(), *classifiers, *corners]))
@@ -219,6 +235,16 @@ def family_step(
         loss, uncertainty = nested_loss(
             own_loss, config.nested_dims, embeddings, target, state.classifiers, normalised
         )
+        if batch.old is not None:
+            loss = loss + backward_loss(
+                embeddings,
+                batch.old.embeddings,
+                batch.old.classifier,
+                batch.labels,
+                config.scale,
+                config.old_influence,
+                config.old_contrast,
+            )
         gradients.add(loss, index)
         losses[index], uncertainties[index] = loss.detach(), uncertainty
         target = embeddings.detach() if target is None else target

@@ -60,6 +60,7 @@ class Recipe:
             Requires that the networks are independent.
         teacher: whether a full network is trained first, alone. The family then starts from its weights and
             uses its frozen classifier, and all sub-models are pulled towards its embeddings.
+        classifier: learned, or d-simplex (fixed directions with equal angles, see `simplex`).
     """
 
     loss: str = "cross_entropy"
@@ -79,6 +80,12 @@ class Recipe:
     classifiers: str = "shared"
     full_first: bool = False
     teacher: bool = False
+    classifier: str = "learned"
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the classifier is not trained with the family."""
+        return self.teacher or self.classifier != "learned"
 
     @property
     def compatible(self) -> bool:
@@ -115,6 +122,7 @@ RECIPES = {
 ADJUSTABLE = (
     *("loss", "full_loss", "logits", "evidence", "evidence_kl", "evidence_kl_ramp"),
     *("label_smoothing", "triplet", "aggregation", "granularity", "influence", "asymmetric", "alignment"),
+    "classifier",
 )
 
 

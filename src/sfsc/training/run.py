@@ -26,6 +26,9 @@ from sfsc.training.config import Config, read_config, stored_settings
 from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.interruption import interruptible
 from sfsc.training.loading import check_images
+from sfsc.training.losses.simplex import simplex
+from sfsc.training.old.fixed import check_fixed, fixed_space
+from sfsc.training.old.space import OldSpace
 from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.record import begun, check, has_record, record, refuse_used
 from sfsc.training.start import equalise, new_family, starting_state
@@ -71,6 +74,7 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
 def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
     config, dataset = world.on_first(lambda: _open(config, run, resume, world))
     device = world.on_all(lambda: world.device(config.device))
+    world.on_first(lambda: None if holds_family(run) else check_fixed(config, run, dataset.train))
     world.on_first(lambda: _claim(run, config))
     if world.on_first(lambda: holds_family(run)):
         world.on_first(lambda: check(run, Listing.of(dataset)))
@@ -78,12 +82,13 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
     else:
         images, contents = _readable(dataset.train, config, world)
         world.on_first(lambda: record(run, Listing.of(dataset, contents)))
-        teacher = None
-        if config.method.teacher and len(config.widths) > 1:
+        old = fixed_space("old", config, run, images, device, world)
+        teacher: Teacher | OldSpace | None = fixed_space("teacher", config, run, images, device, world)
+        if teacher is None and config.method.teacher and len(config.widths) > 1:
             trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
             teacher = Teacher.of(run, trained, device, world)
         last = starting_state(config, run, images, device, world, teacher)
-        training = Training(config, run, images, dataset.mirrors, last, world, teacher)
+        training = Training(config, run, images, dataset.mirrors, last, world, teacher, old)
         with interruptible(world) as interruption:
             family = training.run(interruption)
             world.on_first(lambda: family.cpu().save(run))
@@ -106,6 +111,8 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
     config = _with_method(config)
     dataset = open_dataset(config.dataset)
     check(run, Listing.of(dataset), same=lambda *_: True)
+    if config.classifier == "d-simplex":
+        simplex(len(np.unique(dataset.train.identities)), config.embedding_dim)
     all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}), world)
     return _resolve(config, dataset), dataset
 
@@ -114,13 +121,23 @@ def _with_method(config: Config) -> Config:
     """Return the settings with those that the recipe decides.
 
     Raises:
-        SfscError: the recipe is unknown, or cannot train narrow sub-models alone as the settings demand.
+        SfscError: the recipe is unknown, or cannot train as the settings demand.
     """
     method = config.method
     if any(config.extra_steps) and (method.full_first or method.classifiers == "full"):
         raise SfscError(
             f"recipe {config.recipe} trains narrow sub-models with the full one's output: "
             "set extra_steps to [], or choose another recipe"
+        )
+    if config.teacher is not None and not (method.teacher and config.classifier == "learned"):
+        raise SfscError(
+            f"a teacher brings a classifier of its own, which recipe {config.recipe} with classifier "
+            f"{config.classifier} does not use: choose recipe sfsc+ and classifier learned"
+        )
+    if config.classifier != "learned" and method.classifiers != "shared":
+        raise SfscError(
+            f"recipe {config.recipe} has no classifier that all sub-models share, so it cannot be a "
+            f"{config.classifier}: choose recipe sfsc, or set classifier to learned"
         )
     return config.model_copy(update={name: getattr(config.method, name) for name in ADJUSTABLE})
 

@@ -22,10 +22,11 @@ from sfsc.training.checkpoint import LastStep, save_checkpoint
 from sfsc.training.config import Config
 from sfsc.training.distributed import RankLost, World
 from sfsc.training.forward import Forward
-from sfsc.training.gradients import Batch, NestedGradients, family_step
+from sfsc.training.gradients import Batch, NestedGradients, OldBatch, family_step
 from sfsc.training.interruption import Interruption
 from sfsc.training.loading import augment, identity_batches, identity_share, load_batches
 from sfsc.training.log import TrainingLog
+from sfsc.training.old.space import OldSpace
 from sfsc.training.optimizer import set_learning_rate
 from sfsc.training.teacher import Teacher
 
@@ -41,7 +42,8 @@ class Training:
         mirrors: bool,
         last: LastStep,
         world: World,
-        teacher: Teacher | None = None,
+        teacher: Teacher | OldSpace | None = None,
+        old: OldSpace | None = None,
     ) -> None:
         """Make ready for the steps that are left.
 
@@ -53,6 +55,7 @@ class Training:
             last: the state after the last completed step, on the training device.
             world: the ranks that train together.
             teacher: the trained network whose embeddings are the target, for recipes that have one.
+            old: the old model that the family becomes compatible with, on the training device.
         """
         self.config = config
         self.run_folder = run
@@ -61,9 +64,10 @@ class Training:
         self.world = world
         self.last, self.state, self.start = last, last.state, last.step
         self.device = self.state.family.network.mean.device
-        self.teacher = teacher
-        self.teach = Forward(teacher.family, config, world) if teacher else None
-        self.clean: Tensor | None = None
+        self.old = old
+        self.teacher = teacher if isinstance(teacher, Teacher) else None
+        self.teach = Forward(self.teacher.family, config, world) if self.teacher else None
+        self.clean = teacher.embeddings if isinstance(teacher, OldSpace) else None
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
         self.phases = config.method.phases(len(config.widths))
         self.gradients = NestedGradients(self.state.family, self.state.classifiers, config.method, world)
@@ -133,14 +137,17 @@ class Training:
         erasing = config.random_erasing
         pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size, erasing)
         alone = config.cycle[within % len(config.cycle)]
+        joint = alone is None and (self.teach is not None or self.clean is None)
         active = self.phases[phase] if alone is None else [alone]
+        indices = self.move(torch.from_numpy(self.batches[within]))
         return Batch(
             images=pictures,
             labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
             order=random_order(len(config.widths), seed),
             active=active,
-            target=self.target(pictures, active) if alone is None else self.known(self.batches[within]),
+            target=self.target(pictures, active) if joint else self.known(indices),
             progress=within / len(self.batches),
+            old=self.old and OldBatch(self.old.embeddings[indices], self.old.classifier),
         )
 
     def seed(self, within: int) -> int:
@@ -161,12 +168,13 @@ class Training:
             return self.teach(pictures, 1.0)
         return None if len(self.config.widths) - 1 in active else self.forward(pictures, 1.0)
 
-    def known(self, indices: np.ndarray) -> Tensor | None:
+    def known(self, indices: Tensor) -> Tensor | None:
         """Return the teacher's embeddings of training images without augmentation, or None without a teacher.
 
-        For a narrow sub-model alone, a forward pass of the teacher would cost more than its own step.
+        For a narrow sub-model alone, a forward pass of the teacher would cost more than its own step. A
+        teacher that was trained elsewhere always has these embeddings.
         """
-        return None if self.clean is None else self.clean[self.move(torch.from_numpy(indices))]
+        return None if self.clean is None else self.clean[indices]
 
     def write(self, lr: float) -> None:
         """Write the log and the checkpoint if they are due."""

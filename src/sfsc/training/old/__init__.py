@@ -1,0 +1,1 @@
+"""Old models: trained models or stored embeddings that a new family is trained towards."""

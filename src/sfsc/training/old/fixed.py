@@ -1,0 +1,87 @@
+"""The fixed models of a run: its old model, and a teacher that was trained elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from sfsc.backbones.sources import code_of
+from sfsc.data.dataset import Split
+from sfsc.errors import SfscError
+from sfsc.runs.paths import FIXED_TEACHER_FILE, OLD_FILE
+from sfsc.training.config import Config
+from sfsc.training.distributed import World
+from sfsc.training.old.model import OldModel, open_old
+from sfsc.training.old.space import OldSpace
+from sfsc.training.record import begun
+
+# For each setting that names a fixed model, the file of the run folder with its space.
+FILES = {"old": OLD_FILE, "teacher": FIXED_TEACHER_FILE}
+
+
+def check_fixed(config: Config, run: Path, images: Split) -> None:
+    """Open the fixed models of a run, and compare them with its settings, its images and its record.
+
+    Raises:
+        SfscError: a model cannot be opened, lacks the embedding of an image, has too few dimensions for a
+            teacher, or is not the one that the run was started with.
+    """
+    for setting in FILES:
+        if (name := getattr(config, setting)) is None:
+            continue
+        model = open_old(name, code_of(config.backbone))
+        if setting == "teacher" and model.dimension < config.embedding_dim:
+            raise SfscError(
+                f"teacher {name} has {model.dimension} dimensions, fewer than the family: "
+                f"set embedding_dim to {model.dimension} or less"
+            )
+        _recorded(run, setting, model)
+        model.check(images.paths)
+
+
+def fixed_space(
+    setting: str, config: Config, run: Path, images: Split, device: torch.device, world: World
+) -> OldSpace | None:
+    """Return the space of a fixed model on the training device, or None if the settings name no such model.
+
+    Rank 0 opens the model and embeds the images. The run folder keeps the space, so that a run continues
+    with the same targets.
+
+    Args:
+        setting: a key of `FILES`.
+        config: the settings.
+        run: the run folder.
+        images: the training images.
+        device: the training device.
+        world: the ranks that train together.
+    """
+    name = getattr(config, setting)
+    if name is None:
+        return None
+
+    def prepared() -> OldSpace:
+        model = open_old(name, code_of(config.backbone), device)
+        space = _recorded(run, setting, model)
+        if space is None:
+            space = OldSpace.fit(model, images, config.embedding_dim, config.workers)
+            space.save(run / FILES[setting])
+        return space
+
+    return world.on_first(prepared).to(device)
+
+
+def _recorded(run: Path, setting: str, model: OldModel) -> OldSpace | None:
+    """Return the space in a run folder, or None if nothing was trained with it; refuse another model."""
+    if not begun(run):
+        return None
+    path = run / FILES[setting]
+    if not path.exists():
+        raise SfscError(f"{run} lacks {path.name}, which it was started with: train into a new folder")
+    space = OldSpace.load(path)
+    if space.description.fingerprint != model.fingerprint:
+        raise SfscError(
+            f"{run} was started with {setting} {space.description.fingerprint}, but {model.name} is now "
+            f"{model.fingerprint}: restore it, or train into a new folder"
+        )
+    return space
