@@ -52,11 +52,19 @@ def evaluate(
             help="Also measure a cascade, such as 0.25,1: unsure queries go on to the next width.",
         ),
     ] = None,
+    old: Annotated[
+        str | None,
+        typer.Option(
+            help="Old model to evaluate as well: a run folder, RUN:WIDTH, an exported file or a table of "
+            "embeddings; default: the one that the run was trained with.",
+            show_default=False,
+        ),
+    ] = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Evaluate every sub-model's queries against every sub-model's gallery (the compatibility matrix)."""
     further = {"rerank": rerank, "rerank_depth": rerank_depth, "tracks": tracks, "cascade": cascade}
-    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], **further)
+    _evaluate(run, dataset, workers, with_ or [], allow_code, distractors or [], old, **further)
 
 
 @app.command()
@@ -180,12 +188,14 @@ def _evaluate(
     exported: Sequence[Path],
     allow_code: str | None,
     distractors: Sequence[str] = (),
+    old: str | None = None,
     **further: Any,
 ) -> None:
     """Evaluate a run folder, further options going to `evaluate`; write and print the result."""
     from sfsc.data import open_dataset
     from sfsc.data.distractors import with_distractors
     from sfsc.evaluation.evaluate import evaluate as run_evaluation
+    from sfsc.evaluation.old import open_member
     from sfsc.family.family import Family
     from sfsc.report.result_figures import draw_evaluation
     from sfsc.training.config import dataset_of
@@ -197,7 +207,8 @@ def _evaluate(
     for source in distractors:
         opened = with_distractors(opened, source)
     family = Family.load(run, allow_code)
-    evaluation = run_evaluation(family, opened, workers, exported, **further)
+    member = open_member(run, family, old, allow_code)
+    evaluation = run_evaluation(family, opened, workers, exported, **further, old=member)
     written = evaluation.write(run)
     files = [written, *draw_evaluation(written.parent)]
     terminal.print_evaluation(evaluation.to_json())

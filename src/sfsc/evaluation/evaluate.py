@@ -22,6 +22,7 @@ from sfsc.errors import SfscError
 from sfsc.evaluation.cascade import evaluate_cascade
 from sfsc.evaluation.decisions import evaluate_decisions
 from sfsc.evaluation.members import open_members
+from sfsc.evaluation.old import OldMember, OldTests, evaluate_old
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
 from sfsc.progress import say
@@ -106,6 +107,7 @@ class Evaluation:
         reranked: the matrix after re-ranking, or None. All other attributes are without re-ranking.
         tracks: the matrix of image-to-track retrieval, or None. All other attributes are for single images.
         cascade: the accuracy and the mean cost of a cascade, see docs/evaluation.md, or None.
+        old: the tests of the family together with an old model, or None.
     """
 
     dataset: str
@@ -123,6 +125,7 @@ class Evaluation:
     reranked: Reranked | None = None
     tracks: Tracks | None = None
     cascade: dict[str, Any] | None = None
+    old: OldTests | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the evaluation without the ranked lists, as plain lists and numbers."""
@@ -146,6 +149,7 @@ class Evaluation:
             **({"reranked": self.reranked.to_json()} if self.reranked else {}),
             **({"tracks": self.tracks.to_json()} if self.tracks else {}),
             **({"cascade": self.cascade} if self.cascade else {}),
+            **({"old": self.old.to_json()} if self.old else {}),
         }
 
     def write(self, run: str | Path) -> Path:
@@ -177,6 +181,7 @@ def evaluate(
     rerank_depth: int = DEPTH,
     tracks: bool = False,
     cascade: str | Sequence[float] | None = None,
+    old: OldMember | None = None,
 ) -> Evaluation:
     """Evaluate every sub-model's queries against every sub-model's gallery.
 
@@ -194,6 +199,7 @@ def evaluate(
             from one camera.
         cascade: the widths of a cascade to measure, increasing and ending in 1, such as "0.25,1": a query
             goes on to the next width only where its first hit is not surely a match.
+        old: an old model, as `open_member` returns it, which becomes a row and a column of the matrix.
 
     Raises:
         SfscError: a split is empty, an image cannot be read, no query has a positive, a file belongs to
@@ -224,6 +230,7 @@ def evaluate(
         reranked=rerank_images(dataset, images, plain.matrix, rerank, rerank_depth) if rerank else None,
         tracks=evaluate_tracks(dataset, images, plain.matrix) if tracks else None,
         cascade=_cascade(family, dataset, images, plain, chosen) if chosen else None,
+        old=evaluate_old(old, family, dataset, images, widths, workers) if old else None,
     )
 
 

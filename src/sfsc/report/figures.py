@@ -52,6 +52,7 @@ def heat_map(
     title: str,
     limits: tuple[float, float] | None = None,
     exported: Sequence[str] = (),
+    old: Sequence[bool] = (),
 ) -> Figure:
     """Draw the compatibility matrix in percent: rows are query widths, columns are gallery widths.
 
@@ -63,7 +64,9 @@ def heat_map(
         title: the title of the figure.
         limits: the fractions at the ends of the colour scale, to compare several matrices; by default the
             extremes of `values`.
-        exported: the labels of the exported files.
+        exported: the labels of the exported files, and of an old model if there is one.
+        old: for each width, whether the last cell of its row, in the gallery of an old model, meets the
+            criterion; empty without an old model.
     """
     matrix = np.asarray(values, dtype=float)
     met = None if criterion is None else np.asarray(criterion, dtype=bool)
@@ -78,6 +81,8 @@ def heat_map(
             mark = "self-test"
         elif met is not None and max(query, gallery) < len(met):
             mark = "✓" if met[query, gallery] else "✗"
+        elif query < len(old) and gallery == len(matrix) - 1:
+            mark = "✓" if old[query] else "✗"
         _cell(axes, (gallery, query), float(matrix[query, gallery]), colours[query, gallery], mark)
     _square(axes, [*_names(widths), *map(as_label, exported)], "gallery width", "query width")
     if met is not None:

@@ -29,6 +29,7 @@ from sfsc.report.figures import (
 )
 from sfsc.report.further import further_tables
 from sfsc.report.gains import gains_of, show_gain
+from sfsc.report.old_tests import with_old
 from sfsc.report.ranked_list import thumbnail
 from sfsc.report.result_figures import matrix_figure
 from sfsc.runs.log import LOG_FILE, read_log
@@ -143,6 +144,7 @@ def _render(run: Path) -> str:
     environment = _read_if_there(run / "environment.json", dict[str, Any])
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": data_uri}
+    jinja.filters |= {"with_old": with_old}
     jinja.filters |= {"width": "{:g}".format, "points": _points, "gain": show_gain}
     files = resources.files("sfsc.report")
     return jinja.from_string(files.joinpath("page.html").read_text("utf-8")).render(

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sfsc.deploy.profile import PROFILE_FIGURE, Profile
 from sfsc.report.canvas import save
 from sfsc.report.figures import accuracy_against_latency, accuracy_against_size, heat_map
+from sfsc.report.old_tests import with_old
 from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE, read_result
 
 if TYPE_CHECKING:
@@ -29,13 +30,8 @@ def draw_evaluation(folder: Path) -> list[Path]:
 
 def matrix_figure(result: dict[str, Any], label: str) -> Figure:
     """Return the heat map of the mAP matrix in an evaluation."""
-    return heat_map(
-        result["metrics"]["mAP"],
-        result["widths"],
-        result["criterion"],
-        label,
-        exported=list(result.get("exported", {})),  # earlier evaluations lack it
-    )
+    labels, values, met = with_old(result, "mAP")
+    return heat_map(values, result["widths"], result["criterion"], label, exported=labels, old=met)
 
 
 def draw_profile(profile: Profile, folder: Path) -> list[Path]:

@@ -50,15 +50,18 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
 def print_evaluation(evaluation: dict[str, Any]) -> None:
     """Print the matrix and the tests at its corners, from the content of evaluation.json."""
     from sfsc.report.gains import gains_of, show_gain  # numpy and OpenCV would delay every other command
+    from sfsc.report.old_tests import with_old
 
     accuracy, criterion = evaluation["metrics"]["mAP"], evaluation["criterion"]
+    labels, values_with_old, met_by_old = with_old(evaluation, "mAP")
     full = len(criterion) - 1  # exported files follow the sub-models
     exported = evaluation.get("exported", {})  # earlier evaluations lack it
     widths = [f"{width:g}" for width in evaluation["widths"]]
-    names = [*widths, *map(escape, exported)]
+    names = [*widths, *map(escape, labels)]
     matrix = Table("query \\ gallery", *names, title="mAP %")
-    for row, (name, values) in enumerate(zip(names, accuracy, strict=True)):
+    for row, (name, values) in enumerate(zip(names, values_with_old, strict=True)):
         met = [max(row, c) <= full and criterion[row][c] for c in range(len(values))]
+        met[-1] = met_by_old[row] if row < len(met_by_old) else met[-1]
         cells = [f"{100 * v:.1f}{' ✓' if ok else '  '}" for v, ok in zip(values, met, strict=True)]
         cells[row] = f"[bold]{cells[row]}[/bold]"
         matrix.add_row(name, *cells)
@@ -93,6 +96,10 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+    if old := evaluation.get("old"):
+        met = f"{sum(old['criterion'])} of {len(old['criterion'])} widths"
+        _say(f"old model: {old['name']}, family {old['fingerprint']}, {old['dimension']} dimensions")
+        _say(f"its gallery: {met} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
     if found := gains_of(evaluation):
         gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
         _say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")

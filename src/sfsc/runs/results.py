@@ -111,6 +111,19 @@ class Cascade(TypedDict):
     alone: list[Alone]
 
 
+class OldTests(TypedDict):
+    """The tests together with an old model: a column, a row and its self-test, for each metric."""
+
+    name: str
+    fingerprint: str
+    dimension: int
+    components: int
+    column: dict[str, list[float]]
+    row: dict[str, list[float]]
+    self_test: dict[str, float]
+    criterion: list[bool]
+
+
 class Result(TypedDict):
     """The contents of `evaluation.json`; earlier versions did not write all of them."""
 
@@ -138,6 +151,7 @@ class Result(TypedDict):
     reranked: NotRequired[Reranked]
     tracks: NotRequired[Tracks]
     cascade: NotRequired[Cascade]
+    old: NotRequired[OldTests]
 
 
 def read_result(path: Path) -> dict[str, Any]:
@@ -178,6 +192,11 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
         fitting += [cascade["alone"][-1]["multiply_adds"] > 0] if cascade["alone"] else []
     if "decisions" in result:
         fitting += _fitting_decisions(result["decisions"], size)
+    if "old" in result:
+        old, metrics = result["old"], {*result["metrics"]}
+        fitting += [{*old["column"]} == {*old["row"]} == {*old["self_test"]} == metrics]
+        fitting += [len(values) == size for one in ("column", "row") for values in old[one].values()]
+        fitting += [len(old["criterion"]) == own]
     if not all(fitting):
         raise ValueError(f"the parts of {path} belong to different sub-models")
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfsc.family.family import Family
 from sfsc.files.writing import write_atomic, write_json
-from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE
+from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, FIXED_TEACHER_FILE, OLD_FILE
 from sfsc.training.config import Config, read_config
 from sfsc.training.record import LISTING_FILE, begun, refuse_used
 
@@ -23,14 +23,14 @@ def check_folder(run: Path, out: Path, widths: Iterable[float]) -> None:
 
 
 def save_derived(family: Family, run: Path, out: Path) -> None:
-    """Save a family with the settings, the environment and the list of images of its run.
+    """Save a family with the settings, the environment, the list of images and the old model of its run.
 
     The family is written last, so a folder that contains it is complete.
 
     Raises:
         SfscError: `run` is not a run folder, or `out` cannot be written.
     """
-    for name in (ENVIRONMENT_FILE, LISTING_FILE):
+    for name in (ENVIRONMENT_FILE, LISTING_FILE, OLD_FILE, FIXED_TEACHER_FILE):
         if (run / name).exists():
             write_atomic(out / name, (run / name).read_bytes())
     write_json(out / CONFIG_FILE, _settings(run, family.widths).model_dump(mode="json"))

@@ -34,16 +34,16 @@ class OldTable:
         """Read a .npy file with a file of paths (.txt) beside it, a Parquet file, or a folder of such files.
 
         Raises:
-            SfscError: the table is damaged, a row contains NaN, infinity or only zeros, or a path is repeated.
+            SfscError: the table is damaged, a row is not finite or all zeros, or a path is repeated.
         """
         rows: dict[str, int] = {}
         parts: list[np.ndarray] = []
         digest = sha256()
         for names, vectors in _parts(path):
             for name in names:
-                image = absolute(name)
-                if rows.setdefault(image, len(rows)) != len(rows) - 1:
+                if (image := absolute(name)) in rows:
                     raise SfscError(f"{path}: {name} has several rows: keep one of them")
+                rows[image] = len(rows)
             _check(path, names, vectors)
             digest.update("\n".join(names).encode("utf-8", "surrogateescape") + vectors.tobytes())
             parts.append(vectors / np.linalg.norm(vectors, axis=1, keepdims=True))
