@@ -41,6 +41,7 @@ OPTIONS = {
     "train": {
         *("--out", "--config", "--resume", "--recipe", "--backbone"),
         *("--widths", "--epochs", "--seed", "--device", "--compile", "--set", "--allow-code"),
+        *("--old", "--teacher"),
     },
     "evaluate": {
         "--dataset",
@@ -52,6 +53,7 @@ OPTIONS = {
         "--rerank-depth",
         "--tracks",
         "--cascade",
+        "--old",
     },
     "thresholds": {"--dataset", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},

@@ -97,9 +97,9 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
     _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
     if old := evaluation.get("old"):
-        met = f"{sum(old['criterion'])} of {len(old['criterion'])} widths"
+        reached = f"{sum(old['criterion'])} of {len(old['criterion'])} widths"
         _say(f"old model: {old['name']}, family {old['fingerprint']}, {old['dimension']} dimensions")
-        _say(f"its gallery: {met} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
+        _say(f"its gallery: {reached} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
     if found := gains_of(evaluation):
         gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
         _say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")

@@ -17,22 +17,10 @@ from sfsc.training.distributed import ALONE, World
 from sfsc.training.forward import Forward
 from sfsc.training.losses.backward import backward_loss
 from sfsc.training.losses.nested import nested_loss
+from sfsc.training.old.space import OldBatch
 from sfsc.training.recipes import AGGREGATIONS, Recipe, sub_model_loss
 
 CLASSIFIER = "classifier"  # the name of the shared classifier among the shared parameters
-
-
-@dataclass(frozen=True)
-class OldBatch:
-    """What an old model says about a batch.
-
-    Attributes:
-        embeddings: (batch, k) float32, of length 1, its embeddings of the images.
-        classifier: (classes, k) float32, its direction of each training identity.
-    """
-
-    embeddings: Tensor
-    classifier: Tensor
 
 
 @dataclass(frozen=True)

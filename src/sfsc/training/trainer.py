@@ -22,7 +22,7 @@ from sfsc.training.checkpoint import LastStep, save_checkpoint
 from sfsc.training.config import Config
 from sfsc.training.distributed import RankLost, World
 from sfsc.training.forward import Forward
-from sfsc.training.gradients import Batch, NestedGradients, OldBatch, family_step
+from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.interruption import Interruption
 from sfsc.training.loading import augment, identity_batches, identity_share, load_batches
 from sfsc.training.log import TrainingLog
@@ -147,7 +147,7 @@ class Training:
             active=active,
             target=self.target(pictures, active) if joint else self.known(indices),
             progress=within / len(self.batches),
-            old=self.old and OldBatch(self.old.embeddings[indices], self.old.classifier),
+            old=None if self.old is None else self.old.batch(indices),
         )
 
     def seed(self, within: int) -> int:

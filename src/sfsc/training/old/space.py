@@ -22,6 +22,19 @@ FORMAT = 1
 
 
 @dataclass(frozen=True)
+class OldBatch:
+    """What an old model says about the images of a batch.
+
+    Attributes:
+        embeddings: (batch, k) float32, of length 1, its embeddings of the images.
+        classifier: (C, k) float32, of length 1, its direction of each training identity.
+    """
+
+    embeddings: Tensor
+    classifier: Tensor
+
+
+@dataclass(frozen=True)
 class OldDescription:
     """What identifies an old model.
 
@@ -83,6 +96,10 @@ class OldSpace:
     def place(self, rows: Tensor) -> Tensor:
         """Map old embeddings (n, dimension) float32 to (n, k) float32 of length 1, on the same device."""
         return F.normalize(rows if self.projection is None else rows @ self.projection.to(rows.device))
+
+    def batch(self, indices: Tensor) -> OldBatch:
+        """Return what the old model says about the training images with these indices."""
+        return OldBatch(self.embeddings[indices], self.classifier)
 
     def to(self, device: torch.device) -> OldSpace:
         """Return the space with the targets of training on a device."""
