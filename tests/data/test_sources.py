@@ -257,6 +257,12 @@ class TestResplit:
         assert view.source == f"validation:{dataset.source}"
         assert set(view.paths) == set(dataset.train.paths)
 
+    def test_half_trains_on_the_first_identities(self, dataset: Dataset) -> None:
+        view = open_dataset(f"half:{dataset.source}")
+        trained = sorted(identities_of(dataset, "train"))
+        assert identities_of(view, "train") == {*trained[: len(trained) // 2]}
+        assert identities_of(view, "test") == identities_of(dataset, "test")
+
     def test_target_takes_its_training_images_from_the_test_identities(self, dataset: Dataset) -> None:
         view = open_dataset(f"target:{dataset.source}")
         assert identities_of(view, "train") | identities_of(view, "test") == identities_of(dataset, "test")
@@ -265,7 +271,7 @@ class TestResplit:
 
     def test_they_keep_images_with_their_labels(self, dataset: Dataset) -> None:
         known = dict(zip(dataset.paths, zip(dataset.identities, dataset.cameras, strict=True), strict=True))
-        for kind in ("validation", "target"):
+        for kind in ("validation", "half", "target"):
             view = open_dataset(f"{kind}:{dataset.source}")
             for path, *labels in zip(view.paths, view.identities, view.cameras, strict=True):
                 assert tuple(labels) == known[path]
