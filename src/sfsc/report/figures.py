@@ -219,6 +219,28 @@ def accuracy_against_cost(accuracies: Mapping[str, tuple[Sequence[float], ArrayL
     return figure
 
 
+def accuracy_against_share(shares: Sequence[float], accuracies: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the mAP after shares of a gallery were embedded again, a curve for each order.
+
+    Args:
+        shares: k ascending fractions.
+        accuracies: for each order, k mAP, fractions.
+    """
+    figure, axes = new_figure((5.4, 3.4))
+    for place, (order, values) in enumerate(accuracies.items()):
+        style, colour = (
+            ("-", MISSED) if order == "uncertainty" else ("--", WIDTH_SCALE(place / len(accuracies)))
+        )
+        axes.plot(shares, values, linestyle=style, marker=".", color=colour, label=as_label(order))
+    axes.set_xlabel("share of the rows that was embedded again")
+    axes.set_ylabel("mAP")
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
+    add_grid(axes)
+    add_legend(axes)
+    return figure
+
+
 def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
     """Draw the mAP of every sub-model in every numeric form against its latency.
 
