@@ -114,12 +114,11 @@ def test_an_upgrade_begins_with_the_narrowest_and_keeps_the_rest(
 def test_an_upgrade_that_was_stopped_goes_on(family: Family, gallery: Gallery, folder: Path) -> None:
     index(family, folder / "0.png", gallery, 0.25, 0)
     index(family, folder / "1.png", gallery, 0.5, 0)
-    engine, calls = local_engine(family, 1.0, 0), iter(range(1))
+    engine = local_engine(family, 1.0, 0)
 
-    def stopped(paths: list[str]) -> Iterator[object]:
-        if next(calls, None) is None:
-            raise KeyboardInterrupt
-        return engine(paths)
+    def stopped(paths: Sequence[str]) -> Iterator[Embedded[float]]:
+        yield from engine(paths[:1])
+        raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         upgrade(family, gallery, engine=stopped)

@@ -16,13 +16,11 @@ from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.attributes import Attributes, AttributeTable
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.ordering import NEAREST, check_order, times_found, upgrade_order
-from sfsc.gallery.store import BRIDGE_ERROR
+from sfsc.gallery.store import BRIDGE_ERROR, COLUMNS
 from sfsc.images.boxes import Box
 from sfsc.images.reading import CorruptImage, absolute
 from sfsc.interruption import going_on, held
 from sfsc.progress import say
-
-UPGRADED_AT_ONCE = 4096  # rows
 
 
 def index(
@@ -150,43 +148,55 @@ def upgrade(
     check_order(order, queries is not None)
     gallery.check_family(model.dimension, model.fingerprint)
     engine = engine or local_engine(model, width, workers)
-    described = gallery.describe()
-    attributes = [name for name in (described.attributes if described else {}) if name != BRIDGE_ERROR]
+    hits = _found(model, gallery, queries, workers)
+    rows = upgradable(gallery, width)
+    found = None if hits is None else times_found(hits, rows.ids)
+    places = upgrade_order(order, rows.widths, rows.errors, rows.times, found).tolist()
     corrupt: list[CorruptImage] = []
-    left = len(gallery) if limit is None else limit
-    ids = _to_upgrade(gallery, width, order, _found(model, gallery, queries, workers))
+    left = len(places) if limit is None else limit
     with going_on("run the same command again to continue"):
-        while ids and left > 0:
-            chosen, ids = ids[: min(left, UPGRADED_AT_ONCE)], ids[min(left, UPGRADED_AT_ONCE) :]
-            found = {row["id"]: row for row in gallery.rows([Condition("id", "=", tuple(chosen))])}
-            rows = [found[id_] for id_ in chosen if id_ in found]  # others were deleted meanwhile
-            for row in rows:
-                row["attributes"] = {name: row[name] for name in attributes}
-            unread = [
-                error
-                for form in dict.fromkeys(row["form"] for row in rows)
-                for error in _write(
-                    model, gallery, [row for row in rows if row["form"] == form], width, form, engine
-                )
-            ]
+        while places and left > 0:  # again only if images of chosen rows could not be read
+            chosen, places = places[:left], places[left:]
+            unread = _embed_again(model, gallery, rows, chosen, width, engine)
             corrupt += unread
-            left -= len(rows) - len(unread)
+            left -= len(chosen) - len(unread)
     gallery.refresh()
     return corrupt
 
 
-def _to_upgrade(gallery: Gallery, width: float, order: str, hits: list[list[str]] | None) -> list[str]:
-    """Return the ids of the rows to re-embed, in their order."""
-    rows = upgradable(gallery, width)
-    found = None if hits is None else times_found(hits, rows.ids)
-    places = upgrade_order(order, rows.widths, rows.errors, rows.times, found)
-    return [rows.ids[place] for place in places]
+def _embed_again(
+    model: Model, gallery: Gallery, rows: Upgradable, chosen: list[int], width: float, engine: Engine
+) -> list[CorruptImage]:
+    """Embed the images of chosen rows in their order, and replace the rows; keep their other columns."""
+    corrupt: list[CorruptImage] = []
+    for embedded in in_parts(engine([rows.paths[place] for place in chosen])):
+        corrupt += embedded.corrupt
+        ids = [rows.ids[chosen[i]] for i in embedded.indices]
+        vectors = dict(zip(ids, embedded.vectors[width], strict=True))
+        there = [*gallery.rows([Condition("id", "=", tuple(ids))])] if ids else []
+        with held():
+            for form in dict.fromkeys(row["form"] for row in there):
+                same = [row for row in there if row["form"] == form]
+                own = [name for name in same[0] if name not in (*COLUMNS, BRIDGE_ERROR)]
+                gallery.add(
+                    np.stack([vectors[row["id"]] for row in same]),
+                    [row["id"] for row in same],
+                    paths=[row["path"] for row in same],
+                    identities=[row["identity"] for row in same],
+                    cameras=[row["camera"] for row in same],
+                    attributes={name: [row[name] for row in same] for name in own},
+                    width=width,
+                    fingerprint=model.fingerprint,
+                    form=form,
+                )
+    return corrupt
 
 
 class Upgradable(NamedTuple):
     """The n rows that can be re-embedded; the expected errors of those that are not bridged are NaN."""
 
     ids: list[str]
+    paths: list[str]
     widths: np.ndarray
     errors: np.ndarray
     times: np.ndarray
@@ -199,12 +209,12 @@ def upgradable(gallery: Gallery, width: float) -> Upgradable:
     if described is not None and BRIDGE_ERROR in described.attributes:
         parts = [[f"{BRIDGE_ERROR}!="], [f"width<{width!r}", f"{BRIDGE_ERROR}="]]
     rows = [
-        (row["id"], row["width"], row.get(BRIDGE_ERROR), row["time"])
+        (row["id"], row["path"], row["width"], row.get(BRIDGE_ERROR), row["time"])
         for where in parts
         for row in gallery.rows(where)
     ]
-    ids, *numbers = zip(*rows, strict=True) if rows else ([], [], [], [])
-    return Upgradable([*ids], *(np.array(column, np.float64) for column in numbers))
+    ids, paths, *numbers = zip(*rows, strict=True) if rows else ([], [], [], [], [])
+    return Upgradable([*ids], [*paths], *(np.array(column, np.float64) for column in numbers))
 
 
 def _found(
