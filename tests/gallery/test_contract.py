@@ -12,7 +12,7 @@ import pytest
 from sfsc.errors import SfscError
 from sfsc.gallery import Condition, Gallery, GalleryInfo, Hit
 from sfsc.gallery.gallery import open_store
-from sfsc.gallery.store import FORMAT, Description
+from sfsc.gallery.store import BRIDGED_FORMAT, Description
 
 DIM = 16
 NESTED = (4, 8, DIM)  # in which a family's embeddings stand alone
@@ -483,7 +483,7 @@ def test_what_is_missing_is_not_created(address: str) -> None:
 
 def test_a_newer_format_is_refused(address: str) -> None:
     store = open_store(address, create=True)
-    store.create(Description(DIM, "f", format=FORMAT + 1))
+    store.create(Description(DIM, "f", format=BRIDGED_FORMAT + 1))
     store.close()
     with pytest.raises(SfscError, match=f"gallery {address} was written by a newer sfsc: upgrade"):
         Gallery.open(address)

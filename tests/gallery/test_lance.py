@@ -312,7 +312,7 @@ GOOD = {"dimension": DIM, "fingerprint": "f", "format": 3, "dimensions": []}
         DEEP,
         '{"a":' * 50_000,
         json.dumps(GOOD | {"format": "3"}),
-        json.dumps(GOOD | {"format": 4}),
+        json.dumps(GOOD | {"format": 5}),
         json.dumps(GOOD | {"dimension": -1}),
         json.dumps(GOOD | {"dimension": 10**30}),
         json.dumps(GOOD | {"dimension": "16"}),
