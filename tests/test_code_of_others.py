@@ -123,6 +123,8 @@ def test_what_is_allowed_is_not_looked_for_where_the_run_says(
         "serve run --gallery gallery",
         "train --out run --resume",
         "train SHAPES --out run --resume --epochs 2",
+        "train SHAPES --out new --backbone small --set identities_per_batch=4 --old run",
+        "train SHAPES --out new --backbone small --set identities_per_batch=4 --recipe sfsc+ --teacher run",
     ],
 )
 def test_no_command_imports_what_a_run_names(code: Code, shapes: str, command: str) -> None:

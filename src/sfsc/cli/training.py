@@ -95,7 +95,7 @@ def train(
         return Config.make(stored | given)
 
     with joined() as world:
-        run_training(world.on_first(make), out, resume=resume)
+        run_training(world.on_first(make), out, resume=resume, allow_code=allow_code)
         if world.first:
             print(f"trained: {out}")
 

@@ -149,10 +149,10 @@ class Config(BaseModel):
         "an exported file or a table of embeddings",
     )
     old_influence: float = Field(
-        1.0, ge=0, description="weight of the influence loss under the old model's classifier"
+        3.0, ge=0, description="weight of the influence loss under the old model's classifier"
     )
     old_contrast: float = Field(
-        1.0, ge=0, description="weight of the contrastive loss against the old model's embeddings"
+        3.0, ge=0, description="weight of the contrastive loss against the old model's embeddings"
     )
     precision: Literal["float32", "bfloat16"] = Field("float32", description="dtype of the forward pass")
     channels_last: bool = Field(

@@ -38,7 +38,7 @@ from sfsc.training.trainer import Training, all_batches
 NOT_RESULTS = {"workers", "log_every", "checkpoint_every", "compile", "device", "max_corrupt"}
 
 
-def train(config: Config, run: str | Path, resume: bool = False) -> Family:
+def train(config: Config, run: str | Path, resume: bool = False, allow_code: str | None = None) -> Family:
     """Train a family and write it, with its settings, log and checkpoints, into a run folder.
 
     If torchrun started several processes, they train one family together. Every process must make the same
@@ -49,6 +49,8 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
             stored in the run folder.
         run: the run folder. It is created if it does not exist.
         resume: whether to continue from the checkpoint in the folder. A finished run is only loaded.
+        allow_code: a function, as package.module:function, that may be imported and called if it is the
+            backbone of the old model or the teacher; by default only the backbone of the settings.
 
     Returns:
         The family, on the CPU, in evaluation mode.
@@ -66,15 +68,16 @@ def train(config: Config, run: str | Path, resume: bool = False) -> Family:
     """
     with joined() as world:
         try:
-            return _train(config, Path(run), resume, world)
+            return _train(config, Path(run), resume, world, allow_code)
         except RankLost as error:
             raise (SfscError if world.speaks() else SaidElsewhere)(str(error)) from error
 
 
-def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
+def _train(config: Config, run: Path, resume: bool, world: World, allow_code: str | None) -> Family:
+    allowed = allow_code or code_of(config.backbone)
     config, dataset = world.on_first(lambda: _open(config, run, resume, world))
     device = world.on_all(lambda: world.device(config.device))
-    world.on_first(lambda: None if holds_family(run) else check_fixed(config, run, dataset.train))
+    world.on_first(lambda: None if holds_family(run) else check_fixed(config, run, dataset.train, allowed))
     world.on_first(lambda: _claim(run, config))
     if world.on_first(lambda: holds_family(run)):
         world.on_first(lambda: check(run, Listing.of(dataset)))
@@ -82,10 +85,12 @@ def _train(config: Config, run: Path, resume: bool, world: World) -> Family:
     else:
         images, contents = _readable(dataset.train, config, world)
         world.on_first(lambda: record(run, Listing.of(dataset, contents)))
-        old = fixed_space("old", config, run, images, device, world)
-        teacher: Teacher | OldSpace | None = fixed_space("teacher", config, run, images, device, world)
+        old = fixed_space("old", config, run, images, device, world, allowed)
+        teacher: Teacher | OldSpace | None = fixed_space(
+            "teacher", config, run, images, device, world, allowed
+        )
         if teacher is None and config.method.teacher and len(config.widths) > 1:
-            trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world)
+            trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world, allow_code)
             teacher = Teacher.of(run, trained, device, world)
         last = starting_state(config, run, images, device, world, teacher)
         training = Training(config, run, images, dataset.mirrors, last, world, teacher, old)

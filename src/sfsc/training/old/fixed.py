@@ -6,7 +6,6 @@ from pathlib import Path
 
 import torch
 
-from sfsc.backbones.sources import code_of
 from sfsc.data.dataset import Split
 from sfsc.errors import SfscError
 from sfsc.runs.paths import FIXED_TEACHER_FILE, OLD_FILE
@@ -20,8 +19,14 @@ from sfsc.training.record import begun
 FILES = {"old": OLD_FILE, "teacher": FIXED_TEACHER_FILE}
 
 
-def check_fixed(config: Config, run: Path, images: Split) -> None:
+def check_fixed(config: Config, run: Path, images: Split, allow_code: str | None) -> None:
     """Open the fixed models of a run, and compare them with its settings, its images and its record.
+
+    Args:
+        config: the settings.
+        run: the run folder.
+        images: the training images; those that cannot be read may be missing in a table.
+        allow_code: as for `Family.load`.
 
     Raises:
         SfscError: a model cannot be opened, lacks the embedding of an image, has too few dimensions for a
@@ -30,7 +35,7 @@ def check_fixed(config: Config, run: Path, images: Split) -> None:
     for setting in FILES:
         if (name := getattr(config, setting)) is None:
             continue
-        model = open_old(name, code_of(config.backbone))
+        model = open_old(name, allow_code)
         if setting == "teacher" and model.dimension < config.embedding_dim:
             raise SfscError(
                 f"teacher {name} has {model.dimension} dimensions, fewer than the family: "
@@ -41,7 +46,13 @@ def check_fixed(config: Config, run: Path, images: Split) -> None:
 
 
 def fixed_space(
-    setting: str, config: Config, run: Path, images: Split, device: torch.device, world: World
+    setting: str,
+    config: Config,
+    run: Path,
+    images: Split,
+    device: torch.device,
+    world: World,
+    allow_code: str | None,
 ) -> OldSpace | None:
     """Return the space of a fixed model on the training device, or None if the settings name no such model.
 
@@ -55,13 +66,14 @@ def fixed_space(
         images: the training images.
         device: the training device.
         world: the ranks that train together.
+        allow_code: as for `Family.load`.
     """
     name = getattr(config, setting)
     if name is None:
         return None
 
     def prepared() -> OldSpace:
-        model = open_old(name, code_of(config.backbone), device)
+        model = open_old(name, allow_code, device)
         space = _recorded(run, setting, model)
         if space is None:
             space = OldSpace.fit(model, images, config.embedding_dim, config.workers)
