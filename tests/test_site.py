@@ -38,7 +38,7 @@ def test_the_overview_names_what_a_page_describes(page: Path) -> None:
 
 
 def test_every_document_is_on_the_site() -> None:
-    listed = {*re.findall(r"[\w./]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])}
+    listed = {*re.findall(r"[\w./-]+\.md", (ROOT / "mkdocs.yml").read_text().partition("\nnav:")[2])}
     documents = {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert {"README.md", "CONTRIBUTING.md", "CHANGELOG.md", "examples/README.md"} | documents <= listed
 
