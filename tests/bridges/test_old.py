@@ -110,7 +110,8 @@ def test_the_curve_leads_from_bridged_to_embedded_rows(shapes: str, tmp_path: Pa
 
 
 def old_of(one: Any) -> Any:
-    from sfsc.bridges.old import OldModel, space_of_model
+    from sfsc.bridges.bridge import Space
+    from sfsc.bridges.old import OldModel
 
     def embed(paths: Any) -> Any:
         from sfsc.embedding.embedded import Embedded
@@ -119,7 +120,7 @@ def old_of(one: Any) -> Any:
         found = Embedded.join(list(local_engine(one, 1.0, 0)(paths)))
         return found.vectors[1.0], found.indices
 
-    return OldModel(space_of_model("old", one), "train", embed)
+    return OldModel(Space.of("old", one), "train", embed)
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 8, 8], ["n", 8, 8, 3], [1, 3, 8, 8]])

@@ -11,14 +11,21 @@ import pytest
 import safetensors.torch
 import torch
 
-from sfsc.data import open_dataset
+from sfsc.bridges.bridge import Bridge, Space
+from sfsc.bridges.model import BridgedModel
+from sfsc.data import decode, open_dataset
 from sfsc.embedding.files import embed
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
+from sfsc.gallery import Gallery
+from sfsc.gallery.indexing import index
+from sfsc.gallery.searching import search
 from sfsc.interruption import Stopped
+from sfsc.training.calibrate import calibrate
 from sfsc.training.config import Config
 from sfsc.training.losses.backward import backward_loss
 from sfsc.training.losses.simplex import simplex
+from sfsc.training.old.direct import direct_bridge
 from sfsc.training.old.model import open_old
 from sfsc.training.old.space import OldSpace, principal_directions
 from sfsc.training.run import train
@@ -236,6 +243,40 @@ def test_a_fixed_classifier_stays(shapes: str, tmp_path: Path, recipe: str) -> N
     train(short(shapes, recipe=recipe, classifier="d-simplex"), tmp_path / "run")
     checkpoint = safetensors.torch.load_file(tmp_path / "run" / "checkpoint.safetensors")
     assert torch.equal(checkpoint["classifier.0"], simplex(8, 16))
+
+
+def test_queries_search_the_old_gallery_directly(shapes: str, old: Path, new: Path, tmp_path: Path) -> None:
+    family, dataset = Family.load(new), open_dataset(shapes)
+    with Gallery.open(tmp_path / "gallery", create=True) as gallery:
+        index(Family.load(old), shapes, gallery, 1.0, workers=0)
+        path = dataset.query.paths[0]
+        [query] = family.embed_pixels(decode(path, family.image_size)[None], 0.5)
+        rows = {row["id"]: row["embedding"] @ query for row in gallery.rows(embeddings=True)}
+        bridge = Bridge.load(new / "old-bridge.safetensors")
+        hits = search(BridgedModel(family, bridge), path, gallery, 0.5, top=3)
+        assert [hit.id for hit in hits] == sorted(rows, key=lambda name: -rows[name])[:3]
+        assert [hit.score for hit in hits] == pytest.approx(sorted(rows.values())[:-4:-1], abs=1e-5)
+
+
+@pytest.mark.parametrize("dimension", [4, 8, 16])
+def test_the_bridge_compares_as_the_training_did(
+    shapes: str, old: Path, dimension: int, tmp_path: Path
+) -> None:
+    space = OldSpace.fit(open_old(str(old)), open_dataset(shapes).train, dimension, 0)
+    bridge = direct_bridge(space, Space("new", "f", dimension))
+    bridge.save(tmp_path / "bridge.safetensors")
+    rows = open_old(str(old)).embed(open_dataset(shapes).train.paths, 0)
+    moved = Bridge.load(tmp_path / "bridge.safetensors").forward(rows)[0]
+    k = space.description.components
+    assert np.allclose(moved[:, :k], space.embeddings.numpy(), atol=1e-6)
+    assert np.allclose(moved[:, k:], 0)
+
+
+def test_a_calibrated_family_searches_the_old_gallery_too(shapes: str, new: Path, tmp_path: Path) -> None:
+    calibrate(new, tmp_path / "calibrated", shapes, workers=0)
+    bridge = Bridge.load(tmp_path / "calibrated" / "old-bridge.safetensors")
+    assert bridge.new.fingerprint == Family.load(tmp_path / "calibrated").fingerprint
+    assert bridge.old == Bridge.load(new / "old-bridge.safetensors").old
 
 
 def test_the_settings_of_a_run_name_the_old_model_by_an_absolute_path(

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sfsc.bridges.space_map import KINDS, SpaceMap
-from sfsc.embedding.model import same_space, space_of
+from sfsc.embedding.model import Model, same_space, space_of
 from sfsc.errors import SfscError, one_line
 from sfsc.files.arrays import read_arrays, write_arrays
 from sfsc.files.json_text import parse_json
@@ -37,6 +37,12 @@ class Space:
     fingerprint: str
     dimension: int
     dimensions: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, name: str, model: Model) -> Space:
+        """Return the space of a model's embeddings."""
+        nested = model.dimensions if len(model.dimensions) > 1 else ()
+        return cls(name, model.fingerprint, model.dimension, nested)
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sfsc.bridges.bridge import Bridge, Choice
+from sfsc.bridges.bridge import Bridge, Choice, Space
 from sfsc.bridges.fitting import check_pairs, fit
-from sfsc.bridges.old import OldModel, open_old, space_of_model
+from sfsc.bridges.old import OldModel, open_old
 from sfsc.data.image_paths import images_of
 from sfsc.embedding.embedded import Embedded
 from sfsc.embedding.engines import local_engine
@@ -54,7 +54,7 @@ def bridge(
         bridge.save("old-to-new.safetensors")
     """
     opened = old if isinstance(old, OldModel) else open_old(str(old), workers=workers)
-    goal = space_of_model(name, new)
+    goal = Space.of(name, new)
     if same_space(opened.space.fingerprint, goal.fingerprint):
         raise SfscError(f"both models belong to {space_of(goal.fingerprint)}: they need no bridge")
     found = images_of(images, opened.split).storable().paths

@@ -74,7 +74,7 @@ def open_old(
     if not (source.startswith(CODE) or path.suffix == ONNX or (path / DESCRIPTION_FILE).exists()):
         return _stored(path, name, None if ids is None else Path(ids))
     model = open_any_model(source, colours, allow_code)
-    space = space_of_model(path.absolute().name, model)
+    space = Space.of(path.absolute().name, model)
     engine = local_engine(model, model.widest, workers)
 
     def embed(paths: Sequence[str]) -> Rows:
@@ -100,15 +100,6 @@ def open_any_model(source: str | Path, colours: str = "imagenet", allow_code: st
         if PROPERTY not in open_session(data, path).metadata:
             return open_onnx(data, path, colours)
     return open_model(path, allow_code)
-
-
-def space_of_model(name: str, model: Model) -> Space:
-    """Return the space of a model's embeddings."""
-    return Space(name, model.fingerprint, model.dimension, _nested(model))
-
-
-def _nested(model: Model) -> tuple[int, ...]:
-    return model.dimensions if len(model.dimensions) > 1 else ()
 
 
 def _stored(path: Path, name: str | None, ids: Path | None) -> OldModel:

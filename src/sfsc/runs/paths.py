@@ -15,6 +15,7 @@ FAMILY_FILE = "family.safetensors"
 ENVIRONMENT_FILE = "environment.json"
 ADAPTATION_FILE = "adaptation.json"
 OLD_FILE = "old.safetensors"
+OLD_BRIDGE_FILE = "old-bridge.safetensors"
 FIXED_TEACHER_FILE = "teacher.safetensors"
 STARTED_IN = "started_in"  # the entry of ENVIRONMENT_FILE for the working folder
 

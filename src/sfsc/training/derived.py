@@ -9,6 +9,7 @@ from sfsc.family.family import Family
 from sfsc.files.writing import write_atomic, write_json
 from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, FIXED_TEACHER_FILE, OLD_FILE
 from sfsc.training.config import Config, read_config
+from sfsc.training.old.direct import save_direct_bridge
 from sfsc.training.record import LISTING_FILE, begun, refuse_used
 
 
@@ -33,6 +34,7 @@ def save_derived(family: Family, run: Path, out: Path) -> None:
     for name in (ENVIRONMENT_FILE, LISTING_FILE, OLD_FILE, FIXED_TEACHER_FILE):
         if (run / name).exists():
             write_atomic(out / name, (run / name).read_bytes())
+    save_direct_bridge(family, out)
     write_json(out / CONFIG_FILE, _settings(run, family.widths).model_dump(mode="json"))
     family.save(out)
 

@@ -27,6 +27,7 @@ from sfsc.training.distributed import RankLost, World, joined
 from sfsc.training.interruption import interruptible
 from sfsc.training.loading import check_images
 from sfsc.training.losses.simplex import simplex
+from sfsc.training.old.direct import save_direct_bridge
 from sfsc.training.old.fixed import check_fixed, fixed_space
 from sfsc.training.old.space import OldSpace
 from sfsc.training.recipes import ADJUSTABLE
@@ -96,13 +97,18 @@ def _train(config: Config, run: Path, resume: bool, world: World, allow_code: st
         training = Training(config, run, images, dataset.mirrors, last, world, teacher, old)
         with interruptible(world) as interruption:
             family = training.run(interruption)
-            world.on_first(lambda: family.cpu().save(run))
+            world.on_first(lambda: _save(family.cpu(), run))
     world.on_first(lambda: _keep_place(run, config))
     # Only the first rank reads and writes the folder: another machine may not have it.
     family = world.on_all(
         lambda: Family.load(run, code_of(config.backbone)) if world.first else new_family(config, "none")
     )
     return equalise(family, world).eval()
+
+
+def _save(family: Family, run: Path) -> None:
+    save_direct_bridge(family, run)
+    family.save(run)
 
 
 def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset]:
