@@ -259,7 +259,7 @@ def search(
     ] = None,
     sure: Annotated[
         float, typer.Option(metavar="P", help="With --cascade: the probability from which a width is sure.")
-    ] = 0.9,
+    ] = 0.5,
     picture: Annotated[
         Path | None, typer.Option(help="PNG file to draw the query and its hits into.")
     ] = None,

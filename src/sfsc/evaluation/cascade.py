@@ -12,7 +12,7 @@ from sfsc.decisions.thresholds import Thresholds
 from sfsc.evaluation.decisions import FORM
 from sfsc.retrieval.ranking import Labelled, Retrieval, positive_ranks, retrieval_of, top_hits
 
-LIMITS = (0.5, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995)  # probabilities of a match from which a query stops
+LIMITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99)  # probabilities from which a query stops
 
 
 def evaluate_cascade(

@@ -13,7 +13,7 @@ from sfsc.gallery.gallery import Gallery
 from sfsc.gallery.searching import search
 from sfsc.gallery.store import Hit
 
-SURE = 0.9
+SURE = 0.5  # a match is more likely than none
 
 
 class CascadeAnswer(NamedTuple):

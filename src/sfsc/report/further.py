@@ -47,8 +47,8 @@ def _cascade(cascade: Mapping[str, Any]) -> list[list[str]]:
         values = (line["multiply_adds"] / full, line["mAP"], line["rank-1"])
         return [name, *(f"{100 * value:.1f}" for value in values), *shares]
 
-    heading = ["queries", "cost", "mAP", "rank-1", *(f"% by {width:g}" for width in cascade["widths"])]
-    alone = [row(f"width {one['width']:g}", one, [""] * len(cascade["widths"])) for one in cascade["alone"]]
+    heading = ["queries", "cost", "mAP", "rank-1", *(f"{width:g} %" for width in cascade["widths"])]
+    alone = [row(f"{one['width']:g} only", one, [""] * len(cascade["widths"])) for one in cascade["alone"]]
     limits = [
         row(f"from {one['limit']:g}", one, [f"{100 * share:.1f}" for share in one["shares"]])
         for one in cascade["limits"]
