@@ -750,7 +750,7 @@ def test_embeddings_are_imported(
     assert "give --model MODEL or --fingerprint" in refusal(sfsc("gallery", "import", vectors, *new))
     assert "has no width: give --width" in refusal(sfsc("gallery", "import", *known[:-2]))
     assert "width 0.3 is not one of" in refusal(sfsc("gallery", "import", *known[:-1], 0.3))
-    assert "give either --model or" in refusal(sfsc("gallery", "import", *known, "--fingerprint", "f"))
+    assert "give only one of --model" in refusal(sfsc("gallery", "import", *known, "--fingerprint", "f"))
     assert not (tmp_path / "new").exists()
     said = succeed("gallery", "import", *known, "--form", "int8")
     assert said == f"{tmp_path / 'new'}: {TEST_IMAGES} rows imported\n"

@@ -13,7 +13,19 @@ from sfsc.errors import one_line
 from tests.fuzzing import INDEX, MOST_BYTES, Parser, changed, parsers
 
 NAMES = (
-    *("header", "image", "conditions", "json", "family", "config", "settings", "result", "log", "images"),
+    *(
+        "bridge",
+        "header",
+        "image",
+        "conditions",
+        "json",
+        "family",
+        "config",
+        "settings",
+        "result",
+        "log",
+        "images",
+    ),
     *(
         "profile",
         "environment",
