@@ -40,7 +40,8 @@ def deleted_positions(fragment: Any, table: Path) -> np.ndarray:
 
 
 def _listed(path: Path) -> np.ndarray:
-    return pa.ipc.open_file(path.read_bytes()).read_all()[0].to_numpy()
+    alone = pa.ipc.IpcReadOptions(use_threads=False)  # another thread would be waited for on a busy machine
+    return pa.ipc.open_file(path.read_bytes(), options=alone).read_all()[0].to_numpy()
 
 
 def _in_bitmap(path: Path) -> np.ndarray:

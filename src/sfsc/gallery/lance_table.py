@@ -33,6 +33,7 @@ KINDS = {type_: kind for kind, type_ in TYPES.items()}
 NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
 CACHE = 64 << 20  # bytes for each of the caches
 POLL_SECONDS = 0.005
+TRIES = 5  # to open the version that the newest manifest describes
 REMEDIES = {
     "No space left": "free disk space and run the command again",
     "File too large": "free disk space and run the command again",
@@ -193,7 +194,10 @@ class LanceTable:
             with self._processes:
                 dataset = _opened(self.directory / TABLE)
                 self._drop_unused(dataset)
-            manifest = self._watch.newest() or manifest
+        for _ in range(TRIES):  # another process may write meanwhile
+            if dataset.version == manifest.version:
+                break
+            dataset, manifest = _opened(self.directory / TABLE), self._watch.newest() or manifest
         described = _describe(dataset, str(self.directory))
         opened = dataset if dataset.version == manifest.version else None
         return Snapshot(self.directory / TABLE, manifest, *described, opened=opened)
@@ -256,7 +260,8 @@ def _unused(dataset: Any) -> list[str]:
 
 def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
     """Return the description of a gallery, and the stored name of each column and attribute."""
-    metadata = dataset.schema.metadata or {}
+    schema = dataset.schema
+    metadata = schema.metadata or {}
     if METADATA not in metadata:
         older = b"fingerprint" in metadata
         reason = (
@@ -266,11 +271,11 @@ def _describe(dataset: Any, name: str) -> tuple[Description, dict[str, str]]:
         )
         raise SfscError(f"{name} {reason}")
     unused = _unused(dataset)
-    fields = [field for field in dataset.schema if field.name not in (*OWN, *unused)]
+    fields = [field for field in schema if field.name not in (*OWN, *unused)]
     try:
         attributes = {attribute_of(field.name): KINDS[field.type] for field in fields}
         stored = {**json.loads(metadata[METADATA]), "attributes": attributes}
-        fixed = {column: dataset.schema.field(column).type for column in FIXED}
+        fixed = {column: schema.field(column).type for column in FIXED}
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise SfscError(f"{name} is not a gallery: another program wrote its table") from error
     if fixed != {column: TYPES[kind] for column, kind in COLUMNS.items()} | {EMBEDDING: pa.large_binary()}:
