@@ -143,10 +143,13 @@ def test_a_row_replaces_all_rows_that_share_its_id(gallery: Gallery, tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_large_add_to_a_gallery_with_an_index_is_stored(tmp_path: Path) -> None:
+def test_large_adds_to_a_gallery_with_an_index_are_stored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
     with Gallery.open(tmp_path / "gallery", create=True) as gallery:
-        for start, count in ((0, 100_000), (100_000, 120_000)):
-            names = [str(number) for number in range(start, start + count)]
-            rows = np.random.default_rng(0).standard_normal((count, 128)).astype(np.float32)
+        for start in range(0, 300_000, 100_000):
+            names = [f"{number:08d}" for number in range(start, start + 100_000)]
+            rows = np.random.default_rng(start).standard_normal((100_000, 128)).astype(np.float32)
             gallery.add(rows, names, paths=names, width=0.5, fingerprint="f")
-        assert len(gallery) == 220_000
+        assert len(gallery) == 300_000
