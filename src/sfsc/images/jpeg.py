@@ -94,7 +94,7 @@ def read_jpeg(data: bytes) -> Jpeg:
                 break
     if not scans:
         raise ValueError(TRUNCATED)
-    ended = scans[-1].end < len(data)
+    ended = bool(data[scans[-1].end :].strip(b"\xff"))
     return Jpeg(height, width, scans[-1], len(scans) == 1, complete, ended, frame in _ARITHMETIC)
 
 
@@ -143,7 +143,9 @@ def _scan(data: bytes, start: int, restarts: bool) -> Scan:
     numbers = [code[1] - 0xD0 for code in _RESTART.findall(data, start, end)] if restarts else []
     if any(number != place % 8 for place, number in enumerate(numbers)):
         raise ValueError(DAMAGED)
-    return Scan(start, end)
+    # Coded data never ends with 0xFF. What is there is a fill byte, or half of a pair of bytes that was cut:
+    # with other bytes behind it, the decoder would take it for the beginning of a marker.
+    return Scan(start, start + len(data[start:end].rstrip(b"\xff")))
 
 
 def _next(marker: re.Pattern[bytes], data: bytes, position: int) -> int:
