@@ -9,7 +9,7 @@ from typing import NoReturn
 
 import typer
 
-from sfsc.cli import bridging, data, deploying, galleries, runs, searching, training
+from sfsc.cli import bridging, data, deploying, galleries, indexing, runs, searching, serving, training
 from sfsc.errors import SaidElsewhere, SfscError, missing_extra, one_line
 from sfsc.interruption import Interrupted, Stopped, answered
 from sfsc.progress import is_silent_rank
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data.app, name="data")
-for commands in (training, runs, deploying, searching, bridging):
+for commands in (training, runs, deploying, indexing, searching, serving, bridging):
     app.add_typer(commands.app)
 app.add_typer(galleries.app, name="gallery")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Annotated
 
@@ -62,3 +63,19 @@ WidthOption = Annotated[
     float | None,
     typer.Option(help="Width of the sub-model that embeds; default: the widest.", show_default=False),
 ]
+GalleryOption = Annotated[str, typer.Option(help=f"{GALLERY_HELP}; commands that write to it create it.")]
+MemoryOption = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Most memory for the gallery's rows, such as 2GB; the rest is read from the disk. Default: no "
+        "limit.",
+    ),
+]
+
+
+def most_bytes(memory: str | None) -> float:
+    """Return the size that `MemoryOption` says, in bytes; infinity without a limit."""
+    from sfsc.deploy.quantities import SIZES, read_quantity
+
+    return math.inf if memory is None else read_quantity(memory, SIZES)
