@@ -13,7 +13,8 @@ from page import parser, section, table
 from sfsc import CompatibilityMatrix, Family
 from sfsc.data import open_dataset
 from sfsc.embedding.image_set import embed_all
-from sfsc.evaluation.evaluate import rerank_images, tested_paths
+from sfsc.evaluation.evaluate import tested_paths
+from sfsc.evaluation.other_rankings import rerank_images
 from sfsc.retrieval.matrix import compatibility_matrix
 from sfsc.retrieval.reranking import RULES
 from sfsc.training.config import dataset_of

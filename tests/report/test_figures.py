@@ -10,11 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from sfsc.errors import SfscError
+from sfsc.report.accuracy_figures import accuracy_against_latency, accuracy_against_size
 from sfsc.report.canvas import INK, LONGEST_LABEL, as_label, save, to_svg
 from sfsc.report.figures import (
     POINTS,
-    accuracy_against_latency,
-    accuracy_against_size,
     conflict_map,
     cosine_map,
     embedding_map,

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +21,15 @@ from sfsc.evaluation.cascade import evaluate_cascade
 from sfsc.evaluation.decisions import evaluate_decisions
 from sfsc.evaluation.members import open_members
 from sfsc.evaluation.old import OldMember, OldTests, evaluate_old
+from sfsc.evaluation.other_rankings import Reranked, Tracks, evaluate_tracks, rerank_images
+from sfsc.evaluation.shown import projection, ranked_lists, same_image_cosines
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
 from sfsc.progress import say
-from sfsc.retrieval.matrix import CompatibilityMatrix, RanksOf, compatibility_matrix
-from sfsc.retrieval.ranking import Retrieval, average_precision, evaluate_ranking, positive_ranks, top_hits
-from sfsc.retrieval.reranked import reranked_ranks
+from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
+from sfsc.retrieval.ranking import Retrieval, evaluate_ranking
 from sfsc.retrieval.reranking import DEPTH, rule_of
-from sfsc.retrieval.tracks import count_tracks, track_ranks
+from sfsc.retrieval.tracks import count_tracks
 from sfsc.runs.datasets import absolute
 from sfsc.runs.results import (
     ACCURACY_FIGURE,
@@ -41,46 +40,6 @@ from sfsc.runs.results import (
 )
 from sfsc.switchable.inspection import inspect
 from sfsc.widths import Widths
-
-RANKED_LISTS = 12
-RANKED_HITS = 10
-SHOWN_IDENTITIES, SHOWN_IMAGES = 8, 8
-
-
-@dataclass(frozen=True)
-class Reranked:
-    """The compatibility matrix after re-ranking.
-
-    Attributes:
-        rule: the name of the rule, one of `sfsc.retrieval.reranking.RULES`.
-        depth: the number of first items of each ranking that were re-ranked.
-        matrix: the compatibility matrix.
-    """
-
-    rule: str
-    depth: int
-    matrix: CompatibilityMatrix
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the rule, the depth and the metrics as plain lists and numbers."""
-        return {"rule": self.rule, "depth": self.depth, "metrics": self.matrix.to_json()["metrics"]}
-
-
-@dataclass(frozen=True)
-class Tracks:
-    """The compatibility matrix of image-to-track retrieval, see `sfsc.retrieval.tracks.track_ranks`.
-
-    Attributes:
-        count: the number of tracks in the gallery.
-        matrix: the compatibility matrix.
-    """
-
-    count: int
-    matrix: CompatibilityMatrix
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the count and the metrics as plain lists and numbers."""
-        return {"count": self.count, "metrics": self.matrix.to_json()["metrics"]}
 
 
 @dataclass(frozen=True)
@@ -250,57 +209,6 @@ def _cascade(
     )
 
 
-def rerank_images(
-    dataset: Dataset, images: ImageSet, plain: CompatibilityMatrix, rule: str, depth: int = DEPTH
-) -> Reranked:
-    """Compute the matrix after re-ranking, with images that are already embedded.
-
-    Args:
-        dataset: the data set; its query and gallery splits are used.
-        images: the embeddings of its query and gallery images.
-        plain: the matrix without re-ranking, which says what to evaluate.
-        rule: one of `sfsc.retrieval.reranking.RULES`.
-        depth: the number of first items of each ranking that are re-ranked.
-
-    Raises:
-        SfscError: there is no such rule, or the depth is less than 2.
-    """
-    ranks = partial(reranked_ranks, rule=rule_of(rule, depth), depth=depth)
-    matrix = _matrix(dataset, images, plain, ranks)
-    return Reranked(rule, min(depth, matrix.gallery), matrix)
-
-
-def evaluate_tracks(dataset: Dataset, images: ImageSet, plain: CompatibilityMatrix) -> Tracks:
-    """Compute the matrix of image-to-track retrieval, with images that are already embedded.
-
-    Args:
-        dataset: the data set; its query and gallery splits are used.
-        images: the embeddings of its query and gallery images.
-        plain: the matrix of single images, which says what to evaluate.
-
-    Raises:
-        SfscError: the data set has no cameras.
-    """
-    count = count_tracks(dataset.query, dataset.gallery)
-    return Tracks(count, _matrix(dataset, images, plain, track_ranks))
-
-
-def _matrix(
-    dataset: Dataset, images: ImageSet, plain: CompatibilityMatrix, ranks: RanksOf
-) -> CompatibilityMatrix:
-    """Return a matrix of the sub-models and files of `plain`, with other ranks of positives."""
-    tested: list[float | str] = [*plain.widths, *plain.exported]
-    embedded, found = images.of(dataset.query.paths), images.of(dataset.gallery.paths)
-    return compatibility_matrix(
-        {key: embedded[key] for key in tested},
-        {key: found[key] for key in tested},
-        query=dataset.query,
-        gallery=dataset.gallery,
-        exported=plain.exported,
-        ranks=ranks,
-    )
-
-
 def tested_paths(dataset: Dataset) -> list[str]:
     """Return the paths of the query and gallery images of a data set."""
     return [*dataset.query.paths, *dataset.gallery.paths]
@@ -341,9 +249,9 @@ def evaluate_images(
         multiply_adds=size.multiply_adds,
         matrix=matrix,
         baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
-        rankings=_ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
-        cosines=_same_image_cosines(galleries),
-        projection=_projection(galleries, gallery),
+        rankings=ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),
+        cosines=same_image_cosines(galleries),
+        projection=projection(galleries, gallery),
         dimensions=[
             *(_tests_in(dim, queries, galleries, query, gallery) for dim in family.spec.nested_dims),
             _tests(family.dimension, whole.diagonal().tolist(), float(whole[0, -1])),
@@ -386,64 +294,3 @@ def _tests_in(
 
     widths = sorted(queries)
     return _tests(dimension, [test(width, width) for width in widths], test(widths[0], widths[-1]))
-
-
-def _same_image_cosines(vectors: dict[float, np.ndarray]) -> np.ndarray:
-    stacked = np.stack([vectors[width] for width in sorted(vectors)]).astype(np.float64)
-    return np.einsum("ind,jnd->ij", stacked, stacked) / stacked.shape[1]
-
-
-def _projection(vectors: dict[float, np.ndarray], gallery: Split) -> dict[str, Any]:
-    """Project images of a few frequent identities onto two principal components of the full sub-model."""
-    identities, counts = np.unique(gallery.identities, return_counts=True)
-    chosen = identities[np.argsort(-counts, kind="stable")[:SHOWN_IDENTITIES]]
-    rows = np.concatenate([np.flatnonzero(gallery.identities == name)[:SHOWN_IMAGES] for name in chosen])
-    full = vectors[1.0][rows].astype(np.float64)
-    axes = np.linalg.svd(full - full.mean(0), full_matrices=False)[2][:2]
-    widths = sorted(vectors)
-    points = [((vectors[width][rows] - full.mean(0)) @ axes.T).round(4).tolist() for width in widths]
-    return {"widths": widths, "identities": gallery.identities[rows].tolist(), "points": points}
-
-
-def _ranked_lists(
-    query_width: float,
-    queries: dict[float, np.ndarray],
-    galleries: dict[float, np.ndarray],
-    query: Split,
-    gallery: Split,
-) -> dict[str, Any]:
-    """Return queries, spread evenly over those with a positive, and their hits in the full gallery."""
-    ranks = positive_ranks(queries[query_width], galleries[1.0], query, gallery)
-    answered = np.flatnonzero([len(positives) > 0 for positives in ranks])
-    chosen = answered[np.linspace(0, len(answered) - 1, min(RANKED_LISTS, len(answered))).round().astype(int)]
-    hits, scores = top_hits(
-        queries[query_width][chosen], galleries[1.0], query.select(chosen), gallery, RANKED_HITS
-    )
-    return {
-        "query_width": query_width,
-        "gallery_width": 1.0,
-        "rows": [
-            {
-                "query": _image(query, row),
-                "average_precision": average_precision(ranks[row]),
-                "hits": [
-                    {
-                        **_image(gallery, hit),
-                        "score": float(score),
-                        "correct": bool(gallery.identities[hit] == query.identities[row]),
-                    }
-                    for hit, score in zip(row_hits, row_scores, strict=True)
-                    if hit >= 0
-                ],
-            }
-            for row, row_hits, row_scores in zip(chosen, hits, scores, strict=True)
-        ],
-    }
-
-
-def _image(split: Split, row: int) -> dict[str, Any]:
-    return {
-        "path": os.path.abspath(split.paths[row]),
-        "identity": str(split.identities[row]),
-        "camera": None if split.cameras is None else str(split.cameras[row]),
-    }

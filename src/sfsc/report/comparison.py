@@ -13,8 +13,9 @@ from sfsc.errors import missing_extra
 from sfsc.evaluation.compare import Comparison, Contestant, folder_of, mean_and_deviation
 from sfsc.files.writing import write_atomic
 from sfsc.images.names import as_text
+from sfsc.report.accuracy_figures import accuracy_against_cost
 from sfsc.report.canvas import save, to_svg
-from sfsc.report.figures import accuracy_against_cost, heat_map
+from sfsc.report.figures import heat_map
 from sfsc.report.result_figures import draw_evaluation
 from sfsc.retrieval.matrix import CompatibilityMatrix
 from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE

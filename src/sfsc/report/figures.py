@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from sfsc.errors import missing_extra
-from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure, new_panels
+from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure
 
 try:
     import matplotlib
     from matplotlib.colors import LinearSegmentedColormap, Normalize
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
-    from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
+    from matplotlib.ticker import PercentFormatter
 except ImportError as error:
     raise missing_extra("matplotlib", "train") from error
 
@@ -32,12 +31,6 @@ POINTS = 400  # maximum number of points of a curve; a figure cannot show more
 # Lightness falls steadily, so the order survives colour blindness; both ends stand out on white and black.
 WIDTH_SCALE = LinearSegmentedColormap.from_list("widths", ["#f0943a", "#dd5f6b", "#b04aa8", "#6a55d8"])
 CELL_SCALE = LinearSegmentedColormap.from_list("cells", ["#dceaf7", "#7fb2dc", "#2f78b7", "#123f70"])
-# The colour and marker of each runtime and numeric form.
-FORM_MARKS = {
-    ("onnx", "int8"): ("#d9742b", "s"),
-    ("onnx", "float32"): ("#2f78b7", "o"),
-    ("torch", "float32"): ("#7d8590", "^"),
-}
 AXIS_LABELS: dict[Curve, str] = {
     "loss": "loss",
     "uncertainty": "uncertainty",
@@ -106,7 +99,7 @@ def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key:
     epochs = _thin(np.array([line["epoch"] for line in log], dtype=float))
     values = _thin(np.array([line[key] for line in log], dtype=float))
     figure, axes = new_figure((5.0, 3.0))
-    for width, colour, column in zip(widths, _colours(len(widths)), values.T, strict=True):
+    for width, colour, column in zip(widths, width_colours(len(widths)), values.T, strict=True):
         known = ~np.isnan(column)
         if known.any():
             times, curve = epochs[known], column[known]
@@ -117,161 +110,6 @@ def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key:
     if key == "conflicts":
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
         axes.set_ylim(bottom=0)
-    add_grid(axes)
-    add_legend(axes)
-    return figure
-
-
-def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
-    """Draw the mAP of self-tests, and of queries in the full gallery, against the number of parameters.
-
-    Args:
-        evaluation: the content of evaluation.json. The figure uses "widths" and "parameters" (m each,
-            ascending), "metrics" with "mAP", fractions of shape (m, m) or larger, and "baseline" with "name"
-            and "mAP".
-    """
-    millions = np.array(evaluation["parameters"], dtype=float) / 1e6
-    own = len(millions)  # exported files follow the sub-models
-    matrix = np.array(evaluation["metrics"]["mAP"], dtype=float)[:own, :own]
-    colours = _colours(own)
-    figure, axes = new_figure((5.0, 3.4))
-    self_tests, against_largest = matrix.diagonal(), matrix[:, -1]
-    axes.plot(millions, self_tests, "-o", color=INK, linewidth=1, markersize=6, label="self-test")
-    axes.scatter(millions, self_tests, s=40, color=colours, zorder=3)
-    hollow: dict[str, Any] = {"marker": "s", "facecolors": "none", "linewidths": 1.8, "zorder": 3}
-    label = "query by this width, gallery by the largest"
-    axes.plot(
-        millions, against_largest, "--s", color=INK, linewidth=1, markersize=9, fillstyle="none", label=label
-    )
-    axes.scatter(millions, against_largest, s=81, edgecolors=colours, **hollow)
-    _baseline(axes, evaluation["baseline"])
-    axes.set_xscale("log")
-    ticks = zip(millions, evaluation["widths"], strict=True)
-    axes.set_xticks(millions, [f"{size:.2g} M\n{width:g}" for size, width in ticks])
-    axes.minorticks_off()
-    axes.set_xlabel("parameters and width of the sub-model")
-    axes.set_ylabel("mAP")
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    add_grid(axes)
-    add_legend(axes)
-    return figure
-
-
-def accuracy_of_cascade(cascade: Mapping[str, Any]) -> Figure:
-    """Draw the mAP of a cascade, and of each of its sub-models alone, against the mean cost of a query.
-
-    Args:
-        cascade: "cascade" in evaluation.json.
-    """
-    figure, axes = new_figure((5.0, 3.4))
-    full = cascade["alone"][-1]["multiply_adds"]
-
-    def points(lines: Sequence[Mapping[str, Any]]) -> tuple[list[float], list[float]]:
-        return [one["multiply_adds"] / full for one in lines], [one["mAP"] for one in lines]
-
-    axes.plot(*points(cascade["limits"]), "-o", color=INK, linewidth=1, markersize=5, label="cascade")
-    axes.scatter(*points(cascade["alone"]), s=60, marker="s", color=_colours(len(cascade["alone"])), zorder=3)
-    for one in cascade["alone"]:
-        place = (one["multiply_adds"] / full, one["mAP"])
-        axes.annotate(f"{one['width']:g}", place, (0, 8), textcoords="offset points", ha="center", fontsize=9)
-    axes.set_xlabel("mean multiply-adds of a query, share of the full sub-model's")
-    axes.set_ylabel("mAP")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    add_grid(axes)
-    add_legend(axes)
-    return figure
-
-
-def accuracy_against_cost(accuracies: Mapping[str, tuple[Sequence[float], ArrayLike]]) -> Figure:
-    """Draw a panel for each recipe: the mAP of self-tests, and in the full gallery, against the query's cost.
-
-    The distance between the two curves is the gallery gain.
-
-    Args:
-        accuracies: for each recipe, the multiply-adds of a query at each of m widths, ascending, and the
-            (m, m) mAP, fractions.
-    """
-    columns = min(PANELS, len(accuracies))
-    size = 3.0 * columns, 0.5 + 2.3 * math.ceil(len(accuracies) / columns)
-    figure, panels = new_panels(size, len(accuracies), columns)
-    for axes, (name, (costs, values)) in zip(panels, accuracies.items(), strict=True):
-        millions, matrix = np.array(costs, dtype=float) / 1e6, np.array(values, dtype=float)
-        axes.plot(millions, matrix[:, -1], "--s", color=MISSED, linewidth=1.4, label="in the full gallery")
-        axes.plot(millions, matrix.diagonal(), "-o", color=INK, linewidth=1, markersize=5, label="self-test")
-        axes.set_title(as_label(name), loc="left", fontsize=10, fontweight="bold", color=INK)
-        axes.set_xscale("log")
-        axes.set_xticks(millions, [f"{cost:.2g}" for cost in millions])
-        axes.minorticks_off()
-        axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-        add_grid(axes)
-    panels[0].set_ylim(bottom=0)
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
-        loc="outside upper right",
-        ncols=2,
-        frameon=False,
-        labelcolor=INK,
-    )
-    figure.supxlabel("millions of multiply-adds of a query", fontsize=10, color=INK)
-    figure.supylabel("mAP", fontsize=10, color=INK)
-    return figure
-
-
-def accuracy_against_share(shares: Sequence[float], accuracies: Mapping[str, Sequence[float]]) -> Figure:
-    """Draw the mAP after shares of a gallery were embedded again, a curve for each order.
-
-    Args:
-        shares: k ascending fractions.
-        accuracies: for each order, k mAP, fractions.
-    """
-    figure, axes = new_figure((5.4, 3.4))
-    for place, (order, values) in enumerate(accuracies.items()):
-        style, colour = (
-            ("-", MISSED) if order == "uncertainty" else ("--", WIDTH_SCALE(place / len(accuracies)))
-        )
-        axes.plot(shares, values, linestyle=style, marker=".", color=colour, label=as_label(order))
-    axes.set_xlabel("share of the rows that was embedded again")
-    axes.set_ylabel("mAP")
-    axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    add_grid(axes)
-    add_legend(axes)
-    return figure
-
-
-def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
-    """Draw the mAP of every sub-model in every numeric form against its latency.
-
-    Args:
-        profile: the content of profile.json. The figure uses "width", "runtime", "form", "p50" in seconds
-            and "accuracy", a fraction, of its "rows". Rows without an accuracy are left out.
-    """
-    rows = [row for row in profile["rows"] if row["accuracy"] is not None]
-    figure, axes = new_figure((5.6, 3.6))
-    for (runtime, form), (colour, marker) in FORM_MARKS.items():
-        points = [row for row in rows if (row["runtime"], row["form"]) == (runtime, form)]
-        if points:
-            place = [1000 * row["p50"] for row in points], [row["accuracy"] for row in points]
-            line: dict[str, Any] = {"color": colour, "marker": marker, "linewidth": 1.2, "markersize": 7}
-            axes.plot(*place, **line, label=f"{runtime} {form}")
-    for row in rows:
-        # The forms of a width have similar accuracies, so the label of the fastest is on the left.
-        fastest = min(other["p50"] for other in rows if other["width"] == row["width"])
-        offset = (-15, 7) if row["p50"] == fastest else (15, -7)
-        text: dict[str, Any] = {"textcoords": "offset points", "ha": "center", "va": "center", "fontsize": 9}
-        text["color"] = FORM_MARKS[row["runtime"], row["form"]][0]
-        axes.annotate(f"{row['width']:g}", (1000 * row["p50"], row["accuracy"]), offset, **text)
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.xaxis.set_major_formatter("{x:g}")
-    axes.minorticks_off()
-    axes.set_xlabel("milliseconds for one image, median")
-    axes.set_ylabel("mAP against the full gallery")
-    axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
-    axes.margins(x=0.12, y=0.14)
     add_grid(axes)
     add_legend(axes)
     return figure
@@ -362,21 +200,7 @@ def _cell(axes: Axes, at: tuple[int, int], value: float, colour: NDArray[np.floa
     axes.text(x, y + 0.08, mark, va="top", fontsize=8 if mark == "self-test" else 11, **text)
 
 
-def _baseline(axes: Axes, baseline: dict[str, Any]) -> None:
-    axes.axhline(baseline["mAP"], color=INK, linestyle=":", linewidth=1.2)
-    axes.annotate(
-        as_label(baseline["name"]),
-        xy=(1, baseline["mAP"]),
-        xycoords=("axes fraction", "data"),
-        xytext=(0, 3),
-        textcoords="offset points",
-        ha="right",
-        fontsize=9,
-        color=INK,
-    )
-
-
-def _colours(count: int) -> list[tuple[float, float, float, float]]:
+def width_colours(count: int) -> list[tuple[float, float, float, float]]:
     """Return one colour per width, the same in every figure of a family."""
     return [WIDTH_SCALE(position) for position in np.linspace(0, 1, count)]
 

@@ -15,13 +15,12 @@ from sfsc.errors import SfscError, missing_extra
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json, write_atomic
 from sfsc.images.names import as_text
+from sfsc.report.accuracy_figures import accuracy_against_size, accuracy_of_cascade
 from sfsc.report.adaptation import StoredAdaptation, adaptation_table
 from sfsc.report.canvas import to_svg
 from sfsc.report.decisions import calibration_curves, decision_tables, error_curves, score_distributions
 from sfsc.report.figures import (
     AXIS_LABELS,
-    accuracy_against_size,
-    accuracy_of_cascade,
     conflict_map,
     cosine_map,
     embedding_map,

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfsc.deploy.profile import PROFILE_FIGURE, Profile
+from sfsc.report.accuracy_figures import accuracy_against_latency, accuracy_against_size
 from sfsc.report.canvas import save
-from sfsc.report.figures import accuracy_against_latency, accuracy_against_size, heat_map
+from sfsc.report.figures import heat_map
 from sfsc.report.old_tests import with_old
 from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE, read_result
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from sfsc.evaluation.upgrade_curve import UpgradeCurve
 from sfsc.files.writing import write_atomic
+from sfsc.report.accuracy_figures import accuracy_against_share
 from sfsc.report.canvas import save
-from sfsc.report.figures import accuracy_against_share
 
 TABLE, FIGURE = "curve.csv", "curve.png"
 
