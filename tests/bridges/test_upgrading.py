@@ -12,17 +12,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lance import LanceDataset
 
 from sfsc import Gallery, SfscError, index, upgrade
 from sfsc.bridges.bridge import Bridge, Space
 from sfsc.bridges.upgrading import upgrade_gallery
 from sfsc.data import find_images
-from sfsc.decisions.thresholds import Thresholds
 from sfsc.gallery import rewriting
 from sfsc.gallery.deciding import decide
 from sfsc.gallery.rewriting import PROGRESS
 from sfsc.gallery.store import BRIDGE_ERROR, ORIGINAL
 from tests.bridges.spaces import NEW, OLD, embeddings, make_bridge, model
+from tests.decisions.pairs import example
 
 ROWS = 60
 FORMS = ("float32", "float16", "int8")
@@ -105,7 +106,7 @@ def test_the_originals_are_kept_until_they_are_dropped(gallery: Gallery, bridge:
     before = contents(gallery)
     upgrade_gallery(gallery, bridge)
     after = contents(gallery)
-    stored = gallery._store._snapshot().dataset.to_table(["id", "form", ORIGINAL]).to_pylist()  # type: ignore[attr-defined]
+    stored = LanceDataset(f"{gallery.name}/gallery.lance").to_table(["id", "form", ORIGINAL]).to_pylist()
     for row in stored:
         if row["form"] == "float32":
             original = np.frombuffer(row[ORIGINAL], np.float32)
@@ -218,8 +219,7 @@ def test_parts_are_not_continued_after_a_change(
 def test_bridged_rows_have_no_probability(gallery: Gallery, bridge: Bridge) -> None:
     upgrade_gallery(gallery, bridge)
     hits = gallery.search(bridge.forward(embeddings(1))[0], NEW.fingerprint, 3)[0]
-    unused: Thresholds = None  # type: ignore[assignment]
-    assert decide(hits, unused, 1.0, 12, ROWS) == hits
+    assert decide(hits, example(), 1.0, 12, ROWS) == hits
 
 
 @pytest.mark.parametrize("order", ["uncertainty", "queries", "width", "age"])
@@ -230,8 +230,8 @@ def test_bridged_rows_are_embedded_again_in_order(shapes: str, tmp_path: Path, o
     index(old, folder, gallery, workers=0)
     upgrade_gallery(gallery, make_bridge(noise=0.3))
     expected = [row["id"] for row in sorted(gallery.rows(), key=lambda row: -row[BRIDGE_ERROR])]
-    queries = {"queries": str(folder)} if order == "queries" else {}
-    assert upgrade(new, gallery, workers=0, order=order, limit=5, **queries) == []  # type: ignore[arg-type]
+    queries = str(folder) if order == "queries" else None
+    assert upgrade(new, gallery, workers=0, order=order, limit=5, queries=queries) == []
     done = {row["id"] for row in gallery.rows([f"{BRIDGE_ERROR}="])}
     assert len(done) == 5
     if order != "queries":

@@ -36,7 +36,7 @@ def bridge(
     Args:
         old: an old model that `sfsc.bridges.old.open_old` returned or can open.
         new: a family in evaluation mode, or an exported sub-model.
-        images: an image folder, or KIND:PATH of a data set, of which the training split is used, or the
+        images: an image folder, or KIND:PATH of a data set. Of a data set, the training split is used, or the
             gallery split if there are only embeddings of the old model. If there are more than 50,000 images,
             as many are used, spread over all of them.
         name: what people call the family.

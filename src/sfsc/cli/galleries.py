@@ -127,7 +127,7 @@ def gallery_import(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="Instead of --model: a name for a model of which only embeddings are left.",
+            help="Instead of --model: a name for an unknown model.",
         ),
     ] = None,
     colours: Annotated[

@@ -67,7 +67,7 @@ def search(
         str | None,
         typer.Option(
             metavar="WIDTHS",
-            help="Instead of --width: widths such as 0.25,1, of which the first that is sure answers.",
+            help="Instead of --width: widths such as 0.25,1; the first one that is sure answers.",
         ),
     ] = None,
     sure: Annotated[

@@ -50,7 +50,7 @@ def train(
     ] = None,
     teacher: Annotated[
         str | None,
-        typer.Option(help="Trained model in the place of the teacher of recipe sfsc+, given like --old."),
+        typer.Option(help="Trained model to use as the teacher of recipe sfsc+, given like --old."),
     ] = None,
     compile_: Annotated[
         bool,

@@ -141,7 +141,7 @@ class Config(BaseModel):
     )
     teacher: str | None = Field(
         None,
-        description="trained model that takes the place of the recipe's own teacher, given like old",
+        description="trained model to use instead of the recipe's own teacher, given like old",
     )
     old: str | None = Field(
         None,

@@ -6,11 +6,11 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import safetensors
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sfsc.backbones.weights import read_weights
 from sfsc.data.dataset import Split
 from sfsc.errors import SfscError, first_line
 from sfsc.files.json_text import parse_json
@@ -116,16 +116,15 @@ class OldSpace:
     @classmethod
     def load(cls, path: Path) -> OldSpace:
         """Read a file that `save` wrote; raise `SfscError` if it is damaged or of a newer format."""
+        metadata, tensors = read_weights(path)
         try:
-            with safetensors.safe_open(path, "pt") as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            metadata = metadata or {}
             if conform(parse_json(metadata["format"]), int, "its format") > FORMAT:
                 raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
             said: OldDescription = conform(parse_json(metadata["old"]), OldDescription)
             found = cls(said, tensors["embeddings"], tensors["classifier"], tensors.get("projection"))
             _check_shapes(found)
-        except (OSError, KeyError, ValueError, safetensors.SafetensorError) as error:
+        except (KeyError, ValueError) as error:
             raise SfscError(f"{path} is damaged ({first_line(error)}): train into a new folder") from None
         return found
 

@@ -1,4 +1,4 @@
-"""A table of embeddings in the place of the model that computed them."""
+"""A table of embeddings that stands for the model that computed them."""
 
 from __future__ import annotations
 
