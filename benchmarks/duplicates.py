@@ -20,8 +20,8 @@ by a near copy of another, with a cosine of about {copied:.3f}. *Ours* finds all
 least {least} and groups them by complete linkage, as `sfsc gallery duplicates` does after it has read the
 rows. *Exact* compares {queries:,} of the rows with all of them, by FAISS's range search (`IndexFlatIP`) or by
 one product of numpy, whichever is faster, in the same process; the time for all rows is calculated
-from that. Times are those of the processor. The share is that of the pairs of these rows in the range search that ours found.
-Memory is the greatest of the process above that of the rows."""
+from that. Times are those of the processor. The share is that of the pairs of these rows in the range search
+that ours found. Memory is the greatest of the process above that of the rows."""
 
 
 def main() -> None:
