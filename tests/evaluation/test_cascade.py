@@ -21,7 +21,7 @@ from sfsc.evaluation.thresholds import fit_thresholds
 from sfsc.family.family import Family
 from sfsc.retrieval.ranking import average_precision, positive_ranks
 from sfsc.runs.results import read_result
-from tests.decisions.pairs import FINGERPRINT, example_map
+from tests.decisions.pairs import FINGERPRINT, example, example_map
 from tests.retrieval.retrieval_cases import kept, random_case
 
 COSTS = {0.25: 5, 0.5: 20, 1.0: 100}
@@ -129,3 +129,10 @@ def test_a_family_without_thresholds_cannot_decide(dataset: Dataset) -> None:
     family = Family.create("small", (0.5, 1.0), 16, (32, 32), seed=0).eval()
     with pytest.raises(SfscError, match="fit them with `sfsc thresholds RUN`"):
         evaluate(family, dataset, cascade="0.5,1")
+
+
+def test_thresholds_of_another_family_do_not_decide(run: Path, dataset: Dataset) -> None:
+    family = Family.load(run)
+    family.thresholds = example()
+    with pytest.raises(SfscError, match=f"thresholds are of the family {FINGERPRINT}"):
+        evaluate(family, dataset, cascade="0.25,1")

@@ -12,9 +12,9 @@ import torch
 
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.listing import TESTS, Listing
-from sfsc.decisions.cascade import read_cascade
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.dimensions import shorten
+from sfsc.embedding.cascade import read_cascade
 from sfsc.embedding.image_set import ImageSet, embed_all
 from sfsc.errors import SfscError
 from sfsc.evaluation.cascade import evaluate_cascade
@@ -175,11 +175,7 @@ def evaluate(
         rule_of(rerank, rerank_depth)
     if tracks:
         count_tracks(dataset.query, dataset.gallery)
-    chosen = None
-    if cascade is not None:
-        chosen = read_cascade(cascade, _thresholds(family, dataset))
-        for width in chosen:
-            family.check_width(width)
+    chosen = None if cascade is None else read_cascade(cascade, family)
     models = open_members(exported, family)
     images = embed_all(family, tested_paths(dataset), workers, exported=models)
     widths = {label: file.widest for label, file in models.items()}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from sfsc.decisions.cascade import read_cascade
+from sfsc.embedding.cascade import read_cascade
 from sfsc.embedding.model import Model
 from sfsc.errors import SfscError
 from sfsc.gallery.gallery import Gallery
@@ -59,9 +59,7 @@ def search_cascade(
         hits, width = sfsc.search_cascade(family, "query.jpg", gallery, "0.25,1", sure=0.95)
         print(f"answered by width {width:g}")
     """
-    chosen = read_cascade(widths, model.thresholds)
-    for width in chosen:
-        model.check_width(width)
+    chosen = read_cascade(widths, model)
     if not 0 <= sure <= 1:
         raise SfscError(f"the probability from which a cascade stops is between 0 and 1, not {sure:g}")
     hits: list[Hit] = []
