@@ -374,6 +374,7 @@ def old_family() -> dict[str, Any]:
 
 def result() -> dict[str, Any]:
     square, costs = [[0.5, 0.25, 0.1], [0.1, 0.2, 0.3], [1, 0, 1]], {"0.5 int8": 0.01}
+    rows = {"mAP": [0.5, 0.25, 0.1], "rank-1": [0.1, 0.2, 0.3]}
     return {
         **{"dataset": "csv:x.csv", "fingerprint": FINGERPRINT, "widths": [0.5, 1.0], "parameters": [3, 9]},
         **{"queries": 4, "skipped": 0, "gallery": 5, "metrics": {"mAP": square, "rank-1": square}},
@@ -398,6 +399,16 @@ def result() -> dict[str, Any]:
             "alone": [{"width": 0.5 * n, "multiply_adds": 9 * n, "mAP": 0.5, "rank-1": 0.6} for n in (1, 2)],
         },
         "decisions": decisions(),
+        "images": "pixels",
+        "old": {
+            **{"name": "old $x$", "fingerprint": "space:old", "dimension": 2, "components": 2},
+            **{
+                "column": rows,
+                "row": rows,
+                "self_test": {"mAP": 0.5, "rank-1": 0.6},
+                "criterion": [True, False],
+            },
+        },
         "projection": {"widths": [0.5, 1.0], "identities": ["a"], "points": [[[0.1, 0.2]], [[0.3, 0.4]]]},
     }
 

@@ -38,5 +38,6 @@ def one_line(text: str, longest: int = 2000) -> str:
     Characters that are not printable (line feeds, escape sequences) are escaped, and the line is cut after
     `longest` characters.
     """
-    line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-    return line if len(line) <= longest else f"{line[:longest].rstrip()} ..."
+    if not text.isprintable():
+        text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    return text if len(text) <= longest else f"{text[:longest].rstrip()} ..."

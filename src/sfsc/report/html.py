@@ -168,8 +168,9 @@ def _render(run: Path) -> str:
 def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     matrix = matrix_figure(evaluation, "mAP in percent")
     figures = {"matrix": matrix, "size": accuracy_against_size(evaluation)}
-    if "cosines" in evaluation:  # older evaluations have none
+    if "cosines" in evaluation:  # evaluations of earlier versions lack some parts
         figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
+    if "projection" in evaluation:
         figures["projection"] = embedding_map(evaluation["projection"])
     if "cascade" in evaluation:
         figures["cascade"] = accuracy_of_cascade(evaluation["cascade"])
