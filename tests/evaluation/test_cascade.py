@@ -19,7 +19,8 @@ from sfsc.evaluation.cascade import LIMITS, evaluate_cascade
 from sfsc.evaluation.evaluate import evaluate
 from sfsc.evaluation.thresholds import fit_thresholds
 from sfsc.family.family import Family
-from sfsc.retrieval.ranking import average_precision, positive_ranks
+from sfsc.retrieval.metrics import average_precision
+from sfsc.retrieval.ranking import positive_ranks
 from sfsc.runs.results import read_result
 from tests.decisions.pairs import FINGERPRINT, example, example_map
 from tests.retrieval.retrieval_cases import kept, random_case

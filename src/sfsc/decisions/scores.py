@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sfsc.retrieval.ranking import Labelled, check_embeddings, codes_of, views_of
+from sfsc.retrieval.labels import Labelled, check_embeddings, codes_of, views_of
 
 BINS = 1 << 16  # of the cosines in [-1, 1): they are 3e-5 wide; one more bin counts the cosines of 1
 EDGES = np.arange(BINS + 2) * (2 / BINS) - 1  # bin b counts cosines from EDGES[b] up to EDGES[b + 1]

@@ -10,7 +10,9 @@ import numpy as np
 from sfsc.decisions.pair import Pair
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.evaluation.decisions import FORM
-from sfsc.retrieval.ranking import Labelled, Retrieval, positive_ranks, retrieval_of, top_hits
+from sfsc.retrieval.labels import Labelled
+from sfsc.retrieval.metrics import Retrieval, retrieval_of
+from sfsc.retrieval.ranking import positive_ranks, top_hits
 
 LIMITS = (0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.9, 0.99)  # probabilities from which a query stops
 

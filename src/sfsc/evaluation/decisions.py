@@ -20,7 +20,7 @@ from sfsc.decisions.score_map import RATES, RULE
 from sfsc.decisions.scores import Scores, count_scores
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.progress import track
-from sfsc.retrieval.ranking import Labelled
+from sfsc.retrieval.labels import Labelled
 
 ALARMS = (0.1, 0.01)  # the shares of false alarms for open-set identification
 FORM = "float32"

@@ -27,7 +27,8 @@ from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
 from sfsc.progress import say
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
-from sfsc.retrieval.ranking import Retrieval, evaluate_ranking
+from sfsc.retrieval.metrics import Retrieval
+from sfsc.retrieval.ranking import evaluate_ranking
 from sfsc.retrieval.reranking import DEPTH, rule_of
 from sfsc.retrieval.tracks import count_tracks
 from sfsc.runs.datasets import absolute

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from sfsc.data.dataset import Split
-from sfsc.retrieval.ranking import average_precision, positive_ranks, top_hits
+from sfsc.retrieval.metrics import average_precision
+from sfsc.retrieval.ranking import positive_ranks, top_hits
 
 RANKED_LISTS = 12
 RANKED_HITS = 10

@@ -18,7 +18,8 @@ from sfsc.gallery.indexing import upgradable
 from sfsc.gallery.ordering import NEAREST, ORDERS, times_found, upgrade_order
 from sfsc.gallery.store import EMBEDDING
 from sfsc.images.reading import absolute
-from sfsc.retrieval.ranking import Labels, evaluate_ranking
+from sfsc.retrieval.labels import Labels
+from sfsc.retrieval.ranking import evaluate_ranking
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 RANDOM, SEEDS = "random", 3

@@ -1,15 +1,9 @@
 """Ranking, retrieval metrics and the compatibility matrix: arrays in, arrays out."""
 
+from sfsc.retrieval.labels import Labelled, Labels
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix, raw_pixel_embeddings
-from sfsc.retrieval.ranking import (
-    Labelled,
-    Labels,
-    Retrieval,
-    average_precision,
-    evaluate_ranking,
-    positive_ranks,
-    top_hits,
-)
+from sfsc.retrieval.metrics import Retrieval, average_precision
+from sfsc.retrieval.ranking import evaluate_ranking, positive_ranks, top_hits
 
 __all__ = [
     "CompatibilityMatrix",

@@ -13,7 +13,9 @@ import numpy as np
 
 from sfsc.errors import SfscError
 from sfsc.progress import track
-from sfsc.retrieval.ranking import Labelled, check_embeddings, positive_ranks, retrieval_of
+from sfsc.retrieval.labels import Labelled, check_embeddings
+from sfsc.retrieval.metrics import retrieval_of
+from sfsc.retrieval.ranking import positive_ranks
 
 # Maps query embeddings, gallery embeddings and their labels to the ranks of each query's positives.
 RanksOf = Callable[[np.ndarray, np.ndarray, Labelled, Labelled], list[np.ndarray]]

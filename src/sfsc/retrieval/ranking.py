@@ -11,74 +11,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
 from sfsc.errors import SfscError
+from sfsc.retrieval.labels import Labelled, Pairs, Relation, check_embeddings
+from sfsc.retrieval.metrics import Retrieval, retrieval_of
 
-CMC_RANKS = (1, 5, 10)
 BLOCK = (512, 16384)  # queries x gallery items that are scored at once, 32 MB
-
-
-class Labelled(Protocol):
-    """The labels of N items, in the order of their embeddings. Every `Split` of a data set has them."""
-
-    @property
-    def identities(self) -> np.ndarray:
-        """The identities, shape (N,). Items of the same identity match."""
-
-    @property
-    def cameras(self) -> np.ndarray | None:
-        """The cameras, shape (N,), or None if they are unknown."""
-
-    @property
-    def paths(self) -> Sequence[str] | None:
-        """The paths of the N images, or None if they have none."""
-
-
-@dataclass(frozen=True)
-class Labels:
-    """Labels of N embeddings that do not come from a data set, with the attributes of `Labelled`."""
-
-    identities: np.ndarray
-    cameras: np.ndarray | None = None
-    paths: tuple[str, ...] | None = None
-
-
-@dataclass(frozen=True)
-class Retrieval:
-    """The retrieval accuracy over all queries that have a positive in the gallery, as fractions.
-
-    Attributes:
-        mean_ap: the mean of the average precisions.
-        cmc: for each k in `CMC_RANKS`, the share of queries with a positive among the first k items.
-        mean_inp: the mean inverse negative penalty, positives / rank of the last (Ye et al., TPAMI 2021).
-        queries: the number of these queries.
-        skipped: the number of the other queries, which are left out.
-    """
-
-    mean_ap: float
-    cmc: dict[int, float]
-    mean_inp: float
-    queries: int
-    skipped: int
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics by their names in tables and matrices: mAP, rank-1, rank-5, rank-10 and mINP."""
-        ranks = {f"rank-{k}": share for k, share in self.cmc.items()}
-        return {"mAP": self.mean_ap, **ranks, "mINP": self.mean_inp}
-
-
-def average_precision(ranks: np.ndarray) -> float:
-    """Return the mean of the precisions at all positives of a query.
-
-    Args:
-        ranks: (P,) int, P > 0, the ascending ranks of the positives, counted from 1.
-    """
-    return float(np.mean(np.arange(1, len(ranks) + 1) / ranks))
 
 
 def evaluate_ranking(
@@ -97,25 +37,6 @@ def evaluate_ranking(
             and gallery has cameras, or no query has a positive.
     """
     return retrieval_of(positive_ranks(query_embeddings, gallery_embeddings, query, gallery))
-
-
-def retrieval_of(ranks: Sequence[np.ndarray]) -> Retrieval:
-    """Compute the retrieval accuracy from the ranks of the positives of each query.
-
-    Raises:
-        SfscError: no query has a positive.
-    """
-    counted = [positives for positives in ranks if len(positives)]
-    if not counted:
-        raise SfscError("no query has a positive in the gallery: check the identities and the cameras")
-    first = np.array([positives[0] for positives in counted])
-    return Retrieval(
-        mean_ap=float(np.mean([average_precision(positives) for positives in counted])),
-        cmc={k: float(np.mean(first <= k)) for k in CMC_RANKS},
-        mean_inp=float(np.mean([len(positives) / positives[-1] for positives in counted])),
-        queries=len(counted),
-        skipped=len(ranks) - len(counted),
-    )
 
 
 def positive_ranks(
@@ -183,18 +104,6 @@ def top_hits(
     return indices, scores
 
 
-def check_embeddings(embeddings: np.ndarray, labels: Labelled, name: str) -> np.ndarray:
-    """Return the embeddings as (N, dim) float32; raise `SfscError` with their name if they are invalid."""
-    count = len(labels.identities)
-    if embeddings.ndim != 2 or len(embeddings) != count:
-        raise SfscError(f"{name} must have shape ({count}, dim) to fit their labels, not {embeddings.shape}")
-    if not np.isfinite(embeddings).all():
-        raise SfscError(
-            f"{name} contain NaN or infinity: check the training of the sub-model that wrote them"
-        )
-    return np.ascontiguousarray(embeddings, dtype=np.float32)
-
-
 def checked(
     query_embeddings: np.ndarray, gallery_embeddings: np.ndarray, query: Labelled, gallery: Labelled
 ) -> tuple[np.ndarray, _Items]:
@@ -207,66 +116,6 @@ def checked(
             "embed both with one family"
         )
     return queries, _Items(items)
-
-
-@dataclass(frozen=True)
-class _Pairs:
-    """Pairs of a query (row) and a gallery item (column), sorted by row, then by column."""
-
-    rows: np.ndarray
-    columns: np.ndarray
-
-    def chosen(self, mask: np.ndarray) -> _Pairs:
-        return _Pairs(self.rows[mask], self.columns[mask])
-
-    def within(self, columns: slice) -> _Window:
-        inside = (self.columns >= columns.start) & (self.columns < columns.stop)
-        return _Window(inside, (self.rows[inside], self.columns[inside] - columns.start))
-
-
-@dataclass(frozen=True)
-class _Window:
-    """The pairs in a block of gallery columns: a mask over all pairs, and their positions in the block."""
-
-    inside: np.ndarray
-    local: tuple[np.ndarray, np.ndarray]
-
-
-class Relation:
-    """Finds the positives of each query, and the gallery items that are dropped from its ranking."""
-
-    def __init__(self, query: Labelled, gallery: Labelled) -> None:
-        wanted, held = codes_of(query.identities, gallery.identities)
-        self.query_views, self.gallery_views = views_of(query, gallery)
-        self.by_identity = np.argsort(held, kind="stable")
-        self.first = np.searchsorted(held, wanted, "left", sorter=self.by_identity)
-        self.end = np.searchsorted(held, wanted, "right", sorter=self.by_identity)
-
-    def pairs(self, queries: slice) -> tuple[_Pairs, _Pairs]:
-        """Return the positive and the dropped pairs of a range of queries; row 0 is the first of these."""
-        first, sizes = self.first[queries], self.end[queries] - self.first[queries]
-        rows = np.repeat(np.arange(len(sizes)), sizes)
-        position = np.arange(len(rows)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        same_identity = _Pairs(rows, self.by_identity[np.repeat(first, sizes) + position])
-        dropped = self.query_views[queries][same_identity.rows] == self.gallery_views[same_identity.columns]
-        return same_identity.chosen(~dropped), same_identity.chosen(dropped)
-
-
-def views_of(query: Labelled, gallery: Labelled) -> tuple[np.ndarray, np.ndarray]:
-    """Return integers for queries and gallery; pairs of one identity with equal integers are dropped."""
-    if (query.cameras is None) != (gallery.cameras is None):
-        raise SfscError("cameras are known of only one of query and gallery: give both or neither")
-    if query.cameras is not None and gallery.cameras is not None:
-        return codes_of(query.cameras, gallery.cameras)
-    if query.paths is not None and gallery.paths is not None:
-        return codes_of(np.array(query.paths), np.array(gallery.paths))
-    return np.zeros(len(query.identities), np.int64), np.ones(len(gallery.identities), np.int64)
-
-
-def codes_of(query: np.ndarray, gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the labels of queries and gallery as integers that are equal where the labels are."""
-    codes = np.unique(np.concatenate([query, gallery]), return_inverse=True)[1]
-    return codes[: len(query)], codes[len(query) :]
 
 
 def spans_of(total: int, size: int) -> list[slice]:
@@ -316,8 +165,8 @@ def _repeated(embeddings: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _block_ranks(
     score: Callable[[slice], np.ndarray],
     spans: Sequence[slice],
-    positives: _Pairs,
-    dropped: _Pairs,
+    positives: Pairs,
+    dropped: Pairs,
     queries: int,
 ) -> list[np.ndarray]:
     """Return the ranks of the positives for a block of queries, in two passes over the gallery."""

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from sfsc.retrieval.ranking import Labelled, positive_ranks, top_hits
+from sfsc.retrieval.labels import Labelled
+from sfsc.retrieval.ranking import positive_ranks, top_hits
 from sfsc.retrieval.reranking import Rule
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from sfsc.errors import SfscError
-from sfsc.retrieval.ranking import Labelled, Labels, Relation, checked, spans_of
+from sfsc.retrieval.labels import Labelled, Labels, Relation
+from sfsc.retrieval.ranking import checked, spans_of
 
 BLOCK = 1 << 23  # scores that are computed at once, 32 MB
 
