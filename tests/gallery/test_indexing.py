@@ -289,3 +289,24 @@ def test_an_actor_names_what_it_cannot_read(family: Family, folder: Path, tmp_pa
     assert batch["error"][0]
     assert batch["error"][1] == ""
     assert np.linalg.norm(batch["embedding"][1]) == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("address", ["127.0.0.1:9", "nonsense", "ray://127.0.0.1:9"])
+def test_a_cluster_that_does_not_answer_is_named(
+    address: str, family: Family, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    ray.shutdown()
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    engine = make_engine("ray", tmp_path / "run", family, 0.5, 2)
+    with pytest.raises(SfscError, match=f"no Ray cluster answers at RAY_ADDRESS={address}"):
+        next(engine(find_images(folder)))
+
+
+@pytest.mark.slow
+def test_the_error_of_an_actor_is_one_line(family: Family, folder: Path, tmp_path: Path) -> None:
+    engine = make_engine("ray", tmp_path / "run", family, 0.5, 2)
+    with pytest.raises(SfscError, match=r"^Ray failed: .*contains no trained family: family\.json.*$"):
+        next(engine(find_images(folder)))

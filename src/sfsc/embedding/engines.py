@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -14,6 +13,7 @@ import numpy as np
 
 from sfsc.embedding.embedded import BATCH, Embedded, embed_images
 from sfsc.embedding.model import Model, open_model
+from sfsc.embedding.ray_cluster import connect, reported
 from sfsc.errors import SfscError, missing_extra
 from sfsc.images.decoding import decode_images
 from sfsc.images.reading import CorruptImage
@@ -75,7 +75,12 @@ def ray_engine(
     """Make an engine that embeds with a number of actors. Each actor loads the sub-model once.
 
     The actors run on the cluster named by the environment variable RAY_ADDRESS, or in processes on this
-    machine if it is not set. The paths of the images must be valid on every machine.
+    machine if it is not set. The paths of the images must be valid on every machine. If a machine is lost,
+    the others embed its images.
+
+    Raises:
+        SfscError: the `ray` extra is not installed. The engine raises it if the cluster does not answer or
+            an actor fails.
     """
     try:
         import ray
@@ -83,10 +88,7 @@ def ray_engine(
         raise missing_extra("ray", "ray") from error
 
     def embed(paths: Sequence[str]) -> Iterator[Embedded[float]]:
-        if not ray.is_initialized():
-            # Workers import modules from the folder of this call, which must not be the working folder.
-            with contextlib.chdir(os.sep):
-                ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+        connect()
         ray.data.DataContext.get_current().enable_progress_bars = False
         items = [{"index": index, "path": path} for index, path in enumerate(paths)]
         parts = ray.data.from_items(items, override_num_blocks=-(-len(items) // BATCH)).map_batches(
@@ -96,8 +98,9 @@ def ray_engine(
             batch_size=BATCH,
         )
         batches = parts.iter_batches(batch_size=None, batch_format="numpy")
-        for batch in track(batches, "embedding", total=-(-len(items) // BATCH)):
-            yield _embedded(batch, width)
+        with reported():
+            for batch in track(batches, "embedding", total=-(-len(items) // BATCH)):
+                yield _embedded(batch, width)
 
     return embed
 
