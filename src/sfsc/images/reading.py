@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,6 +12,7 @@ import numpy as np
 
 from sfsc.errors import SfscError
 from sfsc.files.writing import write_atomic
+from sfsc.image_sizes import Size
 from sfsc.images.archives import ArchiveError, read_member
 from sfsc.images.boxes import Box, split_box
 from sfsc.images.header import read_header
@@ -37,7 +39,7 @@ class CorruptImage(SfscError):
         return printable(f"{self.path}: {self.reason}")
 
 
-def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
+def decode(path: str, size: Size | None) -> np.ndarray:
     """Read an image as (height, width, 3) uint8 RGB.
 
     Args:
@@ -52,14 +54,24 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
 
         pixels = decode("query.jpg", (64, 64))
     """
+    [image] = decode_to(path, [size]).values()
+    return image
+
+
+def decode_to(path: str, sizes: Iterable[Size | None]) -> dict[Size | None, np.ndarray]:
+    """Read an image once, in several sizes: for each what `decode` returns, (height, width, 3) uint8 RGB.
+
+    Raises:
+        CorruptImage: as for `decode`.
+    """
     file, box = split_box(path)
-    return decode_bytes(read_image(file), path, size, box=box)
+    return decode_sizes(read_image(file), path, sizes, box=box)
 
 
 def decode_bytes(
     data: bytes,
     name: str,
-    size: tuple[int, int] | None,
+    size: Size | None,
     memory: int = MAX_MEMORY,
     box: Box | None = None,
 ) -> np.ndarray:
@@ -80,6 +92,22 @@ def decode_bytes(
             image, has more than MAX_PIXELS, or would need more memory than allowed. The last two are found
             before anything is decoded.
     """
+    [image] = decode_sizes(data, name, [size], memory, box).values()
+    return image
+
+
+def decode_sizes(
+    data: bytes,
+    name: str,
+    sizes: Iterable[Size | None],
+    memory: int = MAX_MEMORY,
+    box: Box | None = None,
+) -> dict[Size | None, np.ndarray]:
+    """Decode the bytes of an image file once, to several sizes; otherwise as `decode_bytes`.
+
+    Returns:
+        For each size what `decode_bytes` returns, (height, width, 3) uint8 RGB.
+    """
     try:
         header = read_header(data)
         if header.pixels > MAX_PIXELS:
@@ -96,7 +124,7 @@ def decode_bytes(
     except (ValueError, cv2.error) as error:
         reason = str(error) if isinstance(error, ValueError) else DAMAGED
         raise CorruptImage(name, reason) from error
-    return image if size is None else _resize(image, size)
+    return {size: image if size is None else _resize(image, size) for size in sizes}
 
 
 def read_image(path: str) -> bytes:
@@ -148,7 +176,7 @@ def as_png(image: np.ndarray) -> bytes:
     return encoded
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _resize(image: np.ndarray, size: Size) -> np.ndarray:
     height, width = size
     if image.shape[:2] == size:
         return image
