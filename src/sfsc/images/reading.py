@@ -15,7 +15,7 @@ from sfsc.files.writing import write_atomic
 from sfsc.image_sizes import Size
 from sfsc.images.archives import ArchiveError, read_member
 from sfsc.images.boxes import Box, split_box
-from sfsc.images.header import read_header
+from sfsc.images.header import ImageHeader, read_header
 from sfsc.images.jpeg import DAMAGED
 from sfsc.images.names import printable
 from sfsc.images.pixels import decode_pixels
@@ -25,6 +25,7 @@ MEMBER = "::"
 MAX_PIXELS = 100_000_000
 MAX_MEMORY = 1_000_000_000  # maximum bytes to decode one image; a service allows less
 MAX_FILE = 500_000_000  # maximum bytes of an image file
+SPARE = 4  # a JPEG is reduced to no less than this many times the wanted size while it is decoded
 
 
 class CorruptImage(SfscError):
@@ -103,7 +104,9 @@ def decode_sizes(
     memory: int = MAX_MEMORY,
     box: Box | None = None,
 ) -> dict[Size | None, np.ndarray]:
-    """Decode the bytes of an image file once, to several sizes; otherwise as `decode_bytes`.
+    """Decode the bytes of an image file to several sizes, otherwise as `decode_bytes`.
+
+    The file is decoded once, or a JPEG once for each reduction that is sufficient for one of the sizes.
 
     Returns:
         For each size what `decode_bytes` returns, (height, width, 3) uint8 RGB.
@@ -119,12 +122,15 @@ def decode_sizes(
                 f"{header.width} x {header.height} pixels need {header.memory / 1e6:.0f} MB to decode, which "
                 f"is more than the limit of {memory / 1e6:.0f} MB: make it smaller"
             )
-        image = decode_pixels(data, header)
-        image = image if box is None else box.of(image)
+        reductions = {size: 1 if box else _reduction(header, size) for size in sizes}
+        images = {one: decode_pixels(data, header, one) for one in {*reductions.values()}}
+        images = images if box is None else {1: box.of(images[1])}
     except (ValueError, cv2.error) as error:
         reason = str(error) if isinstance(error, ValueError) else DAMAGED
         raise CorruptImage(name, reason) from error
-    return {size: image if size is None else _resize(image, size) for size in sizes}
+    return {
+        size: images[one] if size is None else _resize(images[one], size) for size, one in reductions.items()
+    }
 
 
 def read_image(path: str) -> bytes:
@@ -174,6 +180,17 @@ def as_png(image: np.ndarray) -> bytes:
     """Encode a (height, width, 3) uint8 RGB array as PNG; the same array gives the same bytes."""
     encoded: bytes = cv2.imencode(".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))[1].tobytes()
     return encoded
+
+
+def _reduction(header: ImageHeader, size: Size | None) -> int:
+    """Return by how much a JPEG may be reduced while it is decoded: the rest is left to `_resize`.
+
+    Resizing from at least `SPARE` times the size hides that the two average pixels in different ways. Sides
+    that are no multiples are not reduced, because the last pixel would cover less than the others.
+    """
+    sides = header.height, header.width
+    spare = 1 if size is None else min(sides) // (SPARE * max(size))
+    return next((one for one in (4, 2) if one <= spare and not any(side % one for side in sides)), 1)
 
 
 def _resize(image: np.ndarray, size: Size) -> np.ndarray:
