@@ -373,7 +373,7 @@ function listenToFilters() {
 const heading = (text, scope) => element("th", { scope, textContent: text });
 
 function showFamily() {
-  const sizes = state.family.submodels.map((one) => one.image_size.toReversed().join(" × "));
+  const sizes = state.family.submodels.map((one) => [...one.image_size].reverse().join(" × "));
   const differ = new Set(sizes).size > 1;
   const rows = state.family.submodels.map((one, place) => {
     const values = [...(differ ? [sizes[place]] : []), short(one.parameters), short(one.multiply_adds), `${milliseconds(one.latency_ms)} ms`];

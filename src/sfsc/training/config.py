@@ -64,8 +64,8 @@ class Config(BaseModel):
     )
     widths: Annotated[tuple[float | str, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0),
-        description="channel ratios of the sub-models, increasing to 1.0; `0.25@48` for a sub-model with an "
-        "[image size](#image-sizes) of its own",
+        description="channel ratios of the sub-models, increasing to 1.0; `0.25@48` adds an "
+        "[image size](#image-sizes)",
     )
     keep: tuple[str, ...] = Field((), description="names of modules that keep all channels at every width")
     round_to: int = Field(
