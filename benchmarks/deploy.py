@@ -22,6 +22,7 @@ from sfsc import Family, open_dataset
 from sfsc.deploy import float_layers
 from sfsc.deploy.exporting import export
 from sfsc.deploy.profiling import accuracies_of
+from sfsc.embedding.embedded import Embedder
 from sfsc.embedding.exported import ExportedModel
 from sfsc.images.reading import write_png
 from sfsc.progress import track
@@ -107,7 +108,9 @@ def report(chosen: Namespace, folder: Path) -> str:
     small, full = (
         ExportedModel.load(folder / "run" / f"{name}.onnx") for name in ("int8 small", "float32 full")
     )
-    found = accuracies_of({"small": small.embed_pixels, "full": full.embed_pixels}, full, dataset)
+    models = {"small": small, "full": full}
+    embedders = {name: Embedder.of(model, model.widest) for name, model in models.items()}
+    found = accuracies_of(embedders, full, dataset)
     subjects = [run, *untrained(chosen, folder)]
     height, width = family.image_size
     introduction = {"backbone": family.spec.backbone, "run": chosen.run}

@@ -18,7 +18,7 @@ from sfsc import Family
 from sfsc.data import decode, open_dataset
 from sfsc.data.dataset import Dataset
 from sfsc.deploy.exporting import export
-from sfsc.embedding.embedded import Embedded, embed_images
+from sfsc.embedding.embedded import Embedded, Embedder, embed_images
 from sfsc.embedding.exported import ExportedModel
 from sfsc.embedding.image_set import ImageSet
 from sfsc.evaluation.evaluate import tested_paths
@@ -60,9 +60,13 @@ def main() -> None:
         cases = list(product(family.widths, FORMS))
         files = {case: export_file(family, dataset, Path(folder), *case) for case in cases}
     images = embed(family, files, dataset, chosen.workers)
-    image = decode(dataset.query.paths[0], family.image_size)[None]
+    images_of = {
+        width: decode(dataset.query.paths[0], family.image_size_of(width))[None] for width in family.widths
+    }
     times = {
-        case: value for width in family.widths for case, value in timed(files, width, image, chosen.seconds)
+        case: value
+        for width, image in images_of.items()
+        for case, value in timed(files, width, image, chosen.seconds)
     }
     explanation = EXPLANATION.format(
         run=chosen.run.name,
@@ -94,10 +98,10 @@ def embed(family: Family, files: dict[tuple[float, str], File], dataset: Dataset
     """Embed the test images with the sub-models and the files."""
     paths = sorted({*tested_paths(dataset)})
     embedders = {
-        **{width: partial(family.embed_pixels, width=width) for width in family.widths},
-        **{case: file.embed for case, file in files.items()},
+        **{width: Embedder.of(family, width) for width in family.widths},
+        **{case: Embedder(family.image_size_of(case[0]), file.embed) for case, file in files.items()},
     }
-    parts = list(embed_images(embedders, paths, family.image_size, workers))
+    parts = list(embed_images(embedders, paths, workers))
     return ImageSet(Embedded.join(parts).vectors, {path: row for row, path in enumerate(paths)})
 
 

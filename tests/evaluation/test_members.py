@@ -33,14 +33,17 @@ def test_labels_are_width_and_form_or_the_file_name(family: Family, files: Path,
     ("changes", "message"),
     [
         ({"fingerprint": "0123"}, r"narrow\.onnx belongs to the family .*, not to 0123: export it"),
-        ({"image_size": (32, 48)}, r"embeds images of size \(32, 32\), but the family uses \(32, 48\)"),
+        (
+            {"image_size_of": lambda _: (9, 9)},
+            r"images of size \(32, 32\), but the family uses \(9, 9\) at width",
+        ),
         ({"dimension": 8}, "has 16 dimensions, but the family has 8: export it without --dim"),
     ],
 )
 def test_files_of_another_family_are_refused(
     family: Family, files: Path, changes: dict[str, object], message: str
 ) -> None:
-    own = {"fingerprint": family.fingerprint, "image_size": (32, 32), "dimension": 16}
+    own = {"fingerprint": family.fingerprint, "dimension": 16}
     with pytest.raises(SfscError, match=message):
         open_members([files / "narrow.onnx"], SimpleNamespace(**{**own, **changes}))
 

@@ -125,12 +125,13 @@ class TestLoading:
         for i in bad:
             Path(paths[i]).write_bytes(b"junk")
         # batches of three, so that one holds corrupt images only
-        loaded = list(decode_images(paths, (6, 8), 3, workers))
+        loaded = list(decode_images(paths, [(6, 8), (3, 4)], 3, workers))
         indices = np.concatenate([batch.indices for batch in loaded])
         assert indices.tolist() == [0, 2, 3, 4, 5, 9]
         assert [error.path for batch in loaded for error in batch.corrupt] == [paths[i] for i in bad]
-        images = np.concatenate([batch.images for batch in loaded])
-        np.testing.assert_array_equal(images, np.stack([decode(paths[i], (6, 8)) for i in indices]))
+        for size in ((6, 8), (3, 4)):
+            images = np.concatenate([batch.images[size] for batch in loaded])
+            np.testing.assert_array_equal(images, np.stack([decode(paths[i], size) for i in indices]))
         checked = check_images(paths, workers)
         assert [error.path for error in checked if isinstance(error, CorruptImage)] == [paths[i] for i in bad]
         assert [i for i, found in enumerate(checked) if isinstance(found, bytes)] == indices.tolist()

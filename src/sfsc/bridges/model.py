@@ -8,6 +8,7 @@ from sfsc.bridges.bridge import Bridge
 from sfsc.dimensions import check_dimension
 from sfsc.embedding.model import Model
 from sfsc.errors import SfscError
+from sfsc.image_sizes import Size
 
 
 class BridgedModel:
@@ -30,11 +31,15 @@ class BridgedModel:
         self._model, self._map = model, bridge.backward
         self.fingerprint, self.dimension = bridge.old.fingerprint, bridge.old.dimension
         self.dimensions: tuple[int, ...] = (self.dimension,)
-        self.image_size, self.widest = model.image_size, model.widest
+        self.widest = model.widest
 
     def check_width(self, width: float) -> None:
         """See `Model`."""
         self._model.check_width(width)
+
+    def image_size_of(self, width: float) -> Size:
+        """See `Model`."""
+        return self._model.image_size_of(width)
 
     def check_dimension(self, dimension: int) -> None:
         """See `Model`."""

@@ -18,6 +18,8 @@ BACKBONE_HELP = (
 )
 RECIPES_HELP = "unified, bct, asymmetric, bct-s, asymmetric-s, sfsc, sfsc+"
 
+WIDTHS_HELP = "Channel ratios, and image sizes of narrow ones if they differ: 0.25@48,0.5,0.75,1."
+
 DatasetArgument = Annotated[str | None, typer.Argument(metavar="DATASET", help=DATASET_HELP)]
 ConfigOption = Annotated[Path | None, typer.Option(help="YAML file of settings; flags override it.")]
 BackboneOption = Annotated[str | None, typer.Option(help=BACKBONE_HELP)]
@@ -37,7 +39,7 @@ def train(
     ] = False,
     recipe: Annotated[str | None, typer.Option(help=f"Training method: {RECIPES_HELP}.")] = None,
     backbone: BackboneOption = None,
-    widths: Annotated[str | None, typer.Option(help="Channel ratios, for example 0.25,0.5,0.75,1.0.")] = None,
+    widths: Annotated[str | None, typer.Option(help=WIDTHS_HELP)] = None,
     epochs: Annotated[int | None, typer.Option(help="Passes over the training images.")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of all random numbers.")] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, ...")] = None,
@@ -103,7 +105,7 @@ def train(
 @app.command()
 def inspect(
     backbone: Annotated[str, typer.Argument(metavar="BACKBONE", help=BACKBONE_HELP)],
-    widths: Annotated[str, typer.Option(help="Channel ratios.")] = "0.25,0.5,0.75,1.0",
+    widths: Annotated[str, typer.Option(help=WIDTHS_HELP)] = "0.25,0.5,0.75,1.0",
     image_size: Annotated[int, typer.Option(min=1, help="Height and width of the images in pixels.")] = 224,
     embedding_dim: Annotated[int, typer.Option(min=1, help="Dimension of the embeddings.")] = 128,
     keep: Annotated[
@@ -114,14 +116,13 @@ def inspect(
     ] = 8,
 ) -> None:
     """Show the channels, parameters and multiply-adds of a backbone at each width."""
-    import torch
-
     from sfsc.family.family import Family
     from sfsc.switchable.inspection import inspect as run_inspection
 
     size = (image_size, image_size)
     family = Family.create(backbone, widths, embedding_dim, size, keep=keep or (), round_to=round_to)
-    terminal.print_inspection(run_inspection(family, torch.zeros(1, 3, *size)))
+    names = [family.name_of(width) for width in family.widths]
+    terminal.print_inspection(run_inspection(family, family.examples()), names)
 
 
 @app.command()

@@ -151,7 +151,7 @@ def export(
     needed, used = (FEWEST_CALIBRATING, CALIBRATING) if int8 else (max(BATCHES), max(BATCHES))
     if len(images) < needed:
         raise SfscError(f"{len(images)} images are too few to make and check this file: pass {used}")
-    family.check_width(width)
+    size = family.image_size_of(width)
     if dimension is not None:
         family.check_dimension(dimension)
     thresholds = None if bridge else family.thresholds
@@ -163,15 +163,15 @@ def export(
         fingerprint=space.fingerprint,
         width=width,
         dimension=space.dimension,
-        image_size=family.image_size,
+        image_size=size,
         form="int8" if int8 else "float32",
         version=version("sfsc"),
         dimensions=space.dimensions,
         parameters=family.parameter_count(width),
-        multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *family.image_size)),
+        multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *size)),
     )
-    graph = Graph(submodel, family.image_size[1], end).eval()
-    pixels = _spread(images, family.image_size, used)
+    graph = Graph(submodel, size[1], end).eval()
+    pixels = _spread(images, size, used)
     to_bytes = _to_pt2 if out.suffix == ".pt2" else _to_int8_onnx if int8 else _to_float_onnx
     data, exported = to_bytes(graph, exported, thresholds, pixels, out)
     write_atomic(out, data)

@@ -71,7 +71,7 @@ def _measure(path: Path, width: float, threads: int, seconds: float, allow_code:
     import_module("onnxruntime" if path.suffix == ONNX else "sfsc.family.family")
     before = _peak()
     model = _load(path, threads, allow_code)
-    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *model.image_size, 3), np.uint8)
+    pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *model.image_size_of(width), 3), np.uint8)
     single = _times(model, pixels[:1], width, seconds)
     memory = _peak() - before
     together = _times(model, pixels, width, seconds)

@@ -10,6 +10,7 @@ from typing import Any, TypedDict
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
 from sfsc.files.writing import as_json, read_json, write_with
+from sfsc.image_sizes import Size, name_of
 from sfsc.runs import datasets as location
 from sfsc.runs.description import read_description
 from sfsc.runs.results import own_dataset, results_folder
@@ -38,6 +39,7 @@ class Measured:
         throughput: images per second in batches of 32.
         accuracy: the mAP, a fraction, of its queries in the gallery of the full sub-model's float32 file;
             None if it was never tested.
+        image_size: the (height, width) in pixels of its images; None in older profiles.
     """
 
     width: float
@@ -53,6 +55,7 @@ class Measured:
     p95: float
     throughput: float
     accuracy: float | None
+    image_size: Size | None = None
 
     @property
     def label(self) -> str:
@@ -87,6 +90,12 @@ class Profile:
         full = [row for row in self.rows if row.width == 1.0 and row.form == "float32"]
         return next((row for row in full if row.runtime == TORCH), next(iter(full), None))
 
+    def name_of(self, width: float) -> str:
+        """Return the name of a sub-model: its width, and the size of its images if it has its own."""
+        sizes = {row.width: row.image_size for row in self.rows}
+        size, full = sizes[width], sizes.get(1.0)
+        return f"{width:g}" if size is None or full is None else name_of(width, size, full)
+
     def to_json(self) -> dict[str, Any]:
         """Return the profile as plain lists and numbers."""
         return {**asdict(self), "rows": [asdict(row) for row in self.rows]}
@@ -117,6 +126,8 @@ class Profile:
             raise SfscError(f"{path.parent} has no {PROFILE_FILE}: {again}")
         try:
             profile: Profile = conform(read_json(path), cls)
+            if any(row.image_size and min(row.image_size) < 1 for row in profile.rows):
+                raise ValueError("an image size is not positive")
         except ValueError as error:
             raise SfscError(f"{path} is damaged: {again} again ({error})") from None
         if profile.fingerprint != read_family(Path(run))[0]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +12,7 @@ import numpy as np
 from sfsc.data.sources import Dataset, open_dataset
 from sfsc.deploy.measuring import Measurement, measure
 from sfsc.deploy.profile import ONNX, TORCH, Measured, Profile, file_digest, read_family, tested_dataset
-from sfsc.embedding.embedded import Embedded, embed_images
+from sfsc.embedding.embedded import Embedded, Embedder, embed_images
 from sfsc.embedding.exported import Exported, ExportedModel
 from sfsc.embedding.model import Model
 from sfsc.errors import SfscError
@@ -27,8 +26,6 @@ if TYPE_CHECKING:
 
 EXPORT_FOLDER = "export"
 SECONDS = 2.0
-
-Embed = Callable[[np.ndarray], np.ndarray]  # (batch, height, width, 3) uint8 to (batch, dim) float32
 
 
 def profile(
@@ -118,6 +115,7 @@ class _Subject:
             multiply_adds=self.said.multiply_adds,
             **asdict(found),
             accuracy=accuracy,
+            image_size=self.said.image_size,
         )
 
 
@@ -194,7 +192,7 @@ def _accuracies(run: Path, named: str | None, subjects: Sequence[_Subject]) -> d
         except SfscError:  # the data set is not on this machine
             pass
         else:
-            embedders = {s.name: partial(s.model.embed_pixels, width=s.width) for s in untested}
+            embedders = {s.name: Embedder.of(s.model, s.width) for s in untested}
             found |= accuracies_of(embedders, full, opened)
     return found
 
@@ -212,22 +210,20 @@ def _known_accuracies(run: Path, dataset: str) -> dict[tuple[str, str | None], f
     return {(row.name, row.digest): row.accuracy for row in before.rows if row.accuracy is not None}
 
 
-def accuracies_of(embedders: Mapping[str, Embed], full: Model, dataset: Dataset) -> dict[str, float]:
+def accuracies_of(embedders: Mapping[str, Embedder], full: Model, dataset: Dataset) -> dict[str, float]:
     """Compute the mAP of each embedder's queries in the full sub-model's gallery, as fractions.
 
     Raises:
         SfscError: a split is empty, an image cannot be read, or no query has a positive.
     """
     query, gallery = dataset.query, dataset.gallery
-    [rows] = _embed({"full": partial(full.embed_pixels, width=1.0)}, gallery.paths, full.image_size).values()
-    queries = _embed(embedders, query.paths, full.image_size)
+    [rows] = _embed({"full": Embedder.of(full, 1.0)}, gallery.paths).values()
+    queries = _embed(embedders, query.paths)
     return {name: evaluate_ranking(found, rows, query, gallery).mean_ap for name, found in queries.items()}
 
 
-def _embed(
-    embedders: Mapping[str, Embed], paths: Sequence[str], size: tuple[int, int]
-) -> dict[str, np.ndarray]:
-    embedded = Embedded.join(list(embed_images(embedders, paths, size)))
+def _embed(embedders: Mapping[str, Embedder], paths: Sequence[str]) -> dict[str, np.ndarray]:
+    embedded = Embedded.join(list(embed_images(embedders, paths)))
     if bad := embedded.corrupt:
         raise SfscError(f"{len(bad)} of {len(paths)} images cannot be read, the first: {bad[0]}; repair it")
     return embedded.vectors

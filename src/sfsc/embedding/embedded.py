@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from functools import partial
+from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from sfsc.embedding.model import Model
+from sfsc.image_sizes import Size
 from sfsc.images.decoding import decode_images
 from sfsc.images.reading import CorruptImage
 from sfsc.interruption import INTERRUPTS
@@ -17,6 +20,27 @@ BATCH = 64
 BATCHES_PER_PART = 64
 
 Key = TypeVar("Key")
+
+
+class Embedder(NamedTuple):
+    """A function that embeds images of one size.
+
+    Attributes:
+        size: the (height, width) of the images.
+        embed: maps (batch, height, width, 3) uint8 images to (batch, dim) float32.
+    """
+
+    size: Size
+    embed: Callable[[np.ndarray], np.ndarray]
+
+    @classmethod
+    def of(cls, model: Model, width: float, dimension: int | None = None) -> Embedder:
+        """Return the embedder of one sub-model, for the first components or, by default, all of them.
+
+        Raises:
+            SfscError: the model has no sub-model of this width.
+        """
+        return cls(model.image_size_of(width), partial(model.embed_pixels, width=width, dimension=dimension))
 
 
 @dataclass(frozen=True)
@@ -44,25 +68,23 @@ class Embedded(Generic[Key]):
 
 
 def embed_images(
-    embedders: Mapping[Key, Callable[[np.ndarray], np.ndarray]],
+    embedders: Mapping[Key, Embedder],
     paths: Sequence[str],
-    size: tuple[int, int],
     workers: int = 2,
     description: str = "embedding",
 ) -> Iterator[Embedded[Key]]:
-    """Decode each image once and embed it with every embedder; yield batch by batch with a progress bar.
+    """Read each image once and embed it with every embedder; yield batch by batch with a progress bar.
 
     Args:
-        embedders: functions that map (batch, height, width, 3) uint8 images to (batch, dim) float32, for
-            example `functools.partial(model.embed_pixels, width=...)`.
+        embedders: the embedders, each of which gets the images in its own size.
         paths: the paths of the images.
-        size: the (height, width) that images are decoded to.
         workers: the number of threads that decode images; 0 decodes in the calling thread.
         description: the text of the progress bar.
     """
-    batches = decode_images(paths, size, BATCH, workers)
+    batches = decode_images(paths, {one.size for one in embedders.values()}, BATCH, workers)
     for indices, images, corrupt in track(batches, description, total=-(-len(paths) // BATCH)):
-        yield Embedded({key: embed(images) for key, embed in embedders.items()}, indices, corrupt)
+        vectors = {key: one.embed(images[one.size]) for key, one in embedders.items()}
+        yield Embedded(vectors, indices, corrupt)
 
 
 def in_parts(batches: Iterator[Embedded[float]]) -> Iterator[Embedded[float]]:

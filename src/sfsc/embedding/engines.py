@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sfsc.embedding.embedded import BATCH, Embedded, embed_images
+from sfsc.embedding.embedded import BATCH, Embedded, Embedder, embed_images
 from sfsc.embedding.model import Model, open_model
 from sfsc.embedding.ray_cluster import connect, reported
 from sfsc.errors import SfscError, missing_extra
@@ -61,8 +60,8 @@ def make_engine(
 
 def local_engine(model: Model, width: float, workers: int, dimension: int | None = None) -> Engine:
     """Make an engine that embeds in this process while `workers` threads decode images."""
-    embedder = {width: partial(model.embed_pixels, width=width, dimension=dimension)}
-    return lambda paths: embed_images(embedder, paths, model.image_size, workers)
+    embedder = {width: Embedder.of(model, width, dimension)}
+    return lambda paths: embed_images(embedder, paths, workers)
 
 
 def ray_engine(
@@ -121,10 +120,11 @@ class Actor:
     def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, Any]:
         """Add "embedding", (N, dim) float32, and "error", an empty text for images that could be read."""
         paths = [str(path) for path in batch["path"]]
-        [decoded] = decode_images(paths, self.model.image_size, len(paths), threads=0)
+        embedder = Embedder.of(self.model, self.width, self.dimension)
+        [decoded] = decode_images(paths, [embedder.size], len(paths), threads=0)
         vectors = np.zeros((len(paths), self.dimension or self.model.dimension), np.float32)
-        if len(decoded.images):
-            vectors[decoded.indices] = self.model.embed_pixels(decoded.images, self.width, self.dimension)
+        if len(decoded.indices):
+            vectors[decoded.indices] = embedder.embed(decoded.images[embedder.size])
         reasons = {error.path: error.reason for error in decoded.corrupt}
         return {**batch, "embedding": vectors, "error": np.array([reasons.get(path, "") for path in paths])}
 

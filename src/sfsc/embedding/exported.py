@@ -15,6 +15,7 @@ from sfsc.embedding.onnx_file import has_external_data
 from sfsc.errors import SfscError, first_line, one_line
 from sfsc.files.json_text import parse_json
 from sfsc.files.schema import conform
+from sfsc.image_sizes import Size
 from sfsc.images.batches import as_pixels
 
 FORMAT = 2
@@ -181,7 +182,7 @@ class ExportedModel:
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """See `Model`."""
+        """The (height, width) in pixels of the images that the file embeds."""
         return self.exported.image_size
 
     @property
@@ -200,6 +201,11 @@ class ExportedModel:
             raise SfscError(
                 f"the file contains the sub-model at width {self.exported.width:g}, not at {width:g}"
             )
+
+    def image_size_of(self, width: float) -> Size:
+        """See `Model`."""
+        self.check_width(width)
+        return self.image_size
 
     def check_dimension(self, dimension: int) -> None:
         """See `Model`."""

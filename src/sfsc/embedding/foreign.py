@@ -13,6 +13,7 @@ import numpy as np
 from sfsc.dimensions import check_dimension
 from sfsc.embedding.exported import MOST_DIMENSIONS, MOST_PIXELS, open_session
 from sfsc.errors import SfscError, first_line
+from sfsc.image_sizes import Size
 from sfsc.images.batches import as_pixels
 
 CODE = "python:"
@@ -29,7 +30,7 @@ class ForeignModel:
     widest = 1.0
     thresholds = None
 
-    def __init__(self, name: str, fingerprint: str, image_size: tuple[int, int], embed: Embed) -> None:
+    def __init__(self, name: str, fingerprint: str, image_size: Size, embed: Embed) -> None:
         """Use a function that embeds images, after one black image has shown that it works.
 
         Raises:
@@ -45,6 +46,11 @@ class ForeignModel:
         """See `Model`."""
         if width != self.widest:
             raise SfscError(f"{self.name} has one width, 1, not {width:g}")
+
+    def image_size_of(self, width: float) -> Size:
+        """See `Model`."""
+        self.check_width(width)
+        return self.image_size
 
     def check_dimension(self, dimension: int) -> None:
         """See `Model`."""

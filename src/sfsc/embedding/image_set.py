@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import torch
 
-from sfsc.embedding.embedded import Embedded, embed_images
+from sfsc.embedding.embedded import Embedded, Embedder, embed_images
 from sfsc.embedding.exported import ExportedModel
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.retrieval.matrix import raw_pixel_embeddings
 
-Embedder = float | str | None  # a width, the label of an exported file, or raw pixels
+Key = float | str | None  # a width, the label of an exported file, or raw pixels
 
 
 @dataclass(frozen=True)
@@ -27,10 +26,10 @@ class ImageSet:
         rows: the row of each path.
     """
 
-    vectors: Mapping[Embedder, np.ndarray]
+    vectors: Mapping[Key, np.ndarray]
     rows: Mapping[str, int]
 
-    def of(self, paths: Sequence[str]) -> dict[Embedder, np.ndarray]:
+    def of(self, paths: Sequence[str]) -> dict[Key, np.ndarray]:
         """Return the vectors of these images, in the given order."""
         rows = np.array([self.rows[path] for path in paths], np.int64)
         return {width: vectors[rows] for width, vectors in self.vectors.items()}
@@ -64,15 +63,14 @@ def embed_all(
     """
     files = sorted({*paths})
     training = family.training
-    embedders: dict[Embedder, Callable[[np.ndarray], np.ndarray]] = {
-        **{width: partial(family.embed_pixels, width=width) for width in family.widths},
-        **{label: model.embed_pixels for label, model in (exported or {}).items()},
-        None: raw_pixel_embeddings,
+    embedders: dict[Key, Embedder] = {
+        **{width: Embedder.of(family, width) for width in family.widths},
+        **{label: Embedder.of(model, model.widest) for label, model in (exported or {}).items()},
+        None: Embedder(family.image_size, raw_pixel_embeddings),
     }
     try:
         family.eval()
-        size = family.spec.image_size
-        parts = list(embed_images(embedders, files, size, workers, description))
+        parts = list(embed_images(embedders, files, workers, description))
     finally:
         family.train(training)
     embedded = Embedded.join(parts)

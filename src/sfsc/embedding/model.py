@@ -10,6 +10,7 @@ import numpy as np
 
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.errors import SfscError
+from sfsc.image_sizes import Size
 
 ONNX = ".onnx"
 NAMED = "space"  # begins the fingerprint of a space that only has a name
@@ -31,10 +32,6 @@ class Model(Protocol):
         """All dimensions that the family supports, ascending; the model computes those up to `dimension`."""
 
     @property
-    def image_size(self) -> tuple[int, int]:
-        """The (height, width) in pixels of the images that the model embeds."""
-
-    @property
     def widest(self) -> float:
         """The width of the model's largest sub-model."""
 
@@ -49,6 +46,13 @@ class Model(Protocol):
     def check_width(self, width: float) -> None:
         """Raise `SfscError` if the model has no sub-model of this width."""
 
+    def image_size_of(self, width: float) -> Size:
+        """Return the (height, width) in pixels of the images that the sub-model of a width embeds.
+
+        Raises:
+            SfscError: the model has no sub-model of this width.
+        """
+
     def check_dimension(self, dimension: int) -> None:
         """Raise `SfscError` if the model cannot compute embeddings of this dimension."""
 
@@ -56,7 +60,7 @@ class Model(Protocol):
         """Embed decoded images with one sub-model.
 
         Args:
-            images: (batch, height, width, 3) uint8 RGB, of size `image_size`.
+            images: (batch, height, width, 3) uint8 RGB, of size `image_size_of(width)`.
             width: the width of the sub-model.
             dimension: the number of first components to return; by default all.
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
 from sfsc.backbones.sources import code_of
@@ -264,7 +263,7 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
     family = Family.load(
         runs[0], code_of(config.backbone)
     )  # the comparison's own settings name this backbone
-    forward = inspect(family, torch.zeros(1, 3, *family.spec.image_size)).multiply_adds
+    forward = inspect(family, family.examples()).multiply_adds
     calibrated = (runs[0] / CALIBRATED / EVALUATION_FILE).exists()
     return Contestant(
         name=name,

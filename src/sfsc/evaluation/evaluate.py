@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from sfsc.data.dataset import Dataset, Split
 from sfsc.data.listing import TESTS, Listing
@@ -25,6 +24,7 @@ from sfsc.evaluation.other_rankings import Reranked, Tracks, evaluate_tracks, re
 from sfsc.evaluation.shown import projection, ranked_lists, same_image_cosines
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
+from sfsc.image_sizes import Size
 from sfsc.progress import say
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.metrics import Retrieval
@@ -53,6 +53,7 @@ class Evaluation:
         fingerprint: the fingerprint of the family.
         parameters: the parameter count of each sub-model, in the order of `matrix.widths`.
         multiply_adds: the multiply-adds of each sub-model for one image, in the same order.
+        image_sizes: the (height, width) in pixels of the images of each sub-model, in the same order.
         matrix: the compatibility matrix.
         baseline: the same test with raw 16x16 colour pixels as embeddings.
         rankings: a dozen queries of the smallest sub-model, with their first hits in the gallery of the full
@@ -75,6 +76,7 @@ class Evaluation:
     fingerprint: str
     parameters: tuple[int, ...]
     multiply_adds: tuple[int, ...]
+    image_sizes: tuple[Size, ...]
     matrix: CompatibilityMatrix
     baseline: Retrieval
     rankings: dict[str, Any]
@@ -95,6 +97,7 @@ class Evaluation:
             "fingerprint": self.fingerprint,
             "parameters": list(self.parameters),
             "multiply_adds": list(self.multiply_adds),
+            **({"image_sizes": list(self.image_sizes)} if len({*self.image_sizes}) > 1 else {}),
             **self.matrix.to_json(),
             "criterion": self.matrix.criterion().tolist(),
             "cells_met": self.matrix.cells_met(),
@@ -237,13 +240,14 @@ def evaluate_images(
     whole = matrix.family().metrics["mAP"]
     of_width: dict[float | str, float] = {width: width for width in family.widths}
     of_width.update((exported or {}).items())
-    size = inspect(family, torch.zeros(1, 3, *family.image_size, device=family.network.mean.device))
+    size = inspect(family, family.examples())
     return Evaluation(
         dataset=absolute(dataset.source),
         images=Listing.of(dataset).digest(TESTS),
         fingerprint=family.fingerprint,
         parameters=size.parameters,
         multiply_adds=size.multiply_adds,
+        image_sizes=tuple(map(family.image_size_of, family.widths)),
         matrix=matrix,
         baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
         rankings=ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),

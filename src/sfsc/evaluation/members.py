@@ -36,14 +36,14 @@ def _check(path: Path, model: ExportedModel, family: Model) -> None:
             f"{path} belongs to the family {model.fingerprint}, not to {family.fingerprint}: "
             "export it from this run, or evaluate the run that it was made from"
         )
-    if model.image_size != family.image_size:
-        raise SfscError(
-            f"{path} embeds images of size {model.image_size}, but the family uses {family.image_size}: "
-            "export it from this run"
-        )
     if model.dimension != family.dimension:
         raise SfscError(
             f"{path} has {model.dimension} dimensions, but the family has {family.dimension}: "
             "export it without --dim"
         )
-    family.check_width(model.widest)
+    expected = family.image_size_of(model.widest)
+    if model.image_size != expected:
+        raise SfscError(
+            f"{path} embeds images of size {model.image_size}, but the family uses {expected} at width "
+            f"{model.widest:g}: export it from this run"
+        )

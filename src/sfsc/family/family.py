@@ -25,6 +25,7 @@ from sfsc.family.embedder import Embedder, check_images
 from sfsc.family.spec import FamilySpec, read_spec
 from sfsc.files.tensors import write_tensors
 from sfsc.files.writing import write_json
+from sfsc.image_sizes import Size, name_of, read_written, sizes_of
 from sfsc.images.batches import as_pixels
 from sfsc.runs.description import as_metadata, of_metadata
 from sfsc.runs.paths import DESCRIPTION_FILE, FAMILY_FILE
@@ -76,7 +77,7 @@ class Family(Switchable):
     def create(
         cls,
         backbone: str = "efficientnet_lite0",
-        widths: str | Sequence[float] | Widths = DEFAULT_WIDTHS,
+        widths: str | Sequence[float | str] | Widths = DEFAULT_WIDTHS,
         embedding_dim: int = 128,
         image_size: tuple[int, int] = (64, 64),
         weights: str | None = None,
@@ -90,9 +91,12 @@ class Family(Switchable):
 
         Args:
             backbone: the name of the backbone, as `find_backbone` takes it.
-            widths: the channel ratios, increasing to 1.0.
+            widths: the channel ratios, increasing to 1.0. A narrow one can be followed by the size of its
+                images: `"0.25@48,0.5@96x48,1"` for 48 pixels, and for a height of 96 and a width of 48. A
+                single number is the height; the width then has the ratio of `image_size`.
             embedding_dim: the dimension of the embeddings.
-            image_size: (height, width) in pixels.
+            image_size: (height, width) in pixels of the images of the full sub-model, and of narrow ones
+                without a size of their own.
             weights: pretrained weights of the backbone, as `load_weights` takes them. The channels are then
                 sorted by importance, so narrow sub-models keep the most important ones.
             seed: the seed of the random initialisation.
@@ -103,8 +107,8 @@ class Family(Switchable):
             nested_dims: the prefix lengths that will also work as embeddings, increasing.
 
         Raises:
-            SfscError: the backbone is unknown, the widths or nested dimensions are invalid, the weights do
-                not fit, or a module cannot be cut.
+            SfscError: the backbone is unknown, the widths, image sizes or nested dimensions are invalid, the
+                backbone cannot process images of a size, the weights do not fit, or a module cannot be cut.
 
         Example::
 
@@ -112,9 +116,10 @@ class Family(Switchable):
             print([family.parameter_count(width) for width in family.widths])
         """
         configuration = find_backbone(backbone).configuration
+        written = read_written(widths)
         spec = FamilySpec(
             backbone=backbone,
-            widths=Widths.of(widths),
+            widths=Widths(tuple(one.width for one in written)),
             embedding_dim=embedding_dim,
             image_size=image_size,
             keep=tuple(keep),
@@ -122,6 +127,7 @@ class Family(Switchable):
             configuration=configuration,
             shared=shared,
             nested_dims=tuple(nested_dims),
+            image_sizes=sizes_of(written, image_size),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -132,6 +138,7 @@ class Family(Switchable):
         if weights is not None:
             sort_by_importance(network, structure)
         family = _family(spec, network, structure)
+        _check_images(family)
         if not shared:
             with torch.random.fork_rng():
                 torch.manual_seed(seed + 1)
@@ -143,7 +150,8 @@ class Family(Switchable):
         """Embed images with the sub-model of one width.
 
         Args:
-            images: (batch, 3, height, width) RGB, uint8 or float32 in [0, 1], of size `image_size`.
+            images: (batch, 3, height, width) RGB, uint8 or float32 in [0, 1], of size
+                `image_size_of(width)`.
             width: one of the family's widths.
 
         Returns:
@@ -152,7 +160,7 @@ class Family(Switchable):
         Raises:
             SfscError: the family has no such width, or the images have another shape, dtype or range.
         """
-        check_images(images, self.spec.image_size)
+        check_images(images, self.image_size_of(width))
         return self.at(width)(images.to(self.network.mean.device))
 
     @torch.inference_mode()
@@ -162,7 +170,7 @@ class Family(Switchable):
         """Embed decoded images with the sub-model of one width.
 
         Args:
-            images: (batch, height, width, 3) uint8 RGB, of size `image_size`.
+            images: (batch, height, width, 3) uint8 RGB, of size `image_size_of(width)`.
             width: one of the family's widths.
             dimension: the number of first components to return, one of `dimensions`; by default all.
 
@@ -172,10 +180,10 @@ class Family(Switchable):
         Raises:
             SfscError: the family has no such width or dimension, or the images have another shape or dtype.
         """
-        self.check_width(width)
+        size = self.image_size_of(width)
         if dimension is not None:
             self.check_dimension(dimension)
-        pixels = as_pixels(images, self.image_size)
+        pixels = as_pixels(images, size)
         if not len(pixels):
             return np.empty((0, dimension or self.dimension), np.float32)
         embeddings = self.embed(torch.from_numpy(pixels).permute(0, 3, 1, 2), width).cpu().numpy()
@@ -193,8 +201,25 @@ class Family(Switchable):
 
     @property
     def image_size(self) -> tuple[int, int]:
-        """The (height, width) in pixels of the images that the family embeds."""
+        """The (height, width) in pixels of the images that the full sub-model embeds."""
         return self.spec.image_size
+
+    def image_size_of(self, width: float) -> Size:
+        """Return the (height, width) in pixels of the images that the sub-model of a width embeds.
+
+        Raises:
+            SfscError: the family has no such width.
+        """
+        return self.spec.image_size_of(width)
+
+    def name_of(self, width: float) -> str:
+        """Return the name of a sub-model: its width, and the size of its images if it has its own."""
+        return name_of(width, self.image_size_of(width), self.image_size)
+
+    def examples(self) -> list[Tensor]:
+        """Return a black image for each width, (1, 3, height, width) float32 on the family's device."""
+        device = self.network.mean.device
+        return [torch.zeros(1, 3, *self.image_size_of(width), device=device) for width in self.widths]
 
     @property
     def widest(self) -> float:
@@ -337,6 +362,23 @@ class IndependentFamily(Family):
 def _family(spec: FamilySpec, network: Embedder, structure: Structure) -> Family:
     """Make a family from a dense embedder, which becomes the full sub-model."""
     return (Family if spec.shared else IndependentFamily)(spec, network, structure)
+
+
+@torch.no_grad()
+def _check_images(family: Family) -> None:
+    """Raise `SfscError` if a sub-model cannot process images of its own size."""
+    training = family.training
+    family.eval()
+    for width, image in zip(family.widths, family.examples(), strict=True):
+        try:
+            family.at(width)(image)
+        except Exception as error:  # networks of other packages raise arbitrary errors
+            height, across = family.image_size_of(width)
+            raise SfscError(
+                f"the backbone cannot process images of {height}x{across} pixels, the size of width "
+                f"{width:g}: {first_line(error)}; choose another size or leave it out"
+            ) from error
+    family.train(training)
 
 
 def _digest(description: dict[str, Any], state: dict[str, Tensor]) -> str:

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict
 
 from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
+from sfsc.image_sizes import Size, check_sizes
 from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 
-FORMAT = 4
+FORMAT = 5
 # Fields that the first format lacked: the format that introduced each, and the value in older families.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
@@ -21,6 +22,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "shared": (3, True),
     "calibrated": (3, False),
     "nested_dims": (4, []),
+    "image_sizes": (5, []),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -40,6 +42,7 @@ class Description(TypedDict):
     shared: NotRequired[bool]
     calibrated: NotRequired[bool]
     nested_dims: NotRequired[tuple[int, ...]]
+    image_sizes: NotRequired[tuple[tuple[float, Size], ...]]
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,13 @@ class FamilySpec:
             network.
         calibrated: whether the narrow sub-models have a `Calibration`.
         nested_dims: the prefix lengths that also work as embeddings, increasing.
+        image_sizes: the (height, width) in pixels of the images of narrow sub-models, by width, where it is
+            not `image_size`.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
-            `embedding_dim`; or a size exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; or a
+            number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -74,6 +80,7 @@ class FamilySpec:
     shared: bool = True
     calibrated: bool = False
     nested_dims: tuple[int, ...] = ()
+    image_sizes: tuple[tuple[float, Size], ...] = ()
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
@@ -86,11 +93,21 @@ class FamilySpec:
             raise SfscError(f"images must have 1 to {MOST_PIXELS} pixels, not {height} x {width}")
         if len(self.widths) > MOST_WIDTHS:
             raise SfscError(f"a family has at most {MOST_WIDTHS} widths, not {len(self.widths)}")
+        check_sizes(self.image_sizes, self.widths.ratios, self.image_size)
+
+    def image_size_of(self, width: float) -> Size:
+        """Return the (height, width) in pixels of the images that the sub-model of a width embeds.
+
+        Raises:
+            SfscError: the family has no such width.
+        """
+        self.widths.index(width)
+        return dict(self.image_sizes).get(width, self.image_size)
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        lists = {"keep": list(self.keep), "nested_dims": list(self.nested_dims)}
-        description = {**asdict(self), "widths": list(self.widths), **lists}
+        names = ("widths", "keep", "nested_dims", "image_sizes")
+        description = {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
         version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
@@ -111,12 +128,13 @@ def read_spec(values: Any, path: Path) -> tuple[FamilySpec, str | None]:
         if conform(conform(values, dict[str, Any]).get("format"), int, "its format") > FORMAT:
             raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
         said = conform(values, Description)
-        later = {name: said.get(name, before) for name, (_, before) in LATER.items()}
+        later: dict[str, Any] = {name: said.get(name, before) for name, (_, before) in LATER.items()}
         sizes = said["embedding_dim"], said["image_size"]
     except ValueError as error:
         raise SfscError(f"{path} does not describe a family: {error}") from None
     try:
+        later |= {name: tuple(value) for name, value in later.items() if isinstance(value, list)}
         spec = FamilySpec(said["backbone"], Widths.of(said["widths"]), *sizes, **later)
     except SfscError as error:
         raise SfscError(f"{path} does not describe a family: {error}") from None
-    return replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims)), said.get("fingerprint")
+    return spec, said.get("fingerprint")

@@ -84,7 +84,8 @@ def search(
     paths = [str(path) for path in ([query] if isinstance(query, (str, Path)) else query)]
     if not paths:
         raise SfscError("no query image was given: name at least one")
-    pixels = np.stack([decode(path if box is None else box.named(path), model.image_size) for path in paths])
+    size = model.image_size_of(width)
+    pixels = np.stack([decode(path if box is None else box.named(path), size) for path in paths])
     embeddings = together(model.embed_pixels(pixels, width, dimension))
     [hits] = answer(gallery, embeddings, model.fingerprint, wanted)
     limited = max_fmr is not None or min_probability is not None

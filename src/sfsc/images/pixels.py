@@ -25,18 +25,19 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def decode_pixels(data: bytes, header: ImageHeader) -> np.ndarray:
+def decode_pixels(data: bytes, header: ImageHeader, reduction: int = 1) -> np.ndarray:
     """Decode an image file to (height, width, 3) uint8 RGB.
 
     Args:
         data: the file.
         header: its header, from `read_header`.
+        reduction: 1, or 2 or 4 if a JPEG may be decoded to a half or a quarter of each side.
 
     Raises:
         ValueError: the file is damaged.
     """
     if header.jpeg is not None:
-        return decode_jpeg(data, header.jpeg)
+        return decode_jpeg(data, header.jpeg, reduction)
     data = _readable(data)
     image = _decode_clear(data, header.clear_gray) if header.clear else None
     if image is None:

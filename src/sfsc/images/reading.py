@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import cv2
@@ -11,9 +12,10 @@ import numpy as np
 
 from sfsc.errors import SfscError
 from sfsc.files.writing import write_atomic
+from sfsc.image_sizes import Size
 from sfsc.images.archives import ArchiveError, read_member
 from sfsc.images.boxes import Box, split_box
-from sfsc.images.header import read_header
+from sfsc.images.header import ImageHeader, read_header
 from sfsc.images.jpeg import DAMAGED
 from sfsc.images.names import printable
 from sfsc.images.pixels import decode_pixels
@@ -23,6 +25,7 @@ MEMBER = "::"
 MAX_PIXELS = 100_000_000
 MAX_MEMORY = 1_000_000_000  # maximum bytes to decode one image; a service allows less
 MAX_FILE = 500_000_000  # maximum bytes of an image file
+SPARE = 4  # a JPEG is reduced to no less than this many times the wanted size while it is decoded
 
 
 class CorruptImage(SfscError):
@@ -37,7 +40,7 @@ class CorruptImage(SfscError):
         return printable(f"{self.path}: {self.reason}")
 
 
-def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
+def decode(path: str, size: Size | None) -> np.ndarray:
     """Read an image as (height, width, 3) uint8 RGB.
 
     Args:
@@ -52,14 +55,24 @@ def decode(path: str, size: tuple[int, int] | None) -> np.ndarray:
 
         pixels = decode("query.jpg", (64, 64))
     """
+    [image] = decode_to(path, [size]).values()
+    return image
+
+
+def decode_to(path: str, sizes: Iterable[Size | None]) -> dict[Size | None, np.ndarray]:
+    """Read an image once, in several sizes: for each what `decode` returns, (height, width, 3) uint8 RGB.
+
+    Raises:
+        CorruptImage: as for `decode`.
+    """
     file, box = split_box(path)
-    return decode_bytes(read_image(file), path, size, box=box)
+    return decode_sizes(read_image(file), path, sizes, box=box)
 
 
 def decode_bytes(
     data: bytes,
     name: str,
-    size: tuple[int, int] | None,
+    size: Size | None,
     memory: int = MAX_MEMORY,
     box: Box | None = None,
 ) -> np.ndarray:
@@ -80,6 +93,24 @@ def decode_bytes(
             image, has more than MAX_PIXELS, or would need more memory than allowed. The last two are found
             before anything is decoded.
     """
+    [image] = decode_sizes(data, name, [size], memory, box).values()
+    return image
+
+
+def decode_sizes(
+    data: bytes,
+    name: str,
+    sizes: Iterable[Size | None],
+    memory: int = MAX_MEMORY,
+    box: Box | None = None,
+) -> dict[Size | None, np.ndarray]:
+    """Decode the bytes of an image file to several sizes, otherwise as `decode_bytes`.
+
+    The file is decoded once, or a JPEG once for each reduction that is sufficient for one of the sizes.
+
+    Returns:
+        For each size what `decode_bytes` returns, (height, width, 3) uint8 RGB.
+    """
     try:
         header = read_header(data)
         if header.pixels > MAX_PIXELS:
@@ -91,12 +122,15 @@ def decode_bytes(
                 f"{header.width} x {header.height} pixels need {header.memory / 1e6:.0f} MB to decode, which "
                 f"is more than the limit of {memory / 1e6:.0f} MB: make it smaller"
             )
-        image = decode_pixels(data, header)
-        image = image if box is None else box.of(image)
+        reductions = {size: 1 if box else _reduction(header, size) for size in sizes}
+        images = {one: decode_pixels(data, header, one) for one in {*reductions.values()}}
+        images = images if box is None else {1: box.of(images[1])}
     except (ValueError, cv2.error) as error:
         reason = str(error) if isinstance(error, ValueError) else DAMAGED
         raise CorruptImage(name, reason) from error
-    return image if size is None else _resize(image, size)
+    return {
+        size: images[one] if size is None else _resize(images[one], size) for size, one in reductions.items()
+    }
 
 
 def read_image(path: str) -> bytes:
@@ -148,7 +182,18 @@ def as_png(image: np.ndarray) -> bytes:
     return encoded
 
 
-def _resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _reduction(header: ImageHeader, size: Size | None) -> int:
+    """Return by how much a JPEG may be reduced while it is decoded: the rest is left to `_resize`.
+
+    Resizing from at least `SPARE` times the size hides that the two average pixels in different ways. Sides
+    that are no multiples are not reduced, because the last pixel would cover less than the others.
+    """
+    sides = header.height, header.width
+    spare = 1 if size is None else min(sides) // (SPARE * max(size))
+    return next((one for one in (4, 2) if one <= spare and not any(side % one for side in sides)), 1)
+
+
+def _resize(image: np.ndarray, size: Size) -> np.ndarray:
     height, width = size
     if image.shape[:2] == size:
         return image

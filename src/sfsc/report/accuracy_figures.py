@@ -11,6 +11,7 @@ import numpy as np
 from sfsc.errors import missing_extra
 from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure, new_panels
 from sfsc.report.figures import MISSED, PANELS, WIDTH_SCALE, width_colours
+from sfsc.report.names import names_of
 
 try:
     from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
@@ -54,8 +55,8 @@ def accuracy_against_size(evaluation: dict[str, Any]) -> Figure:
     axes.scatter(millions, against_largest, s=81, edgecolors=colours, **hollow)
     _baseline(axes, evaluation["baseline"])
     axes.set_xscale("log")
-    ticks = zip(millions, evaluation["widths"], strict=True)
-    axes.set_xticks(millions, [f"{size:.2g} M\n{width:g}" for size, width in ticks])
+    ticks = zip(millions, names_of(evaluation), strict=True)
+    axes.set_xticks(millions, [f"{size:.2g} M\n{name}" for size, name in ticks])
     axes.minorticks_off()
     axes.set_xlabel("parameters and width of the sub-model")
     axes.set_ylabel("mAP")

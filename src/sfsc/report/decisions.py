@@ -10,6 +10,7 @@ import numpy as np
 from sfsc.evaluation.decisions import factor
 from sfsc.report.canvas import INK, add_grid, as_label, new_figure
 from sfsc.report.figures import MISSED, WIDTH_SCALE
+from sfsc.report.names import names_of
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def _matrix(labels: Sequence[str], rows: Sequence[Sequence[str]]) -> list[list[s
 
 
 def _labels(evaluation: dict[str, Any]) -> list[str]:
-    return [f"{width:g}" for width in evaluation["widths"]] + [*evaluation.get("exported", {})]
+    return [*names_of(evaluation), *evaluation.get("exported", {})]
 
 
 def _cells(decisions: dict[str, Any]) -> list[dict[str, Any]]:

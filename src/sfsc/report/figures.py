@@ -40,7 +40,7 @@ AXIS_LABELS: dict[Curve, str] = {
 
 def heat_map(
     values: ArrayLike,
-    widths: Sequence[float],
+    widths: Sequence[float | str],
     criterion: ArrayLike | None,
     title: str,
     limits: tuple[float, float] | None = None,
@@ -51,7 +51,7 @@ def heat_map(
 
     Args:
         values: (n, n) floats, fractions in 0..1, for m widths followed by n - m exported files.
-        widths: the m widths.
+        widths: the m widths, or the names of the sub-models.
         criterion: (m, m) bools, whether each cross-test meets the criterion; the diagonal is ignored. If
             None, cross-tests are not marked.
         title: the title of the figure.
@@ -85,7 +85,7 @@ def heat_map(
     return figure
 
 
-def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key: Curve) -> Figure:
+def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float | str], key: Curve) -> Figure:
     """Draw one curve per width against the epoch: a moving mean, with the logged values faint behind it.
 
     A long log is drawn as `POINTS` means of neighbouring lines.
@@ -93,18 +93,18 @@ def training_curves(log: Sequence[dict[str, Any]], widths: Sequence[float], key:
     Args:
         log: the lines of log.jsonl, each with "epoch" and, under `key`, m floats in the order of `widths`,
             or None for missing values.
-        widths: the m widths.
+        widths: the m widths, or the names of the sub-models.
         key: the values to draw.
     """
     epochs = _thin(np.array([line["epoch"] for line in log], dtype=float))
     values = _thin(np.array([line[key] for line in log], dtype=float))
     figure, axes = new_figure((5.0, 3.0))
-    for width, colour, column in zip(widths, width_colours(len(widths)), values.T, strict=True):
+    for name, colour, column in zip(_names(widths), width_colours(len(widths)), values.T, strict=True):
         known = ~np.isnan(column)
         if known.any():
             times, curve = epochs[known], column[known]
             axes.plot(times, curve, color=colour, alpha=0.25, linewidth=0.8)
-            axes.plot(times, _smooth(curve), color=colour, linewidth=1.8, label=f"width {width:g}")
+            axes.plot(times, _smooth(curve), color=colour, linewidth=1.8, label=f"width {name}")
     axes.set_xlabel("epoch")
     axes.set_ylabel(AXIS_LABELS[key])
     if key == "conflicts":
@@ -136,7 +136,7 @@ def conflict_map(log: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def cosine_map(cosines: ArrayLike, widths: Sequence[float]) -> Figure:
+def cosine_map(cosines: ArrayLike, widths: Sequence[float | str]) -> Figure:
     """Draw (m, m) mean cosines between the embeddings of one image by two sub-models, in percent."""
     matrix = np.asarray(cosines, dtype=float)
     colours = CELL_SCALE(Normalize(matrix.min(), 1.0)(matrix))
@@ -173,8 +173,8 @@ def embedding_map(projection: dict[str, Any]) -> Figure:
     return figure
 
 
-def _names(widths: Sequence[float]) -> list[str]:
-    return [f"{width:g}" for width in widths]
+def _names(widths: Sequence[float | str]) -> list[str]:
+    return [width if isinstance(width, str) else f"{width:g}" for width in widths]
 
 
 def _square(axes: Axes, labels: Sequence[str], along: str, down: str) -> None:

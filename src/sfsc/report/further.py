@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sfsc.report.names import names_of
+
 
 def further_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
     """Return the matrices after re-ranking and of tracks, with the change of each cell, and the cascade.
@@ -29,7 +31,7 @@ def further_tables(evaluation: Mapping[str, Any]) -> dict[str, list[list[str]]]:
 
 
 def _matrix(evaluation: Mapping[str, Any], other: Mapping[str, Any]) -> list[list[str]]:
-    names = [*(f"{width:g}" for width in evaluation["widths"]), *evaluation.get("exported", {})]
+    names = [*names_of(evaluation), *evaluation.get("exported", {})]
     rows = zip(names, evaluation["metrics"]["mAP"], other["metrics"]["mAP"], strict=True)
     return [
         ["query \\ gallery", *names],

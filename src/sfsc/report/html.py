@@ -28,6 +28,7 @@ from sfsc.report.figures import (
 )
 from sfsc.report.further import further_tables
 from sfsc.report.gains import gains_of, show_gain
+from sfsc.report.names import names_of
 from sfsc.report.old_tests import with_old
 from sfsc.report.ranked_list import thumbnail
 from sfsc.report.result_figures import matrix_figure
@@ -46,7 +47,7 @@ class _Config(TypedDict):
 
     dataset: str
     recipe: str
-    widths: list[float]
+    widths: list[float | str]
 
 
 class _Hit(TypedDict):
@@ -143,7 +144,7 @@ def _render(run: Path) -> str:
     environment = _read_if_there(run / "environment.json", dict[str, Any])
     jinja = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     jinja.filters |= {"percent": _percent, "count": _count, "plain": _plain, "data_uri": data_uri}
-    jinja.filters |= {"with_old": with_old}
+    jinja.filters |= {"with_old": with_old, "names": names_of}
     jinja.filters |= {"width": "{:g}".format, "points": _points, "gain": show_gain}
     files = resources.files("sfsc.report")
     return jinja.from_string(files.joinpath("page.html").read_text("utf-8")).render(
@@ -169,7 +170,7 @@ def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     matrix = matrix_figure(evaluation, "mAP in percent")
     figures = {"matrix": matrix, "size": accuracy_against_size(evaluation)}
     if "cosines" in evaluation:  # evaluations of earlier versions lack some parts
-        figures["cosines"] = cosine_map(evaluation["cosines"], evaluation["widths"])
+        figures["cosines"] = cosine_map(evaluation["cosines"], names_of(evaluation))
     if "projection" in evaluation:
         figures["projection"] = embedding_map(evaluation["projection"])
     if "cascade" in evaluation:
@@ -181,7 +182,7 @@ def _result_figures(evaluation: dict[str, Any]) -> dict[str, str]:
     return {name: to_svg(figure) for name, figure in figures.items()}
 
 
-def _curves(log: list[dict[str, Any]], widths: list[float]) -> dict[str, str]:
+def _curves(log: list[dict[str, Any]], widths: list[float | str]) -> dict[str, str]:
     """Draw the logged values as SVG; a recipe without a classifier, for example, logs no uncertainty."""
     lines = {key: [line for line in log if _has_numbers(line.get(key))] for key in AXIS_LABELS}
     curves = {str(key): training_curves(lines[key], widths, key) for key in AXIS_LABELS if lines[key]}

@@ -9,6 +9,7 @@ from sfsc.deploy.profile import PROFILE_FIGURE, Profile
 from sfsc.report.accuracy_figures import accuracy_against_latency, accuracy_against_size
 from sfsc.report.canvas import save
 from sfsc.report.figures import heat_map
+from sfsc.report.names import names_of
 from sfsc.report.old_tests import with_old
 from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE, read_result
 
@@ -32,7 +33,7 @@ def draw_evaluation(folder: Path) -> list[Path]:
 def matrix_figure(result: dict[str, Any], label: str) -> Figure:
     """Return the heat map of the mAP matrix in an evaluation."""
     labels, values, met = with_old(result, "mAP")
-    return heat_map(values, result["widths"], result["criterion"], label, exported=labels, old=met)
+    return heat_map(values, names_of(result), result["criterion"], label, exported=labels, old=met)
 
 
 def draw_profile(profile: Profile, folder: Path) -> list[Path]:

@@ -15,6 +15,7 @@ from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 from sfsc.embedding.model import space_of
 from sfsc.errors import one_line
 from sfsc.report.further import further_tables
+from sfsc.report.names import names_of
 
 if TYPE_CHECKING:
     from sfsc.bridges.bridge import Bridge
@@ -56,7 +57,7 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     labels, values_with_old, met_by_old = with_old(evaluation, "mAP")
     full = len(criterion) - 1  # exported files follow the sub-models
     exported = evaluation.get("exported", {})  # earlier evaluations lack it
-    widths = [f"{width:g}" for width in evaluation["widths"]]
+    widths = names_of(evaluation)
     names = [*widths, *map(escape, labels)]
     matrix = Table("query \\ gallery", *names, title="mAP %")
     for row, (name, values) in enumerate(zip(names, values_with_old, strict=True)):
@@ -115,9 +116,8 @@ def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Ta
     return table
 
 
-def print_inspection(inspection: Inspection) -> None:
-    """Print sizes and channels at every width, and the layers that are not cut."""
-    names = [f"{width:g}" for width in inspection.widths]
+def print_inspection(inspection: Inspection, names: Sequence[str]) -> None:
+    """Print sizes and channels of every sub-model, by its name, and the layers that are not cut."""
     sizes = Table("width", "parameters", "of the full", "multiply-adds", "of the full")
     for row in zip(names, inspection.parameters, inspection.multiply_adds, strict=True):
         name, parameters, adds = row
@@ -243,12 +243,16 @@ def print_profile(profile: Profile) -> None:
     sizes = Table("width", "parameters", "multiply-adds")
     for width, row in {row.width: row for row in profile.rows}.items():
         adds = _known(row.multiply_adds, lambda count: f"{count / 1e6:,.1f} M")
-        sizes.add_row(f"{width:g}", _known(row.parameters, "{:,}".format), adds)
+        sizes.add_row(profile.name_of(width), _known(row.parameters, "{:,}".format), adds)
     table = Table(*PROFILE_HEADING)
     reference = profile.reference
     for row in profile.rows:
         table.add_row(
-            *(f"{row.width:g}", escape(row.label), _known(row.size, lambda size: f"{size / 1e6:.3f}")),
+            *(
+                profile.name_of(row.width),
+                escape(row.label),
+                _known(row.size, lambda size: f"{size / 1e6:.3f}"),
+            ),
             *(f"{row.memory / 1e6:.1f}", f"{1000 * row.p50:.2f}", f"{1000 * row.p95:.2f}"),
             *(f"{row.throughput:,.0f}", _known(reference, partial(_times_faster, row))),
             _known(row.accuracy, lambda accuracy: f"{100 * accuracy:.1f}"),

@@ -10,6 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json
+from sfsc.image_sizes import Size
 from sfsc.runs import datasets as location
 from sfsc.runs.description import fingerprint, read_description
 from sfsc.runs.paths import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE
@@ -141,6 +142,7 @@ class Result(TypedDict):
     baseline: Baseline
     gallery_gain: NotRequired[list[float]]
     multiply_adds: NotRequired[list[int]]
+    image_sizes: NotRequired[list[Size]]
     images: NotRequired[str]
     exported: NotRequired[dict[str, float]]
     costs: NotRequired[dict[str, float]]
@@ -182,7 +184,8 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(tests["self_tests"]) == own for tests in result.get("dimensions", [])]
     fitting += [0 < size <= MOST_TESTED, len(result["parameters"]) == own, "mAP" in result["metrics"]]
     fitting += ["mAP" in metrics for metrics in others]
-    fitting += [len(result.get("multiply_adds", result["parameters"])) == own]
+    fitting += [len(result.get(key, result["parameters"])) == own for key in ("multiply_adds", "image_sizes")]
+    fitting += [min(size) > 0 for size in result.get("image_sizes", [])]
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]

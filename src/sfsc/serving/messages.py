@@ -242,9 +242,13 @@ class Health(BaseModel):
 
 
 class SubModel(BaseModel):
-    """A sub-model; `latency_ms` is the median time to embed one image, measured when the service started."""
+    """A sub-model, whose images have the (height, width) `image_size`.
+
+    `latency_ms` is the median time to embed one image, measured when the service started.
+    """
 
     width: float
+    image_size: tuple[int, int]
     parameters: int
     multiply_adds: int
     latency_ms: float
@@ -262,8 +266,9 @@ class Evaluation(BaseModel):
 class FamilyAnswer(BaseModel):
     """The family; `dimensions` are those that it supports, ascending up to the full `dimension`.
 
-    `image_size` is (height, width), and `evaluation` is null if the run was not evaluated. `smallest_fmr` is
-    the smallest false match rate that the thresholds of all pairs support, or null without thresholds.
+    `image_size` is the (height, width) of the full sub-model's images, and `evaluation` is null if the run
+    was not evaluated. `smallest_fmr` is the smallest false match rate that the thresholds of all pairs
+    support, or null without thresholds.
     """
 
     fingerprint: str

@@ -35,9 +35,12 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
     Raises:
         SfscError: the run's evaluation.json is damaged or belongs to another family.
     """
-    inspection = inspect(family, torch.zeros(1, 3, *family.spec.image_size))
+    inspection = inspect(family, family.examples())
     latencies = _latencies(family)
-    rows = zip(inspection.widths, inspection.parameters, inspection.multiply_adds, latencies, strict=True)
+    sizes = map(family.image_size_of, family.widths)
+    rows = zip(
+        inspection.widths, sizes, inspection.parameters, inspection.multiply_adds, latencies, strict=True
+    )
     return FamilyAnswer(
         fingerprint=family.fingerprint,
         backbone=family.spec.backbone,
@@ -45,8 +48,10 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
         dimensions=list(family.dimensions),
         image_size=family.spec.image_size,
         submodels=[
-            SubModel(width=width, parameters=parameters, multiply_adds=adds, latency_ms=latency)
-            for width, parameters, adds, latency in rows
+            SubModel(
+                width=width, image_size=size, parameters=parameters, multiply_adds=adds, latency_ms=latency
+            )
+            for width, size, parameters, adds, latency in rows
         ],
         evaluation=_evaluation(run / "evaluation.json", family),
         smallest_fmr=_smallest_rate(family.thresholds),
@@ -96,10 +101,10 @@ def _shuffled(row: Row) -> int:
 @torch.inference_mode()
 def _latencies(family: Family) -> list[float]:
     """Measure the median milliseconds per image of each sub-model, alternating to share disturbances."""
-    image = torch.zeros(1, 3, *family.spec.image_size, dtype=torch.uint8)
+    images = [image.byte() for image in family.examples()]
     timings: list[list[float]] = [[] for _ in family.widths]
     for _ in range(1 + TIMINGS):
-        for width, times in zip(family.widths, timings, strict=True):
+        for width, image, times in zip(family.widths, images, timings, strict=True):
             start = time.perf_counter()
             family.embed(image, width)
             times.append(1000 * (time.perf_counter() - start))

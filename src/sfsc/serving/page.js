@@ -373,14 +373,17 @@ function listenToFilters() {
 const heading = (text, scope) => element("th", { scope, textContent: text });
 
 function showFamily() {
-  const rows = state.family.submodels.map((one) => {
-    const values = [short(one.parameters), short(one.multiply_adds), `${milliseconds(one.latency_ms)} ms`];
+  const sizes = state.family.submodels.map((one) => [...one.image_size].reverse().join(" × "));
+  const differ = new Set(sizes).size > 1;
+  const rows = state.family.submodels.map((one, place) => {
+    const values = [...(differ ? [sizes[place]] : []), short(one.parameters), short(one.multiply_adds), `${milliseconds(one.latency_ms)} ms`];
     const cells = values.map((textContent) => element("td", { textContent }));
     const row = element("tr", {}, heading(one.width, "row"), ...cells);
     row.dataset.width = one.width;
     return row;
   });
-  const titles = ["sub-model", "parameters", "multiply-adds", "time here"].map((text) => heading(text, "col"));
+  const names = ["sub-model", ...(differ ? ["pixels"] : []), "parameters", "multiply-adds", "time here"];
+  const titles = names.map((text) => heading(text, "col"));
   at("family").replaceChildren(element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows));
   const writers = Object.entries(state.gallery.rows_by_width);
   const written = writers.map(([width, rows]) => `${rows.toLocaleString("en")} by ${width}`).join(", ");

@@ -25,7 +25,7 @@ from sfsc.gallery.store import Hit, Row
 from sfsc.gallery.values import unit_rows
 from sfsc.images.boxes import Box
 from sfsc.images.header import read_header
-from sfsc.images.reading import decode_bytes
+from sfsc.images.reading import decode_sizes
 from sfsc.serving.answers import Found
 from sfsc.serving.batches import Batches
 from sfsc.serving.embeddings import stacked
@@ -281,11 +281,11 @@ class Service:
         self, source: Source, widths: Sequence[float], box: Box | None
     ) -> list[tuple[np.ndarray, float]]:
         name, data = source()
-        size = self.family.spec.image_size
-        pixels = torch.from_numpy(decode_bytes(data, name, size, IMAGE_MEMORY, box))
-        image = pixels.permute(2, 0, 1)[None]
+        sizes = [self.family.image_size_of(width) for width in widths]
+        images = decode_sizes(data, name, sizes, IMAGE_MEMORY, box)
         found = []
-        for width in widths:
+        for width, size in zip(widths, sizes, strict=True):
+            image = torch.from_numpy(images[size]).permute(2, 0, 1)[None]
             start = time.perf_counter()
             embedding = self.family.embed(image, width)[0].numpy()
             seconds = time.perf_counter() - start

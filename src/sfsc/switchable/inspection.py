@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -32,18 +33,23 @@ class Inspection:
     whole: dict[str, str]
 
 
-def inspect(switchable: Switchable, example_input: Tensor) -> Inspection:
+def inspect(switchable: Switchable, example_input: Tensor | Sequence[Tensor]) -> Inspection:
     """Return the channels, parameters and multiply-adds of each sub-network.
 
     Args:
         switchable: the network; it is not changed.
-        example_input: (batch, ...) float32, as for `to_switchable`. Only its first item is used.
+        example_input: (batch, ...) float32, as for `to_switchable`, or one for each width, narrow first. Only
+            its first item is used.
     """
     networks = [switchable.at(width) for width in switchable.widths]
+    examples = [example_input] * len(networks) if isinstance(example_input, Tensor) else example_input
     return Inspection(
         widths=switchable.widths.ratios,
         parameters=tuple(switchable.parameter_count(width) for width in switchable.widths),
-        multiply_adds=tuple(count_multiply_adds(network, example_input[:1]) for network in networks),
+        multiply_adds=tuple(
+            count_multiply_adds(network, example[:1])
+            for network, example in zip(networks, examples, strict=True)
+        ),
         channels=_channels(switchable),
         whole=_whole(switchable),
     )

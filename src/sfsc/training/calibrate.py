@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from sfsc.data.image_paths import images_of
-from sfsc.embedding.image_set import Embedder, embed_all
+from sfsc.embedding.image_set import Key, embed_all
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.training.config import dataset_of, read_config
@@ -75,9 +75,7 @@ def calibrate(
     return report
 
 
-def fit_calibration(
-    family: Family, embedded: Mapping[Embedder, np.ndarray]
-) -> tuple[Family, CalibrationReport]:
+def fit_calibration(family: Family, embedded: Mapping[Key, np.ndarray]) -> tuple[Family, CalibrationReport]:
     """Return a calibrated copy of a family in evaluation mode, and the cosines before and after.
 
     Args:

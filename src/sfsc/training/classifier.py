@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sfsc.data.dataset import Split
-from sfsc.embedding.embedded import embed_images
+from sfsc.embedding.embedded import Embedder, embed_images
 from sfsc.family.family import Family
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
@@ -47,9 +46,9 @@ def _class_means(
 ) -> list[Tensor]:
     """Return the directions of the classes, (classes, dim) float32, for each width."""
     family.eval()
-    embedders = {width: partial(family.embed_pixels, width=width) for width in widths}
+    embedders = {width: Embedder.of(family, width) for width in widths}
     paths, labels = images.paths[world.share(len(images))], torch.from_numpy(images.labels())
-    parts = list(embed_images(embedders, paths, family.spec.image_size, config.workers, "imprinting"))
+    parts = list(embed_images(embedders, paths, config.workers, "imprinting"))
     means = []
     for width in widths:
         batches = world.gather([part.vectors[width] for part in parts])

@@ -25,17 +25,17 @@ from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError, first_line, one_line
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_bytes, read_json
+from sfsc.image_sizes import read_written
 from sfsc.runs.datasets import relocated, split_name
 from sfsc.runs.paths import CONFIG_FILE, find, split_width
 from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe
-from sfsc.widths import Widths
 
 MOST_BYTES = 1 << 20  # maximum size of a settings file
 NO_PATHS = {"default", "none", "imagenet"}  # values of `weights` that are not paths
 
 
-def _read_widths(value: Any) -> tuple[float, ...]:
-    return Widths.of(value).ratios
+def _read_widths(value: Any) -> tuple[float | str, ...]:
+    return tuple(one.value for one in read_written(value))
 
 
 class Config(BaseModel):
@@ -62,8 +62,10 @@ class Config(BaseModel):
         "default",
         description="pretrained weights: default (the backbone's own, if any), none, a file or a folder",
     )
-    widths: Annotated[tuple[float, ...], BeforeValidator(_read_widths)] = Field(
-        (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"
+    widths: Annotated[tuple[float | str, ...], BeforeValidator(_read_widths)] = Field(
+        (0.25, 0.5, 0.75, 1.0),
+        description="channel ratios of the sub-models, increasing to 1.0; `0.25@48` adds an "
+        "[image size](#image-sizes)",
     )
     keep: tuple[str, ...] = Field((), description="names of modules that keep all channels at every width")
     round_to: int = Field(

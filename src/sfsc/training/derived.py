@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sfsc.family.family import Family
 from sfsc.files.writing import write_atomic, write_json
+from sfsc.image_sizes import Written
 from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, FIXED_TEACHER_FILE, OLD_FILE
 from sfsc.training.config import Config, read_config
 from sfsc.training.old.direct import save_direct_bridge
@@ -40,4 +41,6 @@ def save_derived(family: Family, run: Path, out: Path) -> None:
 
 
 def _settings(run: Path, widths: Iterable[float]) -> Config:
-    return read_config(run).model_copy(update={"widths": tuple(sorted(widths))})
+    config = read_config(run)
+    written = {Written.parse(one).width: one for one in config.widths}  # with their image sizes
+    return config.model_copy(update={"widths": tuple(written.get(width, width) for width in sorted(widths))})

@@ -15,6 +15,7 @@ from sfsc.family.family import Family
 from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
+from sfsc.training.resizing import resized
 
 GRAPHS = 64  # maximum number of graphs that a process compiles from the same code
 
@@ -43,8 +44,9 @@ class Forward:
     def __call__(self, images: Tensor, width: float) -> Tensor:
         """Embed images (batch, 3, height, width) float32 in [0, 1] as (batch, dim).
 
-        The embeddings have length 1, except for a recipe with linear logits, which takes them before their
-        normalisation.
+        The images have the size of the full sub-model's, and are resized for a sub-model that embeds smaller
+        ones. The embeddings have length 1, except for a recipe with linear logits, which takes them before
+        their normalisation.
 
         Raises:
             SfscError: the settings demand compilation, but the network cannot be compiled.
@@ -53,6 +55,7 @@ class Forward:
         network = sub_model.features if self.linear else sub_model
         if self.config.compile and width not in self.compiled:
             self.compiled[width] = _compile(network)
+        images = resized(images, self.family.image_size_of(width))
         images = images.contiguous(memory_format=self.formats[width])
         low = self.config.precision == "bfloat16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=low), self.normalisation:

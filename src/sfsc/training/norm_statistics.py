@@ -20,6 +20,7 @@ from sfsc.switchable.convert import cut_positions, select
 from sfsc.training.config import dataset_of, read_config
 from sfsc.training.derived import check_folder, save_derived
 from sfsc.training.loading import load_batches
+from sfsc.training.resizing import resized
 from sfsc.widths import Widths
 
 BATCH = 128
@@ -132,11 +133,12 @@ def estimate_statistics(family: Family, widths: Iterable[float], batches: Iterab
     Args:
         family: the family; it is put into evaluation mode.
         widths: the widths of the sub-models.
-        batches: (batch, 3, height, width) uint8 or float32 in [0, 1], with at least two images per batch.
+        batches: (batch, 3, height, width) uint8 or float32 in [0, 1], of the size of the full sub-model's
+            images, with at least two images per batch. They are resized for the sub-models of other sizes.
     """
     family.eval()
-    networks = [family.at(width) for width in widths]
-    norms = [m for network in networks for m in network.modules() if isinstance(m, _BatchNorm)]
+    networks = {width: family.at(width) for width in widths}
+    norms = [m for network in networks.values() for m in network.modules() if isinstance(m, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -144,8 +146,9 @@ def estimate_statistics(family: Family, widths: Iterable[float], batches: Iterab
         norm.train()
     with torch.no_grad():
         for images in batches:
-            for network in networks:
-                network(images.float() / 255 if images.dtype == torch.uint8 else images)
+            pixels = images.float() / 255 if images.dtype == torch.uint8 else images
+            for width, network in networks.items():
+                network(resized(pixels, family.image_size_of(width)))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()

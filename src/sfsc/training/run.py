@@ -18,6 +18,7 @@ from sfsc.data.sources import open_dataset
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
+from sfsc.image_sizes import Written, sizes_of
 from sfsc.images.reading import CorruptImage
 from sfsc.runs.datasets import split_name
 from sfsc.runs.description import complete, holds_family
@@ -154,11 +155,17 @@ def _with_method(config: Config) -> Config:
 
 
 def _resolve(config: Config, dataset: Dataset) -> Config:
-    """Return the settings with everything decided that depends on the data set, the machine or the folder."""
+    """Return the settings with everything decided that depends on the data set, the machine or the folder.
+
+    Raises:
+        SfscError: a sub-model has an impossible image size, or there is no such backbone.
+    """
     default_weights = find_backbone(config.backbone).default_weights
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
+    image_size = config.image_size or dataset.image_size
+    sizes_of([Written.parse(one) for one in config.widths], image_size)
     update = {
-        "image_size": config.image_size or dataset.image_size,
+        "image_size": image_size,
         "weights": default_weights if config.weights == "default" else config.weights,
         "device": default_device if config.device == "auto" else config.device,
     }

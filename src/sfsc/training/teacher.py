@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfsc.embedding.embedded import embed_images
+from sfsc.embedding.embedded import Embedder, embed_images
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.training.checkpoint import CHECKPOINT_FILE, read_checkpoint
@@ -42,11 +42,10 @@ class Teacher:
             )
         return cls(family.to(device).eval(), checkpoint.tensors["classifier.0"].to(device))
 
-    def embed(self, paths: Sequence[str], size: tuple[int, int], workers: int) -> Tensor:
+    def embed(self, paths: Sequence[str], workers: int) -> Tensor:
         """Return the embeddings of images, (len(paths), dim) float32 on the CPU, with a progress bar."""
-        parts = embed_images(
-            {1.0: self.family.embed_pixels}, paths, size, workers, "embedding by the teacher"
-        )
+        embedder = {1.0: Embedder.of(self.family, 1.0)}
+        parts = embed_images(embedder, paths, workers, "embedding by the teacher")
         return torch.from_numpy(np.concatenate([part.vectors[1.0] for part in parts]))
 
 

@@ -83,7 +83,7 @@ class Training:
         """
         size = self.state.family.spec.image_size
         if self.teacher and len(self.config.cycle) > 1:
-            self.clean = self.teacher.embed(self.paths, size, self.config.workers).to(self.device)
+            self.clean = self.teacher.embed(self.paths, self.config.workers).to(self.device)
         batches = self.batches * len(self.phases)
         loaded = load_batches(self.paths, batches[self.last.step :], size, self.config.workers)
         with closing(loaded):

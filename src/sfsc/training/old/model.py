@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 
-from sfsc.embedding.embedded import Embedded, embed_images
+from sfsc.embedding.embedded import Embedded, Embedder, embed_images
 from sfsc.embedding.model import ONNX, Model, open_model
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
@@ -74,9 +73,8 @@ class OldNetwork:
 
     def embed(self, paths: Sequence[str], workers: int = 2) -> np.ndarray:
         """See `OldModel`."""
-        embedder = {None: partial(self.model.embed_pixels, width=self.width)}
-        size, said = self.model.image_size, "embedding by the old model"
-        embedded = Embedded.join([*embed_images(embedder, paths, size, workers, said)])
+        embedder = {None: Embedder.of(self.model, self.width)}
+        embedded = Embedded.join([*embed_images(embedder, paths, workers, "embedding by the old model")])
         if bad := embedded.corrupt:
             raise SfscError(f"{len(bad)} of {len(paths)} images cannot be read, the first: {bad[0]}")
         return embedded.vectors[None]
