@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,19 @@ def test_decisions_are_evaluated_in_every_cell(run: Path, dataset: Dataset, tmp_
     without = evaluate(family, dataset, workers=0).decisions
     assert without["fitted_on"] is None
     assert "fmr" not in without["cells"][0][0]
+
+
+@pytest.mark.parametrize(("source", "remarked"), [("csv:/x", True), ("target:csv:/x", False)])
+def test_a_remark_names_images_that_fitted_the_thresholds(
+    run: Path, dataset: Dataset, source: str, remarked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr("sfsc.evaluation.evaluate.say", said.append)
+    family = Family.load(run)
+    assert family.thresholds is not None
+    family.thresholds = replace(family.thresholds, data=source)
+    evaluate(family, replace(dataset, source=source), workers=0)
+    assert any("were fitted on these images" in line for line in said) == remarked
 
 
 def test_the_factor_counts_both_directions() -> None:

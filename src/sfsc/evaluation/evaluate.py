@@ -22,6 +22,7 @@ from sfsc.evaluation.members import open_members
 from sfsc.evaluation.old import OldMember, OldTests, evaluate_old
 from sfsc.evaluation.other_rankings import Reranked, Tracks, evaluate_tracks, rerank_images
 from sfsc.evaluation.shown import projection, ranked_lists, same_image_cosines
+from sfsc.evaluation.thresholds import TARGET
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
 from sfsc.image_sizes import Size
@@ -271,7 +272,7 @@ def _thresholds(family: Family, dataset: Dataset) -> Thresholds | None:
     except SfscError as error:
         say(f"remark: {error}")
         return None
-    if thresholds.data == absolute(dataset.source):
+    if thresholds.data == absolute(dataset.source) and not dataset.source.startswith(TARGET):
         say("remark: the thresholds were fitted on these images, so that they seem better than they are")
     return thresholds
 

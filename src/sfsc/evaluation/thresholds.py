@@ -19,7 +19,8 @@ from sfsc.gallery.forms import DTYPES, decode, encode
 from sfsc.progress import track
 from sfsc.runs.datasets import absolute
 
-VALIDATION = "validation"  # the prefix of the view in `sfsc.data.sources.RESPLITS`
+# Prefixes of views in `sfsc.data.sources.RESPLITS`; the training images of the second one fit thresholds.
+VALIDATION, TARGET = "validation", "target:"
 
 
 def fit_thresholds(family: Family, dataset: Dataset, workers: int = 2) -> Thresholds:
@@ -43,7 +44,7 @@ def fit_thresholds(family: Family, dataset: Dataset, workers: int = 2) -> Thresh
         thresholds.save("runs/photos/thresholds.json")
     """
     query, gallery = dataset.query, dataset.gallery
-    if dataset.source.startswith("target:"):
+    if dataset.source.startswith(TARGET):
         query = gallery = dataset.train
     images = embed_all(family, [*query.paths, *gallery.paths], workers)
     queries, rows = images.of(query.paths), images.of(gallery.paths)

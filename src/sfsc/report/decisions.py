@@ -38,6 +38,8 @@ def decision_tables(evaluation: dict[str, Any]) -> Tables:
         rows = [[f"{100 * cell['calibration']['error']:.1f}" for cell in row] for row in decisions["cells"]]
         tables["calibration error of probabilities, %"] = _matrix(labels, rows)
         tables["real FMR in all cells, as a multiple of the wanted one"] = _consistency(decisions)
+        if evaluation.get("exported"):
+            tables["real FMR of exported files' queries, over that of their sub-models"] = _files(evaluation)
     return tables
 
 
@@ -53,6 +55,21 @@ def _consistency(decisions: dict[str, Any]) -> list[list[str]]:
             row += [f"{min(known):.2f} to {max(known):.2f}", _factor(worst)] if known else ["-"] * 2
         rows.append(row)
     return [heading, *rows]
+
+
+def _files(evaluation: dict[str, Any]) -> list[list[str]]:
+    """Compare queries by files with those by their sub-models, at the same thresholds, in all galleries."""
+    decisions, widths = evaluation["decisions"], evaluation["widths"]
+    rows = []
+    for place, (label, width) in enumerate(evaluation["exported"].items(), len(widths)):
+        pairs = [*zip(decisions["cells"][place], decisions["cells"][widths.index(width)], strict=True)]
+        rows.append([label, *(_ratios(pairs[: len(widths)], at) for at in range(len(decisions["rates"])))])
+    return [["exported", *(f"at FMR {rate:g}" for rate in decisions["rates"])], *rows]
+
+
+def _ratios(pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]], at: int) -> str:
+    known = [file["fmr"][at] / own["fmr"][at] for file, own in pairs if file["fmr"][at] and own["fmr"][at]]
+    return f"{min(known):.2f} to {max(known):.2f}" if known else "-"
 
 
 def _factor(value: float | None) -> str:

@@ -189,6 +189,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
+    fitting += [width in result["widths"] for width in exported.values()]
     if cascade := result.get("cascade"):
         fitting += [len(one["shares"]) == len(cascade["widths"]) for one in cascade["limits"]]
         fitting += [bool(cascade["limits"]), 0 < len(cascade["alone"]) == len(cascade["widths"])]
