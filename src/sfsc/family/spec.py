@@ -12,7 +12,7 @@ from sfsc.files.schema import conform
 from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 
-FORMAT = 4
+FORMAT = 5
 # Fields that the first format lacked: the format that introduced each, and the value in older families.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
@@ -21,6 +21,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "shared": (3, True),
     "calibrated": (3, False),
     "nested_dims": (4, []),
+    "added": (5, []),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -40,6 +41,7 @@ class Description(TypedDict):
     shared: NotRequired[bool]
     calibrated: NotRequired[bool]
     nested_dims: NotRequired[tuple[int, ...]]
+    added: NotRequired[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -58,10 +60,11 @@ class FamilySpec:
             network.
         calibrated: whether the narrow sub-models have a `Calibration`.
         nested_dims: the prefix lengths that also work as embeddings, increasing.
+        added: the narrow widths that were added to the trained family, increasing.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
-            `embedding_dim`; or a size exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            `embedding_dim`; an added width is not a narrow one; or a size exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -74,9 +77,14 @@ class FamilySpec:
     shared: bool = True
     calibrated: bool = False
     nested_dims: tuple[int, ...] = ()
+    added: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
+        if not {*self.added} <= {*self.widths.narrow}:
+            raise SfscError(
+                f"the added widths {self.added} are not all among the narrow ones of {self.widths}"
+            )
         height, width = self.image_size
         if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
             raise SfscError(
@@ -87,9 +95,14 @@ class FamilySpec:
         if len(self.widths) > MOST_WIDTHS:
             raise SfscError(f"a family has at most {MOST_WIDTHS} widths, not {len(self.widths)}")
 
+    def trained(self) -> FamilySpec:
+        """Return the specification of the trained family: without calibration and added widths."""
+        widths = Widths(tuple(width for width in self.widths if width not in self.added))
+        return replace(self, widths=widths, calibrated=False, added=())
+
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        lists = {"keep": list(self.keep), "nested_dims": list(self.nested_dims)}
+        lists = {name: list(getattr(self, name)) for name in ("keep", "nested_dims", "added")}
         description = {**asdict(self), "widths": list(self.widths), **lists}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
@@ -119,4 +132,5 @@ def read_spec(values: Any, path: Path) -> tuple[FamilySpec, str | None]:
         spec = FamilySpec(said["backbone"], Widths.of(said["widths"]), *sizes, **later)
     except SfscError as error:
         raise SfscError(f"{path} does not describe a family: {error}") from None
-    return replace(spec, keep=tuple(spec.keep), nested_dims=tuple(spec.nested_dims)), said.get("fingerprint")
+    tuples = {name: tuple(getattr(spec, name)) for name in ("keep", "nested_dims", "added")}
+    return replace(spec, **tuples), said.get("fingerprint")

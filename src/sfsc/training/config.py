@@ -65,6 +65,9 @@ class Config(BaseModel):
     widths: Annotated[tuple[float, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0), description="channel ratios of the sub-models, increasing to 1.0"
     )
+    random_widths: int = Field(
+        0, ge=0, description="number of random widths that each joint step trains besides these"
+    )
     keep: tuple[str, ...] = Field((), description="names of modules that keep all channels at every width")
     round_to: int = Field(
         8, ge=1, description="channel counts are rounded up to multiples of this; 1 for no rounding"

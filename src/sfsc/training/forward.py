@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sfsc.errors import SfscError, first_line
 from sfsc.family.embedder import Embedder
-from sfsc.family.family import Family
+from sfsc.switchable.network import Switchable
 from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
@@ -27,7 +27,7 @@ class Forward:
     are not saved with it.
     """
 
-    def __init__(self, family: Family, config: Config, world: World = ALONE) -> None:
+    def __init__(self, family: Switchable, config: Config, world: World = ALONE) -> None:
         self.family = family
         self.config = config
         self.linear = config.method.logits == "linear"
