@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -20,8 +19,8 @@ from sfsc.retrieval.ranking import positive_ranks
 from sfsc.training.config import dataset_of, read_config
 
 MEANING = """The families were extended with `sfsc submodel`. The table shows mAP in percent of self-tests,
-M(w, w), and of queries in the full gallery, M(w, 1), {seeds}. *Line* is the difference of a width that was
-added to the straight line between its trained neighbours."""
+M(w, w), and of queries in the full gallery, M(w, 1), as means over the runs ({runs}). *Line* is the
+difference of an added width to the straight line between its trained neighbours."""
 COLOURS = ("#2f78b7", "#d9742b", "#4b9b5d", "#7d8590")
 
 
@@ -90,6 +89,7 @@ def draw(kinds: dict[str, tuple[list[float], list[float], np.ndarray]], path: Pa
 
 
 def main() -> None:
+    """Print the section, and draw the picture if it is asked for."""
     options = parser(__doc__)
     options.add_argument(
         "runs", nargs="+", type=Path, help="run folders; those with equal settings are averaged"
@@ -103,10 +103,10 @@ def main() -> None:
         name = f"{config.random_widths} random widths" if config.random_widths else "fixed widths only"
         kinds.setdefault(name, []).append(run)
     found = {name: measured(runs, given.workers) for name, runs in kinds.items()}
-    seeds = statistics.mode([len(runs) for runs in kinds.values()])
+    runs = ", ".join(f"{name}: {len(of_kind)}" for name, of_kind in kinds.items())
     rows = [[name, *row] for name, one in found.items() for row in rows_of(*one)]
     heading = ["training", "width", "", "M(w, w)", "line", "M(w, 1)", "line"]
-    print(section("Any width", MEANING.format(seeds=f"as means over {seeds} runs"), table(heading, rows)))
+    print(section("Any width", MEANING.format(runs=runs), table(heading, rows)))
     if given.picture:
         draw(found, given.picture)
 

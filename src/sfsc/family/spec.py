@@ -64,7 +64,8 @@ class FamilySpec:
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
-            `embedding_dim`; an added width is not a narrow one; or a size exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            `embedding_dim`; an added width is not a narrow one; or a size exceeds `MOST_DIMENSIONS`,
+            `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -102,8 +103,8 @@ class FamilySpec:
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        lists = {name: list(getattr(self, name)) for name in ("keep", "nested_dims", "added")}
-        description = {**asdict(self), "widths": list(self.widths), **lists}
+        names = ("widths", "keep", "nested_dims", "added")
+        description = {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}
         version = max([1, *(since for name, (since, _) in LATER.items() if name not in unsaid)])
@@ -124,13 +125,13 @@ def read_spec(values: Any, path: Path) -> tuple[FamilySpec, str | None]:
         if conform(conform(values, dict[str, Any]).get("format"), int, "its format") > FORMAT:
             raise SfscError(f"{path} was written by a newer sfsc: upgrade sfsc to read it")
         said = conform(values, Description)
-        later = {name: said.get(name, before) for name, (_, before) in LATER.items()}
+        later: dict[str, Any] = {name: said.get(name, before) for name, (_, before) in LATER.items()}
         sizes = said["embedding_dim"], said["image_size"]
     except ValueError as error:
         raise SfscError(f"{path} does not describe a family: {error}") from None
     try:
+        later |= {name: tuple(value) for name, value in later.items() if isinstance(value, list)}
         spec = FamilySpec(said["backbone"], Widths.of(said["widths"]), *sizes, **later)
     except SfscError as error:
         raise SfscError(f"{path} does not describe a family: {error}") from None
-    tuples = {name: tuple(getattr(spec, name)) for name in ("keep", "nested_dims", "added")}
-    return replace(spec, **tuples), said.get("fingerprint")
+    return spec, said.get("fingerprint")

@@ -114,7 +114,10 @@ def cut_norms(network: nn.Module, structure: Structure, counts: Sequence[int]) -
 def positions_within(
     structure: Structure, wide: Sequence[int], narrow: Sequence[int]
 ) -> dict[str, Positions]:
-    """Return, by parameter and dimension, where a part that keeps `narrow` units lies in one that keeps `wide`."""
+    """Return, by parameter and dimension, the positions of a narrow sub-network's part in a wide one's part.
+
+    The sub-networks keep these numbers of units of each group.
+    """
     outer, inner = cut_positions(structure, wide), cut_positions(structure, narrow)
     return {
         name: {

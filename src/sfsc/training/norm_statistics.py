@@ -35,8 +35,8 @@ def recalibrate(
 ) -> Family:
     """Re-estimate the BatchNorm statistics of some widths (Yu and Huang, ICCV 2019, section 4.1).
 
-    A width that the family lacks is added, as by `submodel`. Nothing is trained, so evaluate the new family to
-    see how accurate it is.
+    A width that the family lacks is added, as by `submodel`. Nothing is trained, so evaluate the new family
+    to see how accurate it is.
 
     Args:
         run: a run folder with a trained family; it is not changed.

@@ -85,7 +85,7 @@ class AnyWidth(Switchable):
 
 
 def between(widths: Widths) -> list[float]:
-    """Return the random widths: multiples of 1/32 above the narrowest width that are not widths themselves."""
+    """Return the multiples of 1/32 between the narrowest width and 1 that are not widths themselves."""
     grid = [step / STEPS for step in range(1, STEPS)]
     return [ratio for ratio in grid if ratio > widths.ratios[0] and ratio not in widths.ratios]
 
@@ -106,6 +106,6 @@ def check_random_widths(config: Config) -> None:
         )
     if config.random_widths > possible:
         raise SfscError(
-            f"there are {possible} random widths above the narrowest of {Widths.of(config.widths)}, fewer than "
-            f"{config.random_widths}: lower random_widths, or give narrower widths"
+            f"random_widths is {config.random_widths}, but there are {possible} random widths above "
+            f"{config.widths[0]:g}: lower random_widths, or begin with a narrower width"
         )

@@ -30,8 +30,8 @@ from sfsc.training.losses.simplex import simplex
 from sfsc.training.old.direct import save_direct_bridge
 from sfsc.training.old.fixed import check_fixed, fixed_space
 from sfsc.training.old.space import OldSpace
-from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.random_widths import check_random_widths
+from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.record import begun, check, has_record, record, refuse_used
 from sfsc.training.start import equalise, new_family, starting_state
 from sfsc.training.teacher import TEACHER_FOLDER, Teacher, teacher_config

@@ -26,9 +26,9 @@ def submodel(
 
     A new sub-model consists of the first channels of the network, and has the first normalisation parameters
     of the next wider sub-model. Its BatchNorm statistics are estimated from images (Yu and Huang, Universally
-    Slimmable Networks, ICCV 2019, section 4.1). Nothing is trained, and the other sub-models do not change, so
-    the new family can use the galleries of the old one. Train with `random_widths` if the new sub-models are
-    to be about as accurate as trained ones.
+    Slimmable Networks, ICCV 2019, section 4.1). Nothing is trained, and the other sub-models do not change,
+    so the new family can use the galleries of the old one. Train with `random_widths` if the new sub-models
+    are to be about as accurate as trained ones.
 
     Args:
         run: a run folder with a trained family; it is not changed.
