@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -68,8 +68,13 @@ class StepStatistics:
 
     def of(self, indices: Sequence[int]) -> StepStatistics:
         """Return the statistics of some of the sub-models; those of groups stay."""
-        chosen = (values[[*indices]] for values in (self.loss, self.uncertainty, self.conflicts))
-        return StepStatistics(*chosen, self.conflicts_by_group)
+        chosen = [*indices]
+        return replace(
+            self,
+            loss=self.loss[chosen],
+            uncertainty=self.uncertainty[chosen],
+            conflicts=self.conflicts[chosen],
+        )
 
 
 class NestedGradients:
