@@ -56,6 +56,7 @@ OPTIONS = {
         "--old",
     },
     "thresholds": {"--dataset", "--workers", "--allow-code"},
+    "submodel": {"--out", "--dataset", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},
     "adapt": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {

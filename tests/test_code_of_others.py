@@ -120,6 +120,7 @@ def test_what_is_allowed_is_not_looked_for_where_the_run_says(
         "calibrate run --out new",
         "adapt run --images SHAPES --out new",
         "recalibrate run --out new",
+        "submodel run 0.6 --out new",
         "serve run --gallery gallery",
         "train --out run --resume",
         "train SHAPES --out run --resume --epochs 2",

@@ -117,7 +117,7 @@ def guided(emoji: Path) -> Path:
 
 
 def test_the_guides_run(guided: Path) -> None:
-    assert sum(len(blocks(document, "python")) for document in GUIDES) == 15
+    assert sum(len(blocks(document, "python")) for document in GUIDES) == 16
     for name in ("config.json", "environment.json", "log.jsonl", "checkpoint.safetensors", "report.html"):
         assert (guided / "runs" / "first" / name).stat().st_size > 0
     assert len(sfsc.Gallery.open(guided / "galleries" / "first")) > 0

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from sfsc.training.config import Config
     from sfsc.training.norm_statistics import recalibrate
     from sfsc.training.run import train
+    from sfsc.training.submodel import submodel
     from sfsc.widths import Widths
 
 __all__ = [
@@ -94,6 +95,7 @@ __all__ = [
     "recalibrate",
     "search",
     "search_cascade",
+    "submodel",
     "to_switchable",
     "train",
     "upgrade",
@@ -147,6 +149,7 @@ _HOMES = {
     "recalibrate": "sfsc.training.norm_statistics",
     "search": "sfsc.gallery.searching",
     "search_cascade": "sfsc.gallery.cascading",
+    "submodel": "sfsc.training.submodel",
     "to_switchable": "sfsc.switchable.network",
     "train": "sfsc.training.run",
     "upgrade": "sfsc.gallery.indexing",

@@ -183,6 +183,28 @@ def test_extra_steps_resume_to_the_same_weights(
     assert lines[-1]["loss"][2] is None, "the last two steps train narrow sub-models alone"
 
 
+def test_random_widths_resume_to_the_same_weights(
+    shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = {"widths": [0.25, 0.5, 1.0], "random_widths": 2, "extra_steps": [1, 0], "epochs": 1}
+    config = Config.make(settings(shapes, **changes))
+
+    def keep(run: Path, state: TrainingState, step: int) -> None:
+        save_checkpoint(run, state, step)
+        if step == 3:
+            shutil.copytree(run, tmp_path / "kept")
+
+    monkeypatch.setattr("sfsc.training.trainer.save_checkpoint", keep)
+    family = train(config, tmp_path / "whole")
+    monkeypatch.undo()
+    train(config, tmp_path / "kept", resume=True)
+    assert same(weights(tmp_path / "kept"), weights(tmp_path / "whole"))
+    assert family.widths.ratios == (0.25, 0.5, 1.0), "random widths leave no sub-model"
+    log = [json.loads(line) for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()]
+    assert [len(line[name]) for line in log for name in ("loss", "conflicts")] == [3] * 2 * len(log)
+    assert None not in log[0]["conflicts"]
+
+
 def test_a_sub_model_alone_learns_towards_the_teacher_of_clean_images(
     shapes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +411,10 @@ def test_too_many_corrupt_images_stop_the_training(shapes: str, tmp_path: Path) 
         ({"epochs": 0}, "epochs"),
         ({"colour": 1}, "unknown setting 'colour'"),
         ({"dataset": "magic:x"}, "magic"),
+        ({"random_widths": 1, "recipe": "bct-s"}, "a network or a classifier for each width"),
+        ({"random_widths": 1, "compile": True}, "random widths would be compiled one by one"),
+        ({"random_widths": 23}, "there are 21 random widths above 0.25: lower random_widths"),
+        ({"random_widths": 1, "widths": (1.0,)}, "there are 0 random widths above 1"),
     ],
 )
 def test_wrong_settings_are_one_line_and_make_no_folder(

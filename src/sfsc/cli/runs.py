@@ -106,6 +106,27 @@ def thresholds(
 
 
 @app.command()
+def submodel(
+    run: RunArgument,
+    widths: Annotated[
+        str, typer.Argument(metavar="WIDTHS", help="Widths that the family lacks, such as 0.4,0.6.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the new family.")],
+    dataset: DatasetOption = None,
+    workers: WorkersOption = 2,
+    allow_code: AllowCodeOption = None,
+) -> None:
+    """Add sub-models of widths that were not trained. The galleries of the run stay valid.
+
+    Their BatchNorm statistics come from the training images of the data set, without labels.
+    """
+    from sfsc.training.submodel import submodel as add_submodels
+
+    family = add_submodels(run, widths, out, dataset, workers, allow_code)
+    print(f"written: {out}, a family of the widths {family.widths}")
+
+
+@app.command()
 def recalibrate(
     run: RunArgument,
     out: Annotated[Path, typer.Option(help="Folder of the new family.")],

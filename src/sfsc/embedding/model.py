@@ -75,7 +75,8 @@ class Model(Protocol):
 def same_space(one: str, other: str) -> bool:
     """Return whether two fingerprints denote the same space.
 
-    The fingerprint of a calibrated family is that of the original family, a dot, and more digits.
+    The fingerprint of a family that was calibrated, or to which widths were added, is that of the trained
+    family, a dot, and more digits.
     """
     return one.partition(".")[0] == other.partition(".")[0]
 

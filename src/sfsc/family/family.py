@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -245,15 +244,31 @@ class Family(Switchable):
     def fingerprint(self) -> str:
         """16 hexadecimal digits that identify this family: a hash of its description and all its weights.
 
-        A calibrated family keeps the space of the family that it was made from. Its fingerprint is that
-        family's, followed by a dot and 8 digits that identify the calibration.
+        A family that was calibrated, or to which widths were added, keeps the space of the trained family.
+        Its fingerprint is that family's, followed by a dot and 8 digits that identify what is new.
         """
-        state = self.state_dict()
-        own = [name for name in state if not name.startswith("network.")]
-        fitted = {name: state[name] for name in own if ".calibration." in name}
-        description = replace(self.spec, calibrated=False).describe()
-        digits = _digest(description, {name: state[name] for name in state if name not in fitted})[:16]
-        return f"{digits}.{_digest({}, fitted)[:8]}" if fitted else digits
+        trained, new = self._trained_state()
+        digits = _digest(self.spec.trained().describe(), trained)[:16]
+        added = {"widths": list(self.widths), "added": list(self.spec.added)} if self.spec.added else {}
+        return f"{digits}.{_digest(added, new)[:8]}" if new or added else digits
+
+    def _trained_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """Return the state of the trained family, by its names there, and what was fitted or added later."""
+        trained, new = {}, {}
+        ratios = self.widths.ratios
+        places = {width: place for place, width in enumerate(self.spec.trained().widths)}
+        for name, tensor in self.state_dict().items():
+            module, _, rest = name.partition(".")
+            if module == "network":
+                trained[name] = tensor
+                continue
+            place, _, own = rest.partition(".")
+            width = ratios[int(place)]
+            if width in self.spec.added or own.startswith("calibration."):
+                new[name] = tensor
+            else:
+                trained[f"{module}.{places[width]}.{own}"] = tensor
+        return trained, new
 
     def save(self, folder: str | Path) -> None:
         """Write the family into a folder: `family.safetensors`, and its description as `family.json`.

@@ -23,6 +23,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "calibrated": (3, False),
     "nested_dims": (4, []),
     "image_sizes": (5, []),
+    "added": (5, []),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -43,6 +44,7 @@ class Description(TypedDict):
     calibrated: NotRequired[bool]
     nested_dims: NotRequired[tuple[int, ...]]
     image_sizes: NotRequired[tuple[tuple[float, Size], ...]]
+    added: NotRequired[tuple[float, ...]]
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,12 @@ class FamilySpec:
         nested_dims: the prefix lengths that also work as embeddings, increasing.
         image_sizes: the (height, width) in pixels of the images of narrow sub-models, by width, where it is
             not `image_size`.
+        added: the narrow widths that were added to the trained family, increasing.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
-            `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; or a
-            number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; an added
+            width is not a narrow one; or a number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -81,9 +84,14 @@ class FamilySpec:
     calibrated: bool = False
     nested_dims: tuple[int, ...] = ()
     image_sizes: tuple[tuple[float, Size], ...] = ()
+    added: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
+        if not {*self.added} <= {*self.widths.narrow}:
+            raise SfscError(
+                f"the added widths {self.added} are not all among the narrow ones of {self.widths}"
+            )
         height, width = self.image_size
         if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
             raise SfscError(
@@ -104,9 +112,15 @@ class FamilySpec:
         self.widths.index(width)
         return dict(self.image_sizes).get(width, self.image_size)
 
+    def trained(self) -> FamilySpec:
+        """Return the specification of the trained family: without calibration and added widths."""
+        widths = Widths(tuple(width for width in self.widths if width not in self.added))
+        sizes = tuple((width, size) for width, size in self.image_sizes if width not in self.added)
+        return replace(self, widths=widths, calibrated=False, image_sizes=sizes, added=())
+
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        names = ("widths", "keep", "nested_dims", "image_sizes")
+        names = ("widths", "keep", "nested_dims", "image_sizes", "added")
         description = {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}

@@ -69,7 +69,7 @@ def _permutation(layout: Layout, orders: list[Tensor]) -> Tensor:
 
 @dataclass
 class Gathered:
-    """A part of a tensor that is a copy: `part` contains the entries of `whole` at these positions."""
+    """A part of a tensor: `part` contains the entries of `whole` at these positions, often as a copy."""
 
     part: Tensor
     whole: Tensor
@@ -82,6 +82,11 @@ class Gathered:
         if self.whole._version != self.version:
             self.part.copy_(select(self.whole, self.positions))
             self.version = self.whole._version
+
+    @property
+    def copied(self) -> bool:
+        """Whether the part is a copy; if it consists of the first entries, it is a view."""
+        return not all(is_prefix(chosen) for chosen in self.positions.values())
 
 
 def cut_positions(structure: Structure, counts: Sequence[int]) -> dict[str, Positions]:
@@ -104,6 +109,54 @@ def cut_norms(network: nn.Module, structure: Structure, counts: Sequence[int]) -
         _resize_attributes(norm, structure.sizes.get(name, {}), counts)
         norms[name] = norm
     return norms
+
+
+def positions_within(
+    structure: Structure, wide: Sequence[int], narrow: Sequence[int]
+) -> dict[str, Positions]:
+    """Return, by parameter and dimension, the positions of a narrow sub-network's part in a wide one's part.
+
+    The sub-networks keep these numbers of units of each group.
+    """
+    outer, inner = cut_positions(structure, wide), cut_positions(structure, narrow)
+    return {
+        name: {
+            dimension: torch.searchsorted(outer[name][dimension], kept) for dimension, kept in kept_at.items()
+        }
+        for name, kept_at in inner.items()
+    }
+
+
+def lend_norms(
+    norms: Mapping[str, nn.Module], structure: Structure, wide: Sequence[int], counts: Sequence[int]
+) -> tuple[dict[str, nn.Module], list[Gathered]]:
+    """Return normalisation layers that use parts of the parameters of a wider sub-network's layers.
+
+    They have no running statistics, so BatchNorm works in training mode only.
+
+    Args:
+        norms: the wider sub-network's own normalisation layers, by name.
+        structure: the structure of the network.
+        wide: the number of units that the wider sub-network keeps of each group.
+        counts: the number of units that remain.
+
+    Returns:
+        The layers by name, and all their parameters with the parameters that they are parts of.
+    """
+    positions = positions_within(structure, wide, counts)
+    lent: list[Gathered] = []
+    layers: dict[str, nn.Module] = {}
+    for name, owner in norms.items():
+        norm = layers[name] = copy.deepcopy(owner)
+        for key, whole in owner.named_parameters(recurse=False):
+            kept = positions.get(f"{name}.{key}", {})
+            part = nn.Parameter(select(whole, kept).detach(), requires_grad=whole.requires_grad)
+            _assign(norm, key, part)
+            lent.append(Gathered(part, whole, kept, whole._version))
+        norm._buffers.update(dict.fromkeys(norm._buffers))
+        _declare_sizes(norm)
+        _resize_attributes(norm, structure.sizes.get(name, {}), counts)
+    return layers, lent
 
 
 def narrow(
@@ -137,12 +190,11 @@ def narrow(
                 kept = positions.get(id(tensor), {})
                 part = select(tensor, kept).detach()
                 parts[id(tensor)] = _like(tensor, part)
-                if not all(is_prefix(chosen) for chosen in kept.values()):
-                    gathered.append(Gathered(parts[id(tensor)], tensor, kept, tensor._version))
+                gathered.append(Gathered(parts[id(tensor)], tensor, kept, tensor._version))
             _assign(module, key, parts[id(tensor)])
         _declare_sizes(module)
         _resize_attributes(module, structure.sizes.get(name, {}), counts)
-    return sub.train(network.training), gathered
+    return sub.train(network.training), [part for part in gathered if part.copied]
 
 
 def select(tensor: Tensor, positions: Positions) -> Tensor:

@@ -137,6 +137,12 @@ class Switchable(nn.Module):
                         order[dimension] = torch.as_tensor(missing).argsort(stable=True)
         return orders
 
+    def norms_of(self, index: int) -> dict[str, nn.Module]:
+        """Return the normalisation layers of the index-th sub-network by name."""
+        if index == len(self.widths) - 1:
+            return {name: self.network.get_submodule(name) for name in norm_names(self.network)}
+        return {name.replace("/", "."): norm for name, norm in self.norms[index].named_children()}
+
     def parameter_count(self, width: float) -> int:
         """Return the number of parameters of one sub-network."""
         return sum(p.numel() for p in self.at(width).parameters())
@@ -147,9 +153,9 @@ class Switchable(nn.Module):
         self._narrow: list[nn.Module] = []
         self._gathered: list[list[Gathered]] = []
         self._sources = [*self.parameters(), *self.buffers()]
-        for counts, norms in zip(self.counts, self.norms, strict=False):
-            own = {name.replace("/", "."): norm for name, norm in norms.named_children()}
-            network, gathered = narrow(self.network, self.structure, counts, own)
+        for index in range(len(self.norms)):
+            own = self.norms_of(index)
+            network, gathered = narrow(self.network, self.structure, self.counts[index], own)
             self._narrow.append(network)
             self._gathered.append(gathered)
 

@@ -67,6 +67,9 @@ class Config(BaseModel):
         description="channel ratios of the sub-models, increasing to 1.0; `0.25@48` adds an "
         "[image size](#image-sizes)",
     )
+    random_widths: int = Field(
+        0, ge=0, description="number of random widths that each joint step trains besides these"
+    )
     keep: tuple[str, ...] = Field((), description="names of modules that keep all channels at every width")
     round_to: int = Field(
         8, ge=1, description="channel counts are rounded up to multiples of this; 1 for no rounding"

@@ -15,6 +15,7 @@ from sfsc.family.family import Family
 from sfsc.training.batch_norm import SynchronisedBatchNorm
 from sfsc.training.config import Config
 from sfsc.training.distributed import ALONE, World
+from sfsc.training.random_widths import AnyWidth
 from sfsc.training.resizing import resized
 
 GRAPHS = 64  # maximum number of graphs that a process compiles from the same code
@@ -28,7 +29,7 @@ class Forward:
     are not saved with it.
     """
 
-    def __init__(self, family: Family, config: Config, world: World = ALONE) -> None:
+    def __init__(self, family: Family | AnyWidth, config: Config, world: World = ALONE) -> None:
         self.family = family
         self.config = config
         self.linear = config.method.logits == "linear"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from sfsc.family.family import Family
+from sfsc.switchable.network import Switchable
 from sfsc.training.aggregation.gram import channel_count, channel_grams, combine, conflicts, gram_matrix
 from sfsc.training.checkpoint import TrainingState
 from sfsc.training.config import Config
@@ -31,7 +31,7 @@ class Batch:
         images: (batch, 3, height, width) float32 in [0, 1], the images of this rank.
         labels: (batch,) int64.
         order: (m, m) int64, the order of the projections.
-        active: the indices of the sub-models that are trained, wide first.
+        active: the indices of the sub-models that are trained, wide first: one, or several with the full one.
         target: (batch, dim), the embeddings of the images by a frozen network, towards which all sub-models
             are pulled. If None, narrow sub-models are pulled towards the full sub-model's embeddings.
         progress: the share of the steps that are done, in [0, 1).
@@ -66,6 +66,16 @@ class StepStatistics:
     conflicts: Tensor
     conflicts_by_group: Tensor
 
+    def of(self, indices: Sequence[int]) -> StepStatistics:
+        """Return the statistics of some of the sub-models; those of groups stay."""
+        chosen = [*indices]
+        return replace(
+            self,
+            loss=self.loss[chosen],
+            uncertainty=self.uncertainty[chosen],
+            conflicts=self.conflicts[chosen],
+        )
+
 
 class NestedGradients:
     """The gradients of a family and its classifiers for every sub-model, averaged over the ranks.
@@ -77,14 +87,15 @@ class NestedGradients:
 
     def __init__(
         self,
-        family: Family,
+        family: Switchable,
         classifiers: Sequence[nn.Parameter],
         recipe: Recipe,
         world: World = ALONE,
     ) -> None:
         self.recipe = recipe
         self.world = world
-        self.m = m = len(family.widths)
+        self.widths = family.widths.ratios
+        m = len(self.widths)
         self.parameters = family.corners()
         if recipe.classifiers == "shared" and not recipe.frozen:
             self.parameters[CLASSIFIER] = [classifiers[0]] * m
@@ -134,15 +145,15 @@ class NestedGradients:
         """Set `.grad` of the full parameters and of each sub-model's own parameters, and free the gradients.
 
         Args:
-            order: (m, m) int64, as returned by `random_order`.
+            order: (n, n) int64, as returned by `random_order`, for the n sub-models that have gradients.
 
         If only one of several sub-models has gradients, they are set as they are, in the sub-model's own
         parameters and in its corners of the shared ones. The classifier that is shared keeps no gradient.
 
         Returns:
             (groups, m) float32, the share of conflicting pairs of each sub-model in each group of parameters
-            (in each layer if the groups are kernels); NaN for a single sub-model, and without rows if no
-            parameters are shared.
+            (in each layer if the groups are kernels); NaN for sub-models without gradients and for a single
+            one, and without rows if no parameters are shared.
         """
         for arrival in self.arrivals:
             arrival()
@@ -156,7 +167,7 @@ class NestedGradients:
         corners = {name: [held[index] for index in active] for name, held in self.shared.items()}
         for held in self.shared.values():
             held.clear()
-        if len(active) < self.m:
+        if len(active) == 1 < len(self.widths):
             return self._set_alone(corners, *active)
         kernels = self.recipe.granularity == "kernel"
         of_parameters = [
@@ -173,13 +184,19 @@ class NestedGradients:
                 total = _reordered(total, {d: o.argsort() for d, o in self.orders[name][-1].items()})
             self.parameters[name][-1].grad = total
             gradients.clear()
-        return _summed(conflicts(grouped), self.parts, len(self.part_sizes)) / self.part_sizes[:, None]
+        found = self._unknown()
+        found[:, active] = _summed(conflicts(grouped), self.parts, len(self.part_sizes))
+        return found / self.part_sizes[:, None]
 
     def _set_alone(self, corners: dict[str, list[Tensor]], index: int) -> Tensor:
         for name, (gradient,) in corners.items():
             if name != CLASSIFIER:
                 self.parameters[name][index].grad = gradient
-        return torch.full((len(self.part_sizes), self.m), torch.nan, device=self.parts.device)
+        return self._unknown()
+
+    def _unknown(self) -> Tensor:
+        """Return a NaN for each sub-model in each part of the parameters."""
+        return torch.full((len(self.part_sizes), len(self.widths)), torch.nan, device=self.parts.device)
 
     def held_elements(self) -> int:
         """Return the number of gradient elements that are currently stored."""
@@ -198,15 +215,15 @@ def family_step(
 
     Args:
         state: the state of training. Active sub-models are in training mode, the others in evaluation mode.
-        gradients: the gradients of this family, its classifiers and the recipe.
-        forward: the forward passes of this family.
+        gradients: the gradients of this family or of its `AnyWidth`, its classifiers and the recipe.
+        forward: the forward passes of the same sub-models.
         batch: the inputs of the step.
         config: the settings, which give the scale of the logits and the nested dimensions.
 
     Returns:
-        The statistics of the step; losses are float32.
+        The statistics of the step for each of these sub-models; losses are float32.
     """
-    widths, images = state.family.widths.ratios, batch.images
+    widths, images = gradients.widths, batch.images
     nothing = images.new_full((len(widths),), torch.nan, dtype=torch.float32)
     losses, uncertainties = nothing.clone(), nothing.clone()
     target, normalised = batch.target, gradients.recipe.logits == "cosine"
@@ -238,7 +255,7 @@ def family_step(
         target = embeddings.detach() if target is None else target
     conflicting = gradients.aggregate(batch.order)
     by_width = conflicting.mean(0) if len(conflicting) else nothing
-    return StepStatistics(losses, uncertainties, by_width, conflicting.mean(1))
+    return StepStatistics(losses, uncertainties, by_width, conflicting.nanmean(1))
 
 
 def _reordered(gradient: Tensor, order: dict[int, Tensor]) -> Tensor:

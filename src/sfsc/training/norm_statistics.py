@@ -16,7 +16,7 @@ from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.progress import track
-from sfsc.switchable.convert import cut_positions, select
+from sfsc.switchable.convert import positions_within, select
 from sfsc.training.config import dataset_of, read_config
 from sfsc.training.derived import check_folder, save_derived
 from sfsc.training.loading import load_batches
@@ -36,13 +36,13 @@ def recalibrate(
 ) -> Family:
     """Re-estimate the BatchNorm statistics of some widths (Yu and Huang, ICCV 2019, section 4.1).
 
-    A width that the family lacks is added: its sub-model consists of the first channels of the next wider
-    sub-model and has the normalisation parameters of that one. Nothing is trained, so evaluate the new family
+    A width that the family lacks is added, as by `submodel`. Nothing is trained, so evaluate the new family
     to see how accurate it is.
 
     Args:
         run: a run folder with a trained family; it is not changed.
-        out: the folder of the new family, which has another fingerprint. It is created if it does not exist.
+        out: the folder of the new family. It is created if it does not exist. Unless the widths were all
+            added later, the family has another fingerprint and can use no gallery of the old one.
         widths: the widths to recalibrate, in any order; by default all widths of the family.
         dataset: KIND:PATH of the data set that gives the statistics; by default the run's. Its training
             images are used, or all images if it has none. Labels are not used.
@@ -58,8 +58,8 @@ def recalibrate(
 
     Example::
 
-        family = sfsc.recalibrate("runs/photos", "runs/photos-more", widths=[0.6])
-        print(family.widths)
+        family = sfsc.recalibrate("runs/photos", "runs/photos-new", dataset="folder:new-photos")
+        print(family.fingerprint)
     """
     run, out = Path(run), Path(out)
     config, family = read_config(run), Family.load(run, allow_code)
@@ -91,7 +91,7 @@ def with_width(family: Family, width: float) -> Family:
     if not family.spec.shared:
         raise SfscError(f"the family has independent networks: width {width:g} must be trained")
     widths = Widths(tuple(sorted({*family.widths, width})))
-    spec = replace(family.spec, widths=widths)
+    spec = replace(family.spec, widths=widths, added=tuple(sorted({*family.spec.added, width})))
     added = Family(spec, copy.deepcopy(family.network), family.structure)
     wider = widths.ratios[widths.index(width) + 1]
     for other in family.widths.narrow:
@@ -104,16 +104,11 @@ def with_width(family: Family, width: float) -> Family:
 @torch.no_grad()
 def _copy_norms(source: Family, wide: float, target: Family, narrow: float) -> None:
     """Copy the normalisation layers of a sub-model into those of a sub-model that is not wider."""
-    kept_wide = cut_positions(source.structure, source.counts[source.widths.index(wide)])
-    kept_narrow = cut_positions(target.structure, target.counts[target.widths.index(narrow)])
-    wide_state = source.norms[source.widths.index(wide)].state_dict()
-    for key, tensor in target.norms[target.widths.index(narrow)].state_dict().items():
-        name = key.replace("/", ".")
-        positions = {
-            dimension: torch.searchsorted(kept_wide[name][dimension], kept)
-            for dimension, kept in kept_narrow.get(name, {}).items()
-        }
-        tensor.copy_(select(wide_state[key], positions))
+    before, after = source.widths.index(wide), target.widths.index(narrow)
+    positions = positions_within(source.structure, source.counts[before], target.counts[after])
+    wide_state = source.norms[before].state_dict()
+    for key, tensor in target.norms[after].state_dict().items():
+        tensor.copy_(select(wide_state[key], positions.get(key.replace("/", "."), {})))
 
 
 def shuffled_batches(paths: Sequence[str], family: Family, seed: int, workers: int) -> Iterator[Tensor]:

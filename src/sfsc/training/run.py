@@ -31,6 +31,7 @@ from sfsc.training.losses.simplex import simplex
 from sfsc.training.old.direct import save_direct_bridge
 from sfsc.training.old.fixed import check_fixed, fixed_space
 from sfsc.training.old.space import OldSpace
+from sfsc.training.random_widths import check_random_widths
 from sfsc.training.recipes import ADJUSTABLE
 from sfsc.training.record import begun, check, has_record, record, refuse_used
 from sfsc.training.start import equalise, new_family, starting_state
@@ -141,6 +142,7 @@ def _with_method(config: Config) -> Config:
             f"recipe {config.recipe} trains narrow sub-models with the full one's output: "
             "set extra_steps to [], or choose another recipe"
         )
+    check_random_widths(config)
     if config.teacher is not None and not (method.teacher and config.classifier == "learned"):
         raise SfscError(
             f"a teacher brings a classifier of its own, which recipe {config.recipe} with classifier "

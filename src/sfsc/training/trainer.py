@@ -28,6 +28,7 @@ from sfsc.training.loading import augment, identity_batches, identity_share, loa
 from sfsc.training.log import TrainingLog
 from sfsc.training.old.space import OldSpace
 from sfsc.training.optimizer import set_learning_rate
+from sfsc.training.random_widths import AnyWidth
 from sfsc.training.teacher import Teacher
 
 
@@ -70,8 +71,13 @@ class Training:
         self.clean = teacher.embeddings if isinstance(teacher, OldSpace) else None
         self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
         self.phases = config.method.phases(len(config.widths))
-        self.gradients = NestedGradients(self.state.family, self.state.classifiers, config.method, world)
-        self.forward = Forward(self.state.family, config, world)
+        family = self.state.family
+        self.any_width = AnyWidth(family) if config.random_widths else None
+        self.trained = self.any_width or family
+        # The indices of the family's sub-models among those that are trained.
+        self.listed = [self.trained.widths.index(width) for width in family.widths]
+        self.gradients = NestedGradients(self.trained, self.state.classifiers, config.method, world)
+        self.forward = Forward(self.trained, config, world)
         self.log = TrainingLog(run, self.start, world)
 
     def run(self, interruption: Interruption) -> Family:
@@ -114,18 +120,21 @@ class Training:
         with self.seeded(within):
             batch = self.batch(phase, within, pixels)
             statistics = family_step(state, self.gradients, self.forward, batch, config)
+            if self.any_width:
+                self.any_width.return_gradients()
         for parameters in self.gradients.networks():
             nn.utils.clip_grad_norm_(parameters, config.clip_norm)
         with self.whole():
             state.optimizer.step()
             self.last.complete(step + 1)
-        self.log.add(batch.active, statistics)
+        logged = [place for place, index in enumerate(self.listed) if index in batch.active]
+        self.log.add(logged, statistics.of(self.listed))
         self.write(lr)
 
     def enter(self, phase: int) -> None:
         """Begin a phase: freeze what it does not train."""
         family, active = self.state.family, self.phases[phase]
-        family.train()
+        self.trained.train()
         for index, width in enumerate(family.widths):
             family.at(width).train(index in active)
 
@@ -138,12 +147,14 @@ class Training:
         pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size, erasing)
         alone = config.cycle[within % len(config.cycle)]
         joint = alone is None and (self.teach is not None or self.clean is None)
-        active = self.phases[phase] if alone is None else [alone]
+        active = [self.listed[index] for index in (self.phases[phase] if alone is None else [alone])]
+        if self.any_width and alone is None:
+            active = sorted([*active, *self.any_width.draw(config.random_widths, seed)], reverse=True)
         indices = self.move(torch.from_numpy(self.batches[within]))
         return Batch(
             images=pictures,
             labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
-            order=random_order(len(config.widths), seed),
+            order=random_order(len(active), seed),
             active=active,
             target=self.target(pictures, active) if joint else self.known(indices),
             progress=within / len(self.batches),
@@ -166,7 +177,7 @@ class Training:
         """Return the embeddings of a batch by a frozen network: the teacher or the full sub-model."""
         if self.teach is not None:
             return self.teach(pictures, 1.0)
-        return None if len(self.config.widths) - 1 in active else self.forward(pictures, 1.0)
+        return None if self.listed[-1] in active else self.forward(pictures, 1.0)
 
     def known(self, indices: Tensor) -> Tensor | None:
         """Return the teacher's embeddings of training images without augmentation, or None without a teacher.

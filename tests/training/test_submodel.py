@@ -1,0 +1,102 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from sfsc import Config, Family, Gallery, SfscError, calibrate, submodel
+from sfsc.embedding.model import same_space
+from sfsc.files.writing import write_json
+
+
+@pytest.fixture(scope="module")
+def run(shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder of an untrained family whose widths differ in their normalisation layers."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    family = Family.create("small", image_size=(32, 32), embedding_dim=16)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for tensor in family.norms.parameters():
+            tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+    family.eval().save(folder)
+    write_json(
+        folder / "config.json", Config.make({"dataset": shapes, "backbone": "small"}).model_dump(mode="json")
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def more(run: Path) -> Path:
+    out = run.parent / "more"
+    submodel(run, "0.6,0.4", out, workers=0)
+    return out
+
+
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (8, 32, 32, 3), np.uint8)
+
+
+def test_several_widths_are_added_and_the_others_stay(run: Path, more: Path) -> None:
+    before, after = Family.load(run), Family.load(more)
+    assert after.widths.ratios == (0.25, 0.4, 0.5, 0.6, 0.75, 1.0)
+    assert after.spec.added == (0.4, 0.6)
+    for width in before.widths:
+        np.testing.assert_allclose(
+            after.embed_pixels(pixels(), width), before.embed_pixels(pixels(), width), atol=1e-6
+        )
+    norm = after.at(0.6).backbone.bn
+    assert norm.num_batches_tracked == 1, "of the images, not those of the next wider sub-model"
+    assert torch.equal(norm.weight, before.at(0.75).backbone.bn.weight[: len(norm.weight)])
+
+
+def test_widths_added_one_by_one_are_as_those_added_together(run: Path, more: Path, tmp_path: Path) -> None:
+    submodel(run, [0.6], tmp_path / "first", workers=0)
+    again = submodel(tmp_path / "first", [0.4], tmp_path / "second", workers=0)
+    assert again.fingerprint == Family.load(more).fingerprint
+
+
+def test_the_space_is_kept_and_the_additions_are_told_apart(run: Path, more: Path, tmp_path: Path) -> None:
+    before, after = Family.load(run).fingerprint, Family.load(more).fingerprint
+    other = submodel(run, [0.6], tmp_path / "other", workers=0).fingerprint
+    assert after.startswith(f"{before}.") and other.startswith(f"{before}.")
+    assert after != other
+    calibrate(more, tmp_path / "calibrated", workers=0)
+    calibrated = Family.load(tmp_path / "calibrated").fingerprint
+    assert same_space(calibrated, before)
+    assert calibrated not in (after, before)
+
+
+def test_a_gallery_of_the_run_takes_rows_and_queries_of_a_new_width(
+    run: Path, more: Path, tmp_path: Path
+) -> None:
+    old, new = Family.load(run), Family.load(more)
+    gallery = Gallery.open(tmp_path / "gallery", create=True)
+    rows = old.embed_pixels(pixels())
+    ids = [str(number) for number in range(len(rows))]
+    gallery.add(rows, ids, paths=ids, width=1.0, fingerprint=old.fingerprint)
+    queries = new.embed_pixels(pixels(), 0.6)
+    gallery.add(queries, [f"new {i}" for i in ids], paths=ids, width=0.6, fingerprint=new.fingerprint)
+    assert len(gallery.search(queries[:1], new.fingerprint, top=16)[0]) == 16
+    assert len(gallery.search(rows[:1], old.fingerprint, top=16)[0]) == 16
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ("0.5", "has a sub-model of width 0.5 already"),
+        ("0.6,0.6", "or it is named twice"),
+        ("0.6,x", "widths are numbers such as"),
+        ("1.5", r"widths must increase within \(0, 1\]"),
+        ("0.74", "widths 0.74 and 0.75 keep the same channels"),
+    ],
+)
+def test_widths_that_cannot_be_added_are_named(run: Path, tmp_path: Path, widths: str, message: str) -> None:
+    with pytest.raises(SfscError, match=message):
+        submodel(run, widths, tmp_path / "new", workers=0)
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_calibrated_run_is_refused(run: Path, tmp_path: Path) -> None:
+    calibrate(run, tmp_path / "calibrated", workers=0)
+    with pytest.raises(SfscError, match=r"is calibrated: add the widths to the run that it was made from"):
+        submodel(tmp_path / "calibrated", [0.6], tmp_path / "new", workers=0)
