@@ -21,7 +21,7 @@ from sfsc.gallery.conditions import EQUALITIES, EXACT, Condition, Value
 from sfsc.gallery.manifests import Manifest, ManifestWatch
 from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, ORIGINAL, Description, StoreUnavailable
-from sfsc.gallery.upkeep import compact, join_segments
+from sfsc.gallery.upkeep import FULL_DISK, compact, join_segments
 
 TABLE = "gallery.lance"
 LOCK, BUILDING = ".lock", ".building.lock"
@@ -34,9 +34,7 @@ NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
 CACHE = 64 << 20  # bytes for each of the caches
 POLL_SECONDS = 0.005
 TRIES = 5  # to open the version that the newest manifest describes
-REMEDIES = {
-    "No space left": "free disk space and run the command again",
-    "File too large": "free disk space and run the command again",
+REMEDIES = dict.fromkeys(FULL_DISK, "free disk space and run the command again") | {
     "Permission denied": "check the write permissions",
     "Read-only file system": "copy it to a writable place",
 }
