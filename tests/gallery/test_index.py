@@ -120,6 +120,7 @@ def test_changes_are_seen_without_making_the_index_again(path: Path, exact: bool
         add(writer, embeddings(1, seed=100 + number), [f"new {number}"])
         assert first(reader, embeddings(1, seed=100 + number), exact) == f"new {number}"
     assert len(reader) == ROWS - 1 + 70
+    assert len(store_of(reader)._index._members) == 2, "few rows in memory are one segment"
     fresh = Gallery.open(path)
     for gallery in (reader, writer, fresh):
         assert first(gallery, new[:1], exact) == "7"

@@ -246,13 +246,16 @@ def write_all(path: Path) -> None:
         add(gallery, embeddings(8, seed=start), names, attributes={"turn": [start] * 8})
 
 
+@pytest.mark.parametrize("changes", [1, 20])
 def test_a_gallery_that_is_replaced_while_it_is_open_is_answered_from(
-    gallery: Gallery, tmp_path: Path
+    gallery: Gallery, tmp_path: Path, changes: int
 ) -> None:
+    """By one of fewer versions, and by one of more."""
     path = tmp_path / "gallery"
     gallery.search(embeddings(1), "f")
     with Gallery.open(tmp_path / "new", create=True) as new:
-        new.add(embeddings(2)[:, :8], ["x", "y"], paths=["x", "y"], width=1.0, fingerprint="g")
+        for _ in range(changes):
+            new.add(embeddings(2)[:, :8], ["x", "y"], paths=["x", "y"], width=1.0, fingerprint="g")
     path.rename(tmp_path / "old")
     with pytest.raises(SfscError, match="is not a gallery: it is empty"):
         gallery.search(embeddings(1), "f")

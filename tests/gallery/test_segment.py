@@ -39,6 +39,14 @@ def test_the_nearest_rows_are_those_of_the_decoded_ones(form: str, queries: int,
     )
 
 
+@pytest.mark.parametrize("form", ["float32", "int8"])
+def test_one_thread_compares_as_all_do(form: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, query = segment(encode(unit(CACHED + 1), form)), unit(1, seed=1)[0]
+    alone = rows._products(query, slice(None))
+    monkeypatch.setattr("sfsc.gallery.segment.ALONE", 0)
+    np.testing.assert_allclose(rows._products(query, slice(None)), alone, atol=1e-6)
+
+
 @pytest.mark.parametrize("count", [1, 7, 8, 9, 1000])
 def test_removed_rows_are_in_no_answer_and_the_segment_itself_is_as_it_was(count: int) -> None:
     rows = segment(unit(count))

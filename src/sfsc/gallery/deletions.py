@@ -11,9 +11,9 @@ from pyroaring import BitMap
 
 
 def identity_of(fragment: Any) -> dict[str, str] | None:
-    """Return what identifies the deletions of a fragment, as text: its numbers exceed those of JSON."""
-    file = fragment.metadata.deletion_file
-    return None if file is None else {name: str(value) for name, value in file.asdict().items()}
+    """Return what identifies the deletions of a fragment: their file, whose name is random."""
+    file = fragment.deletion_file()
+    return None if file is None else {"file": file}
 
 
 def deleted_positions(fragment: Any, table: Path) -> np.ndarray:
@@ -45,8 +45,7 @@ def _listed(path: Path) -> np.ndarray:
 
 
 def _in_bitmap(path: Path) -> np.ndarray:
-    rows = BitMap.deserialize(path.read_bytes())
-    return np.fromiter(rows, np.uint32, len(rows))
+    return np.array(BitMap.deserialize(path.read_bytes()).to_array(), np.uint32)
 
 
 def places_of(positions: np.ndarray, offsets: np.ndarray) -> np.ndarray:

@@ -56,9 +56,9 @@ class Gallery(AbstractContextManager["Gallery"]):
             path: a directory, milvus://HOST:PORT/NAME, milvus+https://HOST:PORT/NAME for an encrypted
                 connection, or milvus:///FILE.db/NAME for milvus-lite.
             create: whether to create the gallery if it is missing or the directory is empty.
-            maintain: whether to renew the search index in a thread of its own when much has changed, as a
-                program that keeps the gallery open for long should. Otherwise call `refresh` after many
-                changes.
+            maintain: whether to follow the changes of other processes, and to renew the search index when
+                much has changed, in threads of their own, as a program that keeps the gallery open for long
+                should. Otherwise searches follow the changes; call `refresh` after many of them.
             memory: the maximum number of bytes of rows and index that stay in memory; what does not fit is
                 read from the disk. Milvus ignores it.
 

@@ -48,6 +48,7 @@ MOST_NEW = 0.5  # ratio of new rows to indexed ones; if more are new, the index 
 STALE, LEAST_STALE = 0.05, 5_000  # changed rows, as a share and at least, when the files should be renewed
 LISTED_FROM = 4_096  # rows in memory that get lists
 GROWTH = 8  # ratio of the sizes of consecutive segments in memory, at least
+AT_ONCE = 1_024  # rows in memory that are one segment in any case: another one slows down every search
 RENEW = "`sfsc gallery optimize` makes the index again"
 # The files of a damaged index raise any of these.
 DAMAGE = (SfscError, ValueError, OSError, pa.ArrowException, KeyError)
@@ -127,6 +128,11 @@ class Index:
             yield Problem("rows that differ in the index", row, RENEW)
         if not np.array_equal(np.sort(files.lists.rows()), np.arange(len(files.segment))):
             yield Problem("indexes whose lists lack rows", f"{FOLDER}/{folder.name}", RENEW)
+
+    @property
+    def view(self) -> View | None:
+        """The rows that were searched last, as far as changes were followed; None before the first search."""
+        return self._view
 
     @property
     def used(self) -> bool:
@@ -228,7 +234,8 @@ class Index:
         while len(self._members) > 1:
             *rest, larger, last = self._members
             sizes = len(larger.part.segment), len(last.part.segment)
-            if sizes[0] > GROWTH * sizes[1] or larger.part.lists is not None:
+            apart = sizes[0] > GROWTH * sizes[1] and sum(sizes) > AT_ONCE
+            if apart or larger.part.lists is not None:
                 break
             self._members = [*rest, joined([larger, last])]
         last = self._members[-1]

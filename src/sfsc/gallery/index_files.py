@@ -25,7 +25,7 @@ from sfsc.files.schema import conform
 from sfsc.files.writing import as_json, read_bytes, read_json, write_atomic
 from sfsc.gallery.columns import REPEATED, TYPES, Columns, whole
 from sfsc.gallery.forms import DTYPES
-from sfsc.gallery.lists import Lists, open_lists, write_lists
+from sfsc.gallery.lists import Lists, open_lists, write_array, write_lists
 from sfsc.gallery.residency import Residency
 from sfsc.gallery.segment import Segment, hashes_of, lengths_of
 from sfsc.gallery.store import Description
@@ -235,7 +235,7 @@ def _write_rows(folder: Path, source: Source, track: Track) -> Segment:
     lengths = None
     if source.form != "float32":
         lengths = lengths_of(rows)
-        lengths.tofile(folder / "lengths")
+        write_array(folder / "lengths", lengths)
     _write_hashes(folder / "hashes", source.column("id"))
     for place, name in enumerate(source.description.columns):
         kind = source.description.columns[name]

@@ -21,6 +21,7 @@ from sfsc.data.walking import is_system_entry
 from sfsc.errors import SfscError
 from sfsc.gallery.backup import backup_table
 from sfsc.gallery.conditions import Condition
+from sfsc.gallery.follower import Follower
 from sfsc.gallery.forms import encode
 from sfsc.gallery.index import MOST_NEW, Index
 from sfsc.gallery.index_files import Track
@@ -66,6 +67,7 @@ class LanceStore:
         self._shortened: dict[int, tuple[View, View]] = {}
         self._lock = RLock()
         self._builder: Thread | None = None
+        self._follower = Follower(self._keep_up)
         self._closed = Event()
         if find_spec("lance") is None:  # it is imported when it is needed, which takes a second
             raise ModuleNotFoundError("lance", name="lance")
@@ -213,6 +215,7 @@ class LanceStore:
     def close(self) -> None:
         """See `Store`."""
         self._closed.set()
+        self._follower.close()
         if self._builder is not None:
             self._builder.join()
         with self._lock:
@@ -222,6 +225,8 @@ class LanceStore:
     def _view(self) -> View:
         """Return the newest version, read again if another process has removed old files meanwhile."""
         with self._lock:
+            if self._maintain:
+                self._follower.searched()
             for left in reversed(range(TRIES)):
                 snapshot = self._existing()
                 try:
@@ -250,17 +255,23 @@ class LanceStore:
         assert view is not None, "any number of rows may be new"
         return view
 
-    def _keep_up(self) -> None:
-        """Follow a change by this process, if rows were searched before, and renew the index beside it."""
+    def _keep_up(self) -> bool:
+        """Follow the last change, if rows were searched before, and renew the index beside it.
+
+        Returns:
+            Whether there was a change.
+        """
         with self._lock:
-            if not self._index.used:
-                return
-            with suppress(StoreUnavailable):  # the next search tries again
+            view = self._index.view
+            if view is None:
+                return False
+            with suppress(SfscError):  # the next search tries again
                 self._followed(self._existing())
             building = self._builder is not None and self._builder.is_alive()
             if self._maintain and self._index.stale and not building:
                 self._builder = Thread(target=self._renew, name="gallery index")
                 self._builder.start()
+            return self._index.view is not view
 
     def _replaced(self) -> None:
         """Forget all rows, because the table has others."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +21,7 @@ from sfsc.gallery.conditions import EQUALITIES, EXACT, Condition, Value
 from sfsc.gallery.manifests import Manifest, ManifestWatch
 from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
 from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, ORIGINAL, Description, StoreUnavailable
-from sfsc.gallery.upkeep import compact, join_segments
+from sfsc.gallery.upkeep import FULL_DISK, compact, join_segments
 
 TABLE = "gallery.lance"
 LOCK, BUILDING = ".lock", ".building.lock"
@@ -34,9 +34,7 @@ NEEDED = ("id", "path", "width", "form", "fingerprint", "time")
 CACHE = 64 << 20  # bytes for each of the caches
 POLL_SECONDS = 0.005
 TRIES = 5  # to open the version that the newest manifest describes
-REMEDIES = {
-    "No space left": "free disk space and run the command again",
-    "File too large": "free disk space and run the command again",
+REMEDIES = dict.fromkeys(FULL_DISK, "free disk space and run the command again") | {
     "Permission denied": "check the write permissions",
     "Read-only file system": "copy it to a writable place",
 }
@@ -56,7 +54,9 @@ class Snapshot:
     @cached_property
     def dataset(self) -> Any:
         """The version of the table, opened when it is first used."""
-        return self.opened or _opened(self.table, self.manifest.version, self.session)
+        if self.opened is not None:
+            return self.opened
+        return _opened(self.table, self.manifest.version, self.session)
 
     def sql(self, where: Sequence[Condition]) -> str | None:
         """Return conditions as a Lance filter, or None if there are no conditions."""
@@ -189,7 +189,7 @@ class LanceTable:
     def _open(self, manifest: Manifest) -> Snapshot:
         if remembered := self._remembered(manifest):
             return Snapshot(self.directory / TABLE, manifest, *remembered)
-        dataset = _opened(self.directory / TABLE)
+        dataset = self._at(manifest)
         if any(name.startswith("_") for name in _unused(dataset)):  # Lance cannot read a column named _rowid
             with self._processes:
                 dataset = _opened(self.directory / TABLE)
@@ -201,6 +201,18 @@ class LanceTable:
         described = _describe(dataset, str(self.directory))
         opened = dataset if dataset.version == manifest.version else None
         return Snapshot(self.directory / TABLE, manifest, *described, opened=opened)
+
+    def _at(self, manifest: Manifest) -> Any:
+        """Open a version of the table, or the newest one if that version is gone.
+
+        A version after the last one is opened with its caches, which takes a fraction of the time. Any other
+        version may be of another table in the same directory, which the caches would hide.
+        """
+        last = None if self._snapshot is None else self._snapshot.opened
+        if last is not None and last.version < manifest.version:
+            with suppress(OSError, ValueError):
+                return last.checkout_version(manifest.version)
+        return _opened(self.directory / TABLE)
 
     def renamed(self, snapshot: Snapshot) -> Any:
         """Return the dataset with its attribute columns renamed as in the newest format.
@@ -228,7 +240,7 @@ def _opened(table: Path, version: int | None = None, session: Any = None) -> Any
     """Open a version of a table, by default the newest one."""
     import lance
 
-    return lance.dataset(table, version=version, session=session)
+    return lance.dataset(table, version=version, session=_new_session() if session is None else session)
 
 
 def _new_session() -> Any:
@@ -249,7 +261,7 @@ def _unused(dataset: Any) -> list[str]:
     used = {
         field
         for fragment in dataset.get_fragments()
-        for file in fragment.metadata.files
+        for file in fragment.data_files()
         for field in file.fields
     }
     there = [name for name, id_ in fields.items() if name not in OWN and id_ in used]

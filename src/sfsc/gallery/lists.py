@@ -22,6 +22,7 @@ SAMPLE = 200
 CODES = faiss.ScalarQuantizer.QT_6bit  # recall is that of 8 bits; 4 bits may not reach the goal
 CANDIDATES = 4  # rows that are compared exactly, for each hit
 BLOCK = 1 << 14  # rows coded at once
+ZEROS = 1 << 20  # bytes written at once
 ID = np.dtype("<i8")
 
 
@@ -110,18 +111,23 @@ def write_lists(folder: Path, rows: Segment, track: Callable[[Iterable[int], str
         vectors = rows.decoded(slice(start, start + BLOCK))
         assigned[start : start + BLOCK] = index.quantizer.assign(vectors, 1).ravel()
     counts = np.bincount(assigned, minlength=count)
-    file = np.memmap(folder / "lists", np.uint8, "w+", shape=(int(_sizes(counts, index.code_size).sum()),))
+    file = _new_mapped(folder / "lists", int(_sizes(counts, index.code_size).sum()))
     filled = np.zeros(count, np.int64)
     for start in track(starts, "coding rows"):
         block = slice(start, min(start + BLOCK, len(rows)))
         codes = _codes(index, rows.decoded(block), assigned[block])
         _place(file, counts, filled, assigned[block], codes, np.arange(block.start, block.stop))
     file.flush()
-    _centroids(index).tofile(folder / "centroids")
-    faiss.vector_to_array(index.sq.trained).tofile(folder / "ranges")
-    counts.tofile(folder / "counts")
+    write_array(folder / "centroids", _centroids(index))
+    write_array(folder / "ranges", faiss.vector_to_array(index.sq.trained))
+    write_array(folder / "counts", counts)
     queries = rows.decoded(generator.choice(len(rows), SAMPLE))
     return _probes(open_lists(folder, len(rows), dimension, min(4, count)), rows, queries)
+
+
+def write_array(file: Path, array: np.ndarray) -> None:
+    """Write the bytes of an array; raise OSError if the disk is full, which `tofile` of numpy may not do."""
+    file.write_bytes(np.ascontiguousarray(array).data)
 
 
 def open_lists(folder: Path, rows: int, dimension: int, probes: int) -> Lists:
@@ -210,6 +216,17 @@ def _mapped(file: Path, counts: np.ndarray, code_size: int) -> Any:
     lists.do_mmap()
     lists.this.disown()  # it belongs to the index
     return lists
+
+
+def _new_mapped(path: Path, size: int) -> np.memmap[Any, Any]:
+    """Create a file of `size` bytes and map it.
+
+    Its space is taken first: the system kills a process that writes into a mapped file on a full disk.
+    """
+    with path.open("wb") as file:
+        for start in range(0, size, ZEROS):
+            file.write(bytes(min(ZEROS, size - start)))
+    return np.memmap(path, np.uint8, "r+", shape=(size,))
 
 
 def _codes(index: Any, vectors: np.ndarray, assigned: np.ndarray) -> np.ndarray:

@@ -123,10 +123,12 @@ def differences(member: Member, snapshot: Snapshot) -> Iterator[str]:
 
 def joined(members: Sequence[Member]) -> Member:
     """Return one member in memory with the rows of several that were not removed."""
-    parts, offsets, held, start = [], [], {}, 0
+    parts, columns, offsets, held, start = [], [], [], {}, 0
     for member in members:
         segment, mask = member.part.segment, member.part.segment.mask()
-        parts.append((segment, np.flatnonzero(mask)))
+        rows = np.flatnonzero(mask)
+        columns.append(segment.columns.chosen(rows) if segment.dead else segment.columns)
+        parts.append((segment, rows))
         offsets.append(member.offsets[mask])
         ends = np.concatenate([[0], np.cumsum(mask)])
         for key, one in member.held.items():
@@ -138,8 +140,8 @@ def joined(members: Sequence[Member]) -> Member:
     else:
         vectors = np.concatenate([segment.decoded(rows) for segment, rows in parts])
     names = dict.fromkeys(name for segment, _ in parts for name in segment.columns.arrays)
-    columns = Columns.joined([segment.columns.chosen(rows) for segment, rows in parts], names)
-    return Member(Part(Segment.of(vectors, columns)), np.concatenate(offsets), held)
+    together = Columns.joined(columns, names)
+    return Member(Part(Segment.of(vectors, together)), np.concatenate(offsets), held)
 
 
 def read_member(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> Member:
@@ -213,7 +215,7 @@ def source_of(snapshot: Snapshot) -> Source:
 
 def key_of(fragment: Any) -> Key:
     """Return the names of the files of a fragment."""
-    return tuple(file.path for file in fragment.metadata.files)
+    return tuple(file.path for file in fragment.data_files())
 
 
 def positions_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:

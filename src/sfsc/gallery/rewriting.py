@@ -24,7 +24,7 @@ from sfsc.gallery.lance_table import METADATA, TYPES, LanceTable, Snapshot, stor
 from sfsc.gallery.names import column_of
 from sfsc.gallery.packing import packed_in_forms, unpacked
 from sfsc.gallery.store import BRIDGE_ERROR, COLUMNS, EMBEDDING, ORIGINAL, Description, Move
-from sfsc.gallery.upkeep import index_columns, remove_old_versions
+from sfsc.gallery.upkeep import index_columns, remove_old_versions, room_permitting
 from sfsc.interruption import going_on
 from sfsc.progress import track
 
@@ -73,8 +73,9 @@ def rewrite(
     overwrite = lance.LanceOperation.Overwrite(schema, done.fragments())
     written = lance.LanceDataset.commit(dataset.uri, overwrite, read_version=dataset.version)
     done.forget()
-    index_columns(written)
-    remove_old_versions(written, unfinished=True)
+    with room_permitting():
+        index_columns(written)
+        remove_old_versions(written, unfinished=True)
     return int(written.count_rows())
 
 

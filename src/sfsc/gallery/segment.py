@@ -17,6 +17,9 @@ INNER = faiss.METRIC_INNER_PRODUCT
 BLOCK = 1 << 16  # rows compared at once: 32 MB at 128 dimensions
 PAGE = 4096  # bytes that are at least read from a file
 CACHED = 1 << 12  # rows converted to float32 at once: 2 MB
+# Up to so many components (16,384 rows of 128 dimensions) are compared by one thread, in parts that numpy
+# does not divide among threads: on busy cores, waiting for another thread takes longer than the comparison.
+ALONE, UNDIVIDED = 1 << 21, 1 << 15
 
 # The numbers of the rows that were found for each of Q queries, and their scores: (Q, k) int64 and (Q, k)
 # float32. The score is -inf where a query has fewer than k rows.
@@ -159,7 +162,7 @@ class Segment:
         if len(queries) > 1:
             scores, places = faiss.knn(queries, np.ascontiguousarray(self.decoded(rows)), limit, INNER)
             return places, scores
-        # For one query, FAISS uses one thread, and numpy uses all.
+        # For one query, FAISS uses one thread, and numpy uses all if there are many rows.
         products = self._products(queries[0], rows)
         places = np.argpartition(products, -limit)[-limit:]
         return places[None], products[None, places]
@@ -167,12 +170,16 @@ class Segment:
     def _products(self, query: np.ndarray, rows: slice | np.ndarray) -> np.ndarray:
         """Return the products of rows with one query: (k,) float32."""
         vectors = self.vectors[rows]
-        if self.lengths is None:
+        alone = vectors.size <= ALONE
+        if self.lengths is None and not alone:
             return vectors @ query
         products = np.empty(len(vectors), np.float32)
-        for start in range(0, len(vectors), CACHED):  # converted vectors stay in the cache of the processor
-            part = slice(start, start + CACHED)
-            products[part] = vectors[part].astype(np.float32) @ query
+        size = max(1, UNDIVIDED // len(query)) if alone else CACHED
+        for start in range(0, len(vectors), size):  # converted vectors stay in the cache of the processor
+            part = slice(start, start + size)
+            products[part] = vectors[part].astype(np.float32, copy=False) @ query
+        if self.lengths is None:
+            return products
         return products / np.where((lengths := self.lengths[rows]) > 0, lengths, 1)
 
     def _there(self, block: slice) -> np.ndarray:

@@ -5,7 +5,8 @@ Call these functions only while other writers are locked out (`LanceTable.writin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -24,14 +25,30 @@ LOOKED_UP_FROM = 20_000  # rows; with fewer, a scan is as fast as an index of a 
 LOOKED_UP = {"id": "BTREE", "path": "BTREE", "identity": "BTREE", "camera": "BITMAP"}
 MOST_NEW = 65_536  # rows that no segment of the indexes covers; they are scanned
 GROWTH = 4  # ratio of the sizes of consecutive segments of an index, at least
+FULL_DISK = ("No space left", "File too large", "Disk quota exceeded")  # in messages of the system
 
 
 def tidy(dataset: Any) -> None:
     """Merge small fragments if there are many of one size or another, and remove old versions.
 
     Each size is a multiple of the smaller one, so that the rows of many small adds are rewritten only a few
-    times.
+    times. If the disk is full, this is left to a later change.
     """
+    with room_permitting():
+        _tidy(dataset)
+
+
+@contextmanager
+def room_permitting() -> Iterator[None]:
+    """Ignore that the disk is full: the change that this follows is stored, and has not failed."""
+    try:
+        yield
+    except OSError as error:
+        if not any(sign in str(error) for sign in FULL_DISK):
+            raise
+
+
+def _tidy(dataset: Any) -> None:
     covered, fragments = _covered(dataset), dataset.get_fragments()
     sizes = [part.physical_rows for part in fragments if part.fragment_id not in covered]
     small = next((size for size in SMALL if sum(rows < size for rows in sizes) >= MOST_SMALL), 0)
