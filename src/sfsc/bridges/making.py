@@ -70,7 +70,7 @@ def bridge(
     rows, targets = rows[embedded.indices], embedded.vectors[new.widest]
     forward, backward = fit(rows, targets, kind, seed), fit(targets, rows, kind, seed)
     choices = {
-        "forward": Choice(forward.kind, forward.cosines),
-        "backward": Choice(backward.kind, backward.cosines),
+        "forward": Choice(forward.kind, forward.cosines, forward.found),
+        "backward": Choice(backward.kind, backward.cosines, backward.found),
     }
     return Bridge(opened.space, goal, len(rows), choices, forward.map, backward.map)
