@@ -86,10 +86,7 @@ OPTIONS = {
         *("--cascade", "--sure"),
         *("--rerank", "--rerank-depth", "--bridge"),
     },
-    "bridge": {
-        *("--images", "--out", "--kind", "--space", "--ids", "--colours", "--workers", "--seed"),
-        "--allow-code",
-    },
+    "bridge": {"--images", "--out", "--kind", "--workers", "--seed", "--allow-code"},
     "upgrade-curve": {"--gallery", "--dataset", "--out", "--width", "--workers", "--allow-code"},
     "gallery": set(),
     "gallery info": set(),
@@ -107,7 +104,7 @@ OPTIONS = {
     "gallery restore": {"--to"},
     "serve": {
         *("--gallery", "--host", "--port", "--api-key", "--allow-origin", "--allow-host", "--images-root"),
-        *("--proxy", "--root-path", "--memory", "--allow-code"),
+        *("--proxy", "--root-path", "--memory", "--bridge", "--allow-code"),
     },
     "report": set(),
 }
@@ -868,6 +865,7 @@ class TestChangingTheModel:
         succeed("index", old, shapes, "--gallery", gallery, "--workers", 0)
         out = succeed("bridge", old, run, "--images", shapes, "--out", file, "--workers", 0)
         assert "fitted on 48 images" in out
+        assert "find themselves first" in " ".join(out.split())
         before = succeed("search", run, image, "--gallery", gallery, "--bridge", file)
         assert "sfsc bridge" in refusal(sfsc("search", run, image, "--gallery", gallery))
         assert "give either --bridge FILE" in refusal(sfsc("gallery", "upgrade", gallery))

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 
 from sfsc.bridges.bridge import PROPERTY, Bridge
@@ -37,6 +38,24 @@ def test_a_file_is_read_as_it_was_written(bridge: Bridge, file: Path) -> None:
     before = file.read_bytes()
     read.save(file)
     assert file.read_bytes() == before
+
+
+def test_a_bridge_that_was_chosen_by_the_cosine_is_read(file: Path) -> None:
+    arrays, values = safetensors.numpy.load_file(file), said(file)
+    for choice in values["choices"].values():
+        del choice["found"]
+    safetensors.numpy.save_file(arrays, file, {PROPERTY: json.dumps(values)})
+    assert {name: one.found for name, one in Bridge.load(file).choices.items()} == {
+        "forward": {},
+        "backward": {},
+    }
+
+
+def said(file: Path) -> dict[str, Any]:
+    """What the metadata of a bridge say."""
+    with safetensors.safe_open(file, "numpy") as opened:
+        values: dict[str, Any] = json.loads(opened.metadata()[PROPERTY])
+    return values
 
 
 def test_the_library_of_safetensors_reads_the_file(bridge: Bridge, file: Path) -> None:

@@ -7,7 +7,8 @@ import pytest
 from scipy.linalg import orthogonal_procrustes
 from scipy.stats import spearmanr
 
-from sfsc.bridges.fitting import cosine, fit, orthogonal, relaxed
+from sfsc.bridges import fitting
+from sfsc.bridges.fitting import cosine, fit, found_first, orthogonal, relaxed
 from sfsc.bridges.residual import add_residual
 from sfsc.bridges.space_map import SpaceMap
 from sfsc.errors import SfscError
@@ -63,6 +64,36 @@ def test_the_best_kind_on_held_out_pairs_is_chosen() -> None:
     stretched = unit(rows * np.linspace(0.2, 2, 8))
     found = fit(rows, stretched)
     assert found.cosines["relaxed"] > found.cosines["orthogonal"]
+
+
+def test_the_share_that_is_found_is_that_of_a_plain_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = embeddings(60)
+    rows = 3 * unit(targets + 0.8 * embeddings(60, seed=1))
+    first = [
+        max(range(60), key=lambda other: float(row @ targets[other])) == place
+        for place, row in enumerate(rows)
+    ]
+    assert found_first(rows, targets) == np.mean(first)
+    assert 0.2 < np.mean(first) < 0.9
+    monkeypatch.setattr(fitting, "MOST_COMPARED", 20)
+    assert found_first(targets, targets) == 1
+
+
+def test_the_kind_that_finds_most_is_chosen_before_the_one_with_the_greatest_cosine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A map into the middle of all targets has great cosines, and finds nothing."""
+    rows = unit(embeddings(200) + 6 * np.eye(8)[0])
+    noisy, middle = unit(rows + 0.4 * embeddings(200, seed=3)), rows.mean(axis=0, keepdims=True)
+    kinds = {
+        "orthogonal": SpaceMap.linear(np.zeros((8, 8)), middle[0]),
+        "relaxed": SpaceMap.linear(np.eye(8), np.zeros(8)),
+    }
+    monkeypatch.setattr(fitting, "fits_of_kinds", lambda *_: {k: lambda *_, m=m: m for k, m in kinds.items()})
+    chosen = fit(noisy, rows)
+    assert chosen.cosines["orthogonal"] > chosen.cosines["relaxed"]
+    assert chosen.found["orthogonal"] < chosen.found["relaxed"]
+    assert chosen.kind == "relaxed"
 
 
 def test_the_expected_error_is_greater_where_errors_are_greater() -> None:

@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper
 
 from sfsc import Gallery, SfscError, bridge, index, open_dataset, search
+from sfsc.bridges.bridge import Space
 from sfsc.bridges.model import BridgedModel
-from sfsc.bridges.old import open_any_model, open_old
+from sfsc.bridges.old import OldModel, open_any_model, open_old
 from sfsc.bridges.upgrading import upgrade_gallery
 from sfsc.data import find_images
 from sfsc.evaluation.upgrade_curve import upgrade_curve
@@ -63,13 +64,26 @@ def test_a_table_or_a_gallery_can_stand_for_the_old_model(folder: Path, tmp_path
     index(old, folder, gallery, workers=0)
     rows = [*gallery.rows(embeddings=True)][3:]
     file = table(tmp_path, np.stack([row["embedding"] for row in rows]), [row["path"] for row in rows])
-    by_table = bridge(open_old(str(file), name="last-year"), new, folder, workers=0, kind="relaxed")
+    by_table = bridge(f"{file}:last-year", new, folder, workers=0, kind="relaxed")
     by_gallery = bridge(str(tmp_path / "gallery"), new, folder, workers=0, kind="relaxed")
     assert by_table.old.fingerprint == by_gallery.old.fingerprint == OLD.fingerprint
     assert (by_table.pairs, by_gallery.pairs) == (len(rows), len(rows) + 3)
     copy = Gallery.open(tmp_path / "copy", create=True)
     import_embeddings(file, copy, fingerprint="space:last-year", width=1.0)
     assert upgrade_gallery(copy, by_table) == len(rows)
+
+
+def test_a_table_without_a_name_is_known_by_its_content(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = [str(path) for path in find_images(folder)][:40]
+    first = open_old(table(tmp_path, embeddings(40), names))
+    assert "name their space as sfsc gallery import --space does" in " ".join(capsys.readouterr().err.split())
+    assert first.was(open_old(f"{tmp_path / 'old.npy'}").space.fingerprint)
+    np.testing.assert_allclose(first.embed(names[:1] * 2), embeddings(40)[[0, 0]], atol=1e-6)
+    other = open_old(table(tmp_path, embeddings(40, seed=1), names))
+    assert other.space.fingerprint != first.space.fingerprint
+    assert not other.was(first.space.fingerprint)
 
 
 def test_a_bridge_leads_queries_into_the_old_space(folder: Path, tmp_path: Path) -> None:
@@ -110,9 +124,6 @@ def test_the_curve_leads_from_bridged_to_embedded_rows(shapes: str, tmp_path: Pa
 
 
 def old_of(one: Any) -> Any:
-    from sfsc.bridges.bridge import Space
-    from sfsc.bridges.old import OldModel
-
     def embed(paths: Any) -> Any:
         from sfsc.embedding.embedded import Embedded
         from sfsc.embedding.engines import local_engine
@@ -120,7 +131,7 @@ def old_of(one: Any) -> Any:
         found = Embedded.join(list(local_engine(one, 1.0, 0)(paths)))
         return found.vectors[1.0], found.indices
 
-    return OldModel(Space.of("old", one), "train", embed)
+    return OldModel("old", Space.of("old", one), embed)
 
 
 @pytest.mark.parametrize("shape", [["n", 3, 8, 8], ["n", 8, 8, 3], [1, 3, 8, 8]])
@@ -173,22 +184,20 @@ def test_bad_tables_are_refused(folder: Path, tmp_path: Path, what: str) -> None
     change, message = BAD[what]
     rows, names = embeddings(40), [str(path) for path in find_images(folder)][:40]
     change(rows, names)
-    opened = open_old(str(table(tmp_path, rows, names)), name="last-year")
+    file = table(tmp_path, rows, names)
     with pytest.raises(SfscError, match=message):
-        bridge(opened, model(8, NEW.fingerprint), folder, workers=0)
+        bridge(f"{file}:last-year", model(8, NEW.fingerprint), folder, workers=0)
 
 
 def test_what_cannot_be_fitted_is_refused(folder: Path, tmp_path: Path) -> None:
     new = model(8, NEW.fingerprint)
     file = table(tmp_path, embeddings(15), [str(path) for path in find_images(folder)][:15])
-    with pytest.raises(SfscError, match="give the model a name with --space NAME"):
-        open_old(str(file))
     with pytest.raises(SfscError, match=r"a space cannot be named 'last\.year'"):
-        open_old(str(file), name="last.year")
+        open_old(f"{file}:last.year")
     with pytest.raises(SfscError, match="15 images are too few"):
-        bridge(open_old(str(file), name="last-year"), new, folder, workers=0)
+        bridge(f"{file}:last-year", new, folder, workers=0)
     with pytest.raises(SfscError, match="has embeddings of none of the images"):
         elsewhere = table(tmp_path, embeddings(15), [f"/elsewhere/{row}" for row in range(15)])
-        bridge(open_old(str(elsewhere), name="last-year"), new, folder, workers=0)
+        bridge(f"{elsewhere}:last-year", new, folder, workers=0)
     with pytest.raises(SfscError, match="they need no bridge"):
-        bridge(open_old(str(file), name="x"), model(8, "space:x"), folder, workers=0)
+        bridge(f"{file}:x", model(8, "space:x"), folder, workers=0)

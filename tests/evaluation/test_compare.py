@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 
 import sfsc.evaluation.compare
-from sfsc import SfscError
+from sfsc import Family, SfscError, evaluate, open_dataset
 from sfsc.evaluation.compare import Comparison, Contestant, ablation, compare, folder_of, mean_and_deviation
-from sfsc.report.comparison import all_tables, write_comparison
+from sfsc.evaluation.old import open_member
+from sfsc.report.comparison import all_tables, old_tests, write_comparison
 from sfsc.retrieval.matrix import METRICS, CompatibilityMatrix
 from sfsc.training.config import Config
 
@@ -131,6 +132,55 @@ def test_tables_hold_means_and_deviations() -> None:
         ["sfsc", "1", "60.0 ± 28.3", "80.0 ± 14.1"],
     ]
     assert not any("calibration" in caption for caption in tables)
+
+
+def test_the_old_model_is_a_row_and_a_column_with_the_criterion(shapes: str, tmp_path: Path) -> None:
+    old, out = tmp_path / "old", tmp_path / "out"
+    Family.create("small", (1.0,), 8, (24, 24), seed=1).eval().save(old)
+    given = {**settings(shapes), "old": str(old)}
+    recipes = {"sfsc": None, "unified": None, "alone": {"recipe": "sfsc", "old": None}}
+    comparison = compare(given, recipes, 1, out)
+    for contestant in comparison.contestants[:2]:
+        run = folder_of(out, contestant.name, 0)
+        [tests], stored = contestant.old, json.loads((run / "evaluation.json").read_text())
+        assert tests == stored["old"]
+        member = open_member(run, Family.load(run), None, None)
+        again = evaluate(Family.load(run), open_dataset(shapes), 0, old=member).old
+        assert again is not None
+        assert tests["column"]["mAP"] == pytest.approx(again.column["mAP"], abs=1e-6)
+    assert comparison.contestants[2].old == ()
+    table = next(table for name, table in all_tables(comparison).items() if name.startswith("The old model"))
+    assert table[0] == ["recipe", "test", "0.5", "1", "old"]
+    assert [row[:2] for row in table[1:4]] == [
+        ["sfsc", "in the old gallery"],
+        ["sfsc", "old queries"],
+        ["sfsc", "criterion met, seeds"],
+    ]
+    assert "The old model" in write_comparison(comparison, out).read_text()
+    (run := folder_of(out, "sfsc", 0) / "evaluation.json").write_text(
+        json.dumps({name: part for name, part in json.loads(run.read_text()).items() if name != "old"})
+    )
+    assert compare(given, {"sfsc": None}, 1, out).contestants[0].old == comparison.contestants[0].old
+
+
+def test_the_old_tests_are_means_over_seeds() -> None:
+    seeds = [
+        {
+            "column": {"mAP": [value, 0.7]},
+            "row": {"mAP": [0.4, value]},
+            "self_test": {"mAP": 0.6},
+            "criterion": [value >= 0.6, True],
+        }
+        for value in (0.5, 0.7)
+    ]
+    matrices = (matrix([[0.5, 0.6], [0.4, 0.7]]),) * 2
+    contestant = Contestant("sfsc", {}, matrices, (), {}, 3e12, QUERIES, 90.0, 1_500_000, 1, tuple(seeds))
+    table = old_tests(Comparison({"dataset": "x"}, 2, (contestant,)))
+    assert table[1:] == [
+        ["sfsc", "in the old gallery", "60.0 ± 14.1", "70.0 ± 0.0", "60.0 ± 0.0"],
+        ["sfsc", "old queries", "40.0 ± 0.0", "60.0 ± 14.1", "60.0 ± 0.0"],
+        ["sfsc", "criterion met, seeds", "1 of 2", "2 of 2", ""],
+    ]
 
 
 def test_one_seed_has_no_deviation() -> None:

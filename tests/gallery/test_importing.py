@@ -288,7 +288,7 @@ def test_missing_facts_name_the_option(gallery: Gallery, ids: Path, tmp_path: Pa
     with pytest.raises(SfscError, match=r"width 2\.0: widths are numbers above 0"):
         import_embeddings(source, gallery, fingerprint="f", width=2.0)
     (tmp_path / "rows.txt").unlink()
-    with pytest.raises(SfscError, match=r"there is no .*rows.txt: give --ids FILE"):
+    with pytest.raises(SfscError, match=r"there is no .*rows.txt: write one id per line"):
         import_embeddings(source, gallery, **FACTS)
     with pytest.raises(SfscError, match="contains no ids: give --ids FILE"):
         import_embeddings(as_faiss(tmp_path, embeddings()), gallery, **FACTS)

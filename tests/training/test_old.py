@@ -12,10 +12,13 @@ import safetensors.torch
 import torch
 
 from sfsc.bridges.bridge import Bridge, Space
+from sfsc.bridges.making import bridge
 from sfsc.bridges.model import BridgedModel
+from sfsc.bridges.old import open_old
 from sfsc.data import decode, open_dataset
 from sfsc.embedding.files import embed
 from sfsc.errors import SfscError
+from sfsc.evaluation.old import open_member
 from sfsc.family.family import Family
 from sfsc.gallery import Gallery
 from sfsc.gallery.indexing import index
@@ -26,10 +29,10 @@ from sfsc.training.config import Config
 from sfsc.training.losses.backward import backward_loss
 from sfsc.training.losses.simplex import simplex
 from sfsc.training.old.direct import direct_bridge
-from sfsc.training.old.model import open_old
 from sfsc.training.old.space import OldSpace, principal_directions
 from sfsc.training.run import train
 from sfsc.training.trainer import Training
+from tests.bridges.test_old import write_onnx
 from tests.training.test_run import same, settings, weights
 
 
@@ -104,7 +107,7 @@ def test_the_projection_is_orthonormal_and_keeps_cosines_of_a_subspace() -> None
 @pytest.mark.parametrize("dimension", [8, 16, 32])
 def test_the_space_of_an_old_model(shapes: str, old: Path, dimension: int, tmp_path: Path) -> None:
     images, model = open_dataset(shapes).train, open_old(str(old))
-    space, rows = OldSpace.fit(model, images, dimension, 0), torch.from_numpy(model.embed(images.paths, 0))
+    space, rows = OldSpace.fit(model, images, dimension), torch.from_numpy(model.embed(images.paths))
     assert space.embeddings.shape == (len(images), min(16, dimension))
     assert (space.projection is None) == (dimension >= 16)
     torch.testing.assert_close(space.place(rows), space.embeddings)
@@ -152,20 +155,85 @@ def test_a_table_teaches_as_its_model_does(
     shapes: str, old: Path, new: Path, table: Path, tmp_path: Path
 ) -> None:
     images = open_dataset(shapes).train
-    assert np.allclose(open_old(str(table)).embed(images.paths), open_old(str(old)).embed(images.paths, 0))
+    assert np.allclose(open_old(str(table)).embed(images.paths), open_old(str(old)).embed(images.paths))
     train(short(shapes, old=str(table)), tmp_path / "run")
     assert Family.load(tmp_path / "run").widths.ratios == (0.5, 1.0)
     space = OldSpace.load(tmp_path / "run" / "old.safetensors")
-    assert space.description.fingerprint == open_old(str(table)).fingerprint
+    assert space.description.fingerprint == open_old(str(table)).space.fingerprint
 
 
 def test_a_narrow_sub_model_can_be_the_old_one(shapes: str, old: Path) -> None:
     paths = open_dataset(shapes).train.paths[:3]
     narrow = open_old(f"{old}:0.5")
-    assert narrow.fingerprint == Family.load(old).fingerprint
-    assert not np.allclose(narrow.embed(paths, 0), open_old(str(old)).embed(paths, 0))
+    assert narrow.space.fingerprint == Family.load(old).fingerprint
+    assert not np.allclose(narrow.embed(paths), open_old(str(old)).embed(paths))
     with pytest.raises(SfscError, match=r"0\.25"):
         open_old(f"{old}:0.25")
+
+
+def as_old(kind: str, shapes: str, old: Path, folder: Path) -> str:
+    """Name an old model of some kind, whose embeddings of all images are known."""
+    file, images = folder / "old.npy", str(Path(shapes.partition(":")[2]).parent)
+    if kind == "a gallery":
+        with Gallery.open(folder / "gallery", create=True) as gallery:
+            index(Family.load(old), images, gallery, 1.0, workers=0)
+        return str(folder / "gallery")
+    if kind == "a table with a name":
+        embed(Family.load(old), images, file, workers=0)
+        return f"{file}:last-year"
+    if kind == "an ONNX file":
+        return f"{write_onnx(folder / 'old.onnx', ['n', 3, 8, 8])}:fraction"
+    return "python:tests.bridges.test_old:old_function"
+
+
+@pytest.mark.parametrize(
+    ("kind", "space", "dimension"),
+    [
+        ("a gallery", None, 16),
+        ("a table with a name", "space:last-year", 16),
+        ("an ONNX file", None, 3),
+        ("a function", None, 6),
+    ],
+)
+def test_a_training_and_a_bridge_take_every_kind_of_old_model(
+    shapes: str, old: Path, tmp_path: Path, kind: str, space: str | None, dimension: int
+) -> None:
+    source = as_old(kind, shapes, old, tmp_path)
+    code = source.removeprefix("python:")
+    config, run = short(shapes, old=source), tmp_path / "run"
+    if kind == "a function":
+        with pytest.raises(SfscError, match=f"allow it with --allow-code {code}"):
+            train(config, run)
+        assert not (run / "config.json").exists()
+    family = train(config, run, allow_code=code)
+    direct = Bridge.load(run / "old-bridge.safetensors").old
+    expected = Family.load(old).fingerprint if kind == "a gallery" else space
+    assert direct.dimension == dimension
+    assert direct.fingerprint == (expected or open_old(source, allow_code=code).space.fingerprint)
+    images = str(Path(shapes.partition(":")[2]).parent)
+    fitted = bridge(open_old(source, allow_code=code), family, images, kind="orthogonal", workers=0)
+    assert fitted.old.fingerprint == direct.fingerprint
+
+
+def test_a_run_with_a_table_goes_on_when_the_table_gets_a_name(
+    shapes: str, table: Path, tmp_path: Path
+) -> None:
+    family = train(short(shapes, old=str(table)), tmp_path / "run")
+    member = open_member(tmp_path / "run", family, f"{table}:last-year", None)
+    assert member is not None
+    assert len(member.space.embeddings) == len(open_dataset(shapes).train)
+    train(short(shapes, old=f"{table}:last-year"), tmp_path / "other")
+    stored = json.loads((tmp_path / "other" / "config.json").read_text())
+    assert stored["old"] == f"{table}:last-year"
+
+
+@pytest.mark.parametrize(
+    ("detail", "said"),
+    [("0.3", r"0\.3"), ("nan", "nan"), ("fraction", "a width must follow the colon, not fraction")],
+)
+def test_what_follows_the_colon_must_fit(old: Path, detail: str, said: str) -> None:
+    with pytest.raises(SfscError, match=said):
+        open_old(f"{old}:{detail}")
 
 
 def spoiled(table: Path, change: str) -> None:
@@ -190,9 +258,9 @@ def spoiled(table: Path, change: str) -> None:
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ("nan", "contains NaN or infinity: embed the image again"),
-        ("zeros", "contains only zeros: embed the image again"),
-        ("twice", "has several rows: keep one of them"),
+        ("nan", "contains NaN, infinity or too large numbers: correct or remove it"),
+        ("zeros", "is all zeros: correct or remove it"),
+        ("twice", "has the id of an earlier row: ids must be unique"),
         ("missing", r"lacks \d+ of 48 images, the first: .*; embed them with the old model"),
         ("lines", "has .* lines, but .* rows: write one id per line"),
         ("wide", "save a C-ordered array"),
@@ -262,10 +330,10 @@ def test_queries_search_the_old_gallery_directly(shapes: str, old: Path, new: Pa
 def test_the_bridge_compares_as_the_training_did(
     shapes: str, old: Path, dimension: int, tmp_path: Path
 ) -> None:
-    space = OldSpace.fit(open_old(str(old)), open_dataset(shapes).train, dimension, 0)
+    space = OldSpace.fit(open_old(str(old)), open_dataset(shapes).train, dimension)
     bridge = direct_bridge(space, Space("new", "f", dimension))
     bridge.save(tmp_path / "bridge.safetensors")
-    rows = open_old(str(old)).embed(open_dataset(shapes).train.paths, 0)
+    rows = open_old(str(old)).embed(open_dataset(shapes).train.paths)
     moved = Bridge.load(tmp_path / "bridge.safetensors").forward(rows)[0]
     k = space.description.components
     assert np.allclose(moved[:, :k], space.embeddings.numpy(), atol=1e-6)

@@ -34,7 +34,7 @@ def bridge(
     `sfsc.bridges.fitting.fit`.
 
     Args:
-        old: an old model that `sfsc.bridges.old.open_old` returned or can open.
+        old: an old model that `sfsc.bridges.old.open_old` returned or can open, such as "old.npy:last-year".
         new: a family in evaluation mode, or an exported sub-model.
         images: an image folder, or KIND:PATH of a data set. Of a data set, the training split is used, or the
             gallery split if there are only embeddings of the old model. If there are more than 50,000 images,
@@ -60,7 +60,7 @@ def bridge(
     found = images_of(images, opened.split).storable().paths
     chosen = np.unique(np.linspace(0, len(found) - 1, min(len(found), MOST_PAIRS)).astype(int))
     paths = [found[place] for place in chosen]
-    rows, places = opened.embed(paths)
+    rows, places = opened.find(paths)
     if not len(rows):
         raise SfscError(
             f"{opened.space.name} has embeddings of none of the images in {images}: its paths must be theirs"
@@ -70,7 +70,7 @@ def bridge(
     rows, targets = rows[embedded.indices], embedded.vectors[new.widest]
     forward, backward = fit(rows, targets, kind, seed), fit(targets, rows, kind, seed)
     choices = {
-        "forward": Choice(forward.kind, forward.cosines),
-        "backward": Choice(backward.kind, backward.cosines),
+        "forward": Choice(forward.kind, forward.cosines, forward.found),
+        "backward": Choice(backward.kind, backward.cosines, backward.found),
     }
     return Bridge(opened.space, goal, len(rows), choices, forward.map, backward.map)

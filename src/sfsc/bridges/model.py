@@ -50,4 +50,23 @@ class BridgedModel:
         if dimension is not None:
             self.check_dimension(dimension)
         embeddings = self._model.embed_pixels(images, width)
-        return self._map(embeddings)[0] if len(embeddings) else np.empty((0, self.dimension), np.float32)
+        return self.mapped(embeddings) if len(embeddings) else np.empty((0, self.dimension), np.float32)
+
+    def mapped(self, embeddings: np.ndarray) -> np.ndarray:
+        """Map embeddings by the model into the space of the old model.
+
+        Args:
+            embeddings: (n, dim) float32 of length 1.
+
+        Returns:
+            (n, `dimension`) float32 of length 1.
+
+        Raises:
+            SfscError: the embeddings are shortened.
+        """
+        size = self._map.dimensions[0]
+        if embeddings.shape[1] != size:
+            raise SfscError(
+                f"the embeddings have {embeddings.shape[1]} dimensions, but the bridge maps {size}: send all"
+            )
+        return self._map(embeddings)[0]

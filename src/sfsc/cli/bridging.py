@@ -10,6 +10,7 @@ import typer
 from sfsc.cli.options import (
     DATASET_HELP,
     GALLERY_HELP,
+    OLD_HELP,
     AllowCodeOption,
     ModelArgument,
     WidthOption,
@@ -26,7 +27,7 @@ def bridge(
         str,
         typer.Argument(
             metavar="OLD",
-            help="Run folder, .onnx file, python:module:function, gallery or table of embeddings.",
+            help=f"What embedded the old rows: {OLD_HELP}.",
         ),
     ],
     new: ModelArgument,
@@ -41,17 +42,6 @@ def bridge(
         str | None,
         typer.Option(help="orthogonal, relaxed or residual; default: the best on held-out images."),
     ] = None,
-    space: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="For a table: name of the old model, as for sfsc gallery import."),
-    ] = None,
-    ids: Annotated[
-        Path | None, typer.Option(help="For a table: file with the path of one image per line.")
-    ] = None,
-    colours: Annotated[
-        str,
-        typer.Option(help="How an ONNX file of others wants its colours: imagenet, fraction or bytes."),
-    ] = "imagenet",
     workers: WorkersOption = 2,
     seed: Annotated[int, typer.Option(help="Seed of all random numbers.")] = 0,
     allow_code: AllowCodeOption = None,
@@ -62,7 +52,7 @@ def bridge(
     from sfsc.embedding.model import open_model
 
     model = open_model(new, allow_code)
-    opened = open_old(old, name=space, ids=ids, colours=colours, allow_code=allow_code, workers=workers)
+    opened = open_old(old, allow_code=allow_code, workers=workers)
     made = fit_bridge(opened, model, images, name=new.absolute().name, kind=kind, workers=workers, seed=seed)
     made.save(out)
     terminal.print_bridge(made)

@@ -11,6 +11,10 @@ import typer
 DATASET_HELP = (
     "KIND:PATH, with KIND one of folder, csv, market1501, veri776, msmt17, grocery, omniglot, emoji"
 )
+OLD_HELP = (
+    "run folder, RUN:WIDTH, .onnx file, FILE.onnx:COLOURS, python:module:function, gallery, table of "
+    "embeddings or TABLE:SPACE"
+)
 GALLERY_HELP = "Folder, milvus://HOST:PORT/NAME or milvus+https://HOST:PORT/NAME"
 
 RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="Run folder that `sfsc train` wrote.")]
@@ -18,7 +22,7 @@ AllowCodeOption = Annotated[
     str | None,
     typer.Option(
         metavar="FUNCTION",
-        help="Allow importing and calling package.module:function if it is the run's python: backbone.",
+        help="Allow importing and calling package.module:function: the backbone of a run, or an old model.",
     ),
 ]
 DimOption = Annotated[

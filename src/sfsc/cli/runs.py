@@ -11,6 +11,7 @@ import typer
 
 from sfsc.cli.options import (
     DATASET_HELP,
+    OLD_HELP,
     AllowCodeOption,
     DatasetOption,
     RerankDepthOption,
@@ -55,8 +56,8 @@ def evaluate(
     old: Annotated[
         str | None,
         typer.Option(
-            help="Old model to evaluate as well: a run folder, RUN:WIDTH, an exported file or a table of "
-            "embeddings; default: the one that the run was trained with.",
+            metavar="OLD",
+            help=f"Old model to evaluate as well: {OLD_HELP}; default: the one of the training.",
             show_default=False,
         ),
     ] = None,
@@ -228,7 +229,7 @@ def _evaluate(
     for source in distractors:
         opened = with_distractors(opened, source)
     family = Family.load(run, allow_code)
-    member = open_member(run, family, old, allow_code)
+    member = open_member(run, family, old, allow_code, workers)
     evaluation = run_evaluation(family, opened, workers, exported, **further, old=member)
     written = evaluation.write(run)
     files = [written, *draw_evaluation(written.parent)]

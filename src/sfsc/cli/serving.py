@@ -48,6 +48,10 @@ def serve(
         ),
     ] = None,
     root_path: Annotated[str, typer.Option(help="Path under which a proxy serves the service.")] = "",
+    bridge: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="For a gallery of an old model: bridge from it to this family."),
+    ] = None,
     memory: MemoryOption = None,
     allow_code: AllowCodeOption = None,
 ) -> None:
@@ -67,4 +71,5 @@ def serve(
         root_path=root_path,
         allow_code=allow_code,
         memory=most_bytes(memory),
+        bridge=bridge,
     )

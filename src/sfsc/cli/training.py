@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sfsc.cli.options import DATASET_HELP, AllowCodeOption
+from sfsc.cli.options import DATASET_HELP, OLD_HELP, AllowCodeOption
 from sfsc.report import terminal
 
 app = typer.Typer()
@@ -46,8 +46,8 @@ def train(
     old: Annotated[
         str | None,
         typer.Option(
-            help="Old model whose galleries every sub-model learns to search: a run folder, RUN:WIDTH, an "
-            "exported file or a table of embeddings."
+            metavar="OLD",
+            help=f"Old model whose galleries every sub-model learns to search: {OLD_HELP}.",
         ),
     ] = None,
     teacher: Annotated[

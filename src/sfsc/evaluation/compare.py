@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from sfsc.embedding.image_set import ImageSet, embed_all
 from sfsc.embedding.model import same_space
 from sfsc.errors import SfscError
 from sfsc.evaluation.evaluate import evaluate, evaluate_images, tested_paths
+from sfsc.evaluation.old import OldMember, evaluate_old, open_member
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
 from sfsc.interruption import Stopped, going_on
@@ -66,6 +67,8 @@ class Contestant:
         seconds: the mean time of training in seconds.
         parameters: the number of parameters that must be stored for all sub-models.
         galleries: the number of copies of a gallery that the sub-models need.
+        old: the tests with the old model of each seed, as `OldTests.to_json` returns them; empty if the
+            settings name no old model.
     """
 
     name: str
@@ -78,6 +81,7 @@ class Contestant:
     seconds: float
     parameters: int
     galleries: int
+    old: tuple[Mapping[str, Any], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -207,17 +211,19 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
     family = train(config, run, resume=True)
     dataset = open_dataset(config.dataset)
     if not (calibrations and family.spec.shared):
-        if not _tested(family, {run: dataset}):
-            evaluate(family, dataset, config.workers).write_into(run)
+        if not _tested(family, {run: dataset}, config.old):
+            evaluate(family, dataset, config.workers, old=_old(config, family, run)).write_into(run)
         return
     view = open_dataset(f"target:{config.dataset}")
     targets = _target_folders(run) if len(view.train) >= config.embedding_dim else []
-    if _tested(family, {run: dataset, run / CALIBRATED: dataset, **dict.fromkeys(targets, view)}):
+    if _tested(family, {run: dataset, run / CALIBRATED: dataset, **dict.fromkeys(targets, view)}, config.old):
         return
     # Every image is embedded only once, because calibrations only move its embeddings.
     images = embed_all(family, [*tested_paths(dataset), *dataset.train.paths], config.workers)
     calibrated = _calibrated(family, images, dataset.train.paths, run, run / CALIBRATED)
-    evaluate_images(family, dataset, images).write_into(run)
+    plain, old = evaluate_images(family, dataset, images), _old(config, family, run)
+    tests = evaluate_old(old, family, dataset, images, {}) if old else None
+    replace(plain, old=tests).write_into(run)
     evaluate_images(calibrated, dataset, images.calibrated(calibrated)).write_into(run / CALIBRATED)
     if targets:
         fitted = _calibrated(family, images, view.train.paths, run, run / TARGET["target images"])
@@ -226,13 +232,24 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
             evaluate_images(variant, view, embedded).write_into(folder)
 
 
-def _tested(family: Family, tests: Mapping[Path, Dataset]) -> bool:
+def _old(config: Config, family: Family, run: Path) -> OldMember | None:
+    """Return the old model that a run was trained towards, or None if there is none any more."""
+    if config.old is None:
+        return None
+    return open_member(run, family, None, code_of(config.backbone), config.workers)
+
+
+def _tested(family: Family, tests: Mapping[Path, Dataset], old: str | None) -> bool:
     """Return whether the folders contain evaluations of the family, or of its calibrated copies.
 
     Args:
         family: the family.
-        tests: the data set of the evaluation that each folder should contain.
+        tests: the data set of the evaluation that each folder should contain, that of the run first.
+        old: the old model that the evaluation in the run folder should contain, if any.
     """
+    run = next(iter(tests))
+    if old and (run / EVALUATION_FILE).exists() and "old" not in read_result(run / EVALUATION_FILE):
+        return False
     for folder, dataset in tests.items():
         if not (folder / EVALUATION_FILE).exists():
             return False
@@ -280,7 +297,12 @@ def _collect(name: str, changes: Settings, seeds: int, out: Path) -> Contestant:
         seconds=float(np.mean([_seconds(run) for run in runs])),
         parameters=sum(parameter.numel() for parameter in family.parameters()),
         galleries=1 if config.method.compatible else len(family.widths),
+        old=_old_tests(runs) if config.old else (),
     )
+
+
+def _old_tests(runs: Sequence[Path]) -> tuple[Mapping[str, Any], ...]:
+    return tuple(tests for run in runs if (tests := read_result(run / EVALUATION_FILE).get("old")))
 
 
 def _matrix(run: Path) -> CompatibilityMatrix:

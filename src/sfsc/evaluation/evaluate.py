@@ -190,7 +190,7 @@ def evaluate(
         reranked=rerank_images(dataset, images, plain.matrix, rerank, rerank_depth) if rerank else None,
         tracks=evaluate_tracks(dataset, images, plain.matrix) if tracks else None,
         cascade=_cascade(family, dataset, images, plain, chosen) if chosen else None,
-        old=evaluate_old(old, family, dataset, images, widths, workers) if old else None,
+        old=evaluate_old(old, family, dataset, images, widths) if old else None,
     )
 
 

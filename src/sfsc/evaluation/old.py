@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from sfsc.bridges.old import OldModel, open_old
 from sfsc.data.dataset import Dataset
 from sfsc.dimensions import shorten
 from sfsc.embedding.image_set import ImageSet
@@ -21,7 +22,6 @@ from sfsc.retrieval.matrix import METRICS
 from sfsc.retrieval.ranking import evaluate_ranking
 from sfsc.training.config import read_config
 from sfsc.training.old.fixed import FILES
-from sfsc.training.old.model import OldModel, open_old
 from sfsc.training.old.space import OldDescription, OldSpace
 
 
@@ -71,7 +71,9 @@ class OldTests:
         }
 
 
-def open_member(run: Path, family: Family, name: str | None, allow_code: str | None) -> OldMember | None:
+def open_member(
+    run: Path, family: Family, name: str | None, allow_code: str | None, workers: int = 2
+) -> OldMember | None:
     """Open the old model that a family is evaluated with.
 
     Args:
@@ -80,6 +82,7 @@ def open_member(run: Path, family: Family, name: str | None, allow_code: str | N
         name: the old model, as `open_old` takes it; by default the one that the run was trained with or,
             if there is none, its teacher.
         allow_code: as for `Family.load`.
+        workers: the number of threads that decode images.
 
     Returns:
         The old model; None if none was named and the run was trained without one, or if the one that it was
@@ -90,14 +93,14 @@ def open_member(run: Path, family: Family, name: str | None, allow_code: str | N
     """
     known = [OldSpace.load(run / file) for file in FILES.values() if (run / file).exists()]
     if name is not None:
-        model = open_old(name, allow_code)
+        model = open_old(name, allow_code=allow_code, workers=workers)
         return OldMember(model, _space(model, family, known, run))
     if not known:
         return None
     config = read_config(run)
     try:
-        model = open_old(str(config.old or config.teacher), allow_code)
-        if model.fingerprint != known[0].description.fingerprint:
+        model = open_old(str(config.old or config.teacher), allow_code=allow_code, workers=workers)
+        if not model.was(known[0].description.fingerprint):
             raise SfscError(f"the old model of {run} has changed: restore it, or name another one with --old")
     except SfscError as error:
         say(f"remark: {error}; the old model is not evaluated")
@@ -108,15 +111,16 @@ def open_member(run: Path, family: Family, name: str | None, allow_code: str | N
 def _space(model: OldModel, family: Family, known: list[OldSpace], run: Path) -> OldSpace:
     """Return the space of the run with this fingerprint; otherwise, components are compared as they are."""
     for space in known:
-        if space.description.fingerprint == model.fingerprint:
+        if model.was(space.description.fingerprint):
             return space
-    if model.dimension > family.dimension:
+    size = model.space.dimension
+    if size > family.dimension:
         raise SfscError(
-            f"old model {model.name} has {model.dimension} dimensions, more than the {family.dimension} of "
+            f"old model {model.name} has {size} dimensions, more than the {family.dimension} of "
             f"{run}, which was not trained with it: train with --old {model.name}"
         )
-    empty = torch.empty(0, model.dimension)
-    said = OldDescription(model.name, model.fingerprint, model.dimension, model.dimension)
+    empty = torch.empty(0, size)
+    said = OldDescription(model.name, model.space.fingerprint, size, size)
     return OldSpace(said, empty, empty, None)
 
 
@@ -126,7 +130,6 @@ def evaluate_old(
     dataset: Dataset,
     images: ImageSet,
     exported: Mapping[str, float],
-    workers: int,
 ) -> OldTests:
     """Test every sub-model and exported file against an old model, in both directions.
 
@@ -139,7 +142,6 @@ def evaluate_old(
         dataset: the data set; its query and gallery splits are used.
         images: the embeddings of its query and gallery images.
         exported: the width of each exported file, by label.
-        workers: the number of threads that decode images.
 
     Raises:
         SfscError: an image cannot be read, or the old model is a table that lacks its embedding.
@@ -147,7 +149,7 @@ def evaluate_old(
     query, gallery = dataset.query, dataset.gallery
     paths = sorted({*query.paths, *gallery.paths})
     rows = {path: row for row, path in enumerate(paths)}
-    whole = old.model.embed(paths, workers)
+    whole = old.model.embed(paths)
     placed = old.space.place(torch.from_numpy(whole)).numpy()
     of_queries, of_gallery = ([rows[path] for path in split.paths] for split in (query, gallery))
     embedded, found = images.of(query.paths), images.of(gallery.paths)

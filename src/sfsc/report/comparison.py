@@ -84,6 +84,8 @@ def all_tables(comparison: Comparison) -> dict[str, Table]:
         tables[caption] = summary(comparison, lambda c: c.calibrated)
     if any(contestant.target for contestant in comparison.contestants):
         tables["Calibration on images of the target domain, without labels"] = targets(comparison)
+    if any(contestant.old for contestant in comparison.contestants):
+        tables["The old model: mAP in its gallery, and of its queries"] = old_tests(comparison)
     tables["Costs"] = costs(comparison)
     tables["mAP by query width (rows) and gallery width (columns)"] = blocks(comparison, lambda c: c.matrices)
     if any(contestant.calibrated for contestant in comparison.contestants):
@@ -169,6 +171,24 @@ def blocks(comparison: Comparison, of: Callable[[Contestant], Matrices]) -> Tabl
             for row, width in enumerate(widths):
                 cells = [_cell(m, d) for m, d in zip(mean[row], deviation[row], strict=True)]
                 table.append([contestant.name, f"{width:g}", *cells])
+    return table
+
+
+def old_tests(comparison: Comparison) -> Table:
+    """Return rows for each recipe: the column and the row of the old model, and the criterion by width."""
+    widths = comparison.contestants[0].matrices[0].widths
+    table = [["recipe", "test", *(f"{width:g}" for width in widths), "old"]]
+    for contestant in comparison.contestants:
+        if not (tests := contestant.old):
+            continue
+        own = _spread([one["self_test"]["mAP"] for one in tests])
+        for part, said in (("column", "in the old gallery"), ("row", "old queries")):
+            mean, deviation = mean_and_deviation([np.array(one[part]["mAP"][: len(widths)]) for one in tests])
+            cells = [_cell(m, d) for m, d in zip(mean, deviation, strict=True)]
+            table.append([contestant.name, said, *cells, own])
+        met = np.sum([one["criterion"] for one in tests], axis=0)
+        seeds = [f"{count} of {len(tests)}" for count in met]
+        table.append([contestant.name, "criterion met, seeds", *seeds, ""])
     return table
 
 

@@ -18,7 +18,7 @@ from sfsc.report.further import further_tables
 from sfsc.report.names import names_of
 
 if TYPE_CHECKING:
-    from sfsc.bridges.bridge import Bridge
+    from sfsc.bridges.bridge import Bridge, Choice
     from sfsc.decisions.thresholds import Thresholds
     from sfsc.deploy.profile import Measured, Profile
     from sfsc.gallery import GalleryInfo, Hit
@@ -192,19 +192,27 @@ def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
     _say(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
 
 
+BRIDGE_TITLE = "held-out images that find themselves first, and mean cosine; the kind in bold was chosen"
+
+
 def print_bridge(bridge: Bridge) -> None:
     """Print how well the maps of a bridge do on held-out images."""
     kinds = list(dict.fromkeys(kind for one in bridge.choices.values() for kind in one.cosines))
-    table = Table("map", *kinds, title="mean cosine on held-out images; the kind in bold was chosen")
+    table = Table("map", *kinds, title=BRIDGE_TITLE)
     for name, ends in (("forward", (bridge.old, bridge.new)), ("backward", (bridge.new, bridge.old))):
         choice = bridge.choices[name]
-        shown = {kind: f"{cosine:.4f}" for kind, cosine in choice.cosines.items()}
+        shown = {kind: _held_out(choice, kind) for kind in choice.cosines}
         cells = [
             f"[bold]{shown[kind]}[/bold]" if kind == choice.kind else shown.get(kind, "-") for kind in kinds
         ]
         table.add_row(escape(" -> ".join(f"{end.name} ({end.dimension})" for end in ends)), *cells)
     Console().print(table)
     _say(f"fitted on {bridge.pairs} images")
+
+
+def _held_out(choice: Choice, kind: str) -> str:
+    share = f"{100 * choice.found[kind]:.1f}%, " if kind in choice.found else ""
+    return f"{share}{choice.cosines[kind]:.4f}"
 
 
 def print_gallery(name: str, info: GalleryInfo) -> None:

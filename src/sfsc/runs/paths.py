@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,14 +21,14 @@ FIXED_TEACHER_FILE = "teacher.safetensors"
 STARTED_IN = "started_in"  # the entry of ENVIRONMENT_FILE for the working folder
 
 
-def split_width(name: str) -> tuple[str, str]:
-    """Split RUN:WIDTH into the path and ":WIDTH"; the second part is empty if the name has no width."""
-    path, _, text = name.rpartition(":")
-    try:
-        known = bool(path) and 0 < float(text) <= 1
-    except ValueError:
-        known = False
-    return (path, f":{text}") if known else (name, "")
+def split_detail(name: str) -> tuple[str, str]:
+    """Split SOURCE:DETAIL, such as RUN:WIDTH, into both; the second part is empty if there is none.
+
+    A path that exists is not split, nor is python:module:function, nor the drive from a path.
+    """
+    path, _, detail = name.rpartition(":")
+    plain = os.path.exists(name) or name.startswith("python:") or len(path) < 2
+    return (name, "") if plain or not re.fullmatch(r"[\w.-]{1,64}", detail) else (path, detail)
 
 
 def started_in(run: Path) -> Path | None:

@@ -31,12 +31,13 @@ def create_app(
     image_roots: Sequence[str | Path] | None = None,
     allow_code: str | None = None,
     memory: float = math.inf,
+    bridge: str | Path | None = None,
 ) -> FastAPI:
     """Create an ASGI app that serves one trained family with one gallery.
 
     Args:
         run: the run folder of the family. Its evaluation.json is shown if it exists.
-        gallery: the directory or URL of a gallery of this family.
+        gallery: the directory or URL of a gallery of this family, or of the old model of the bridge.
         api_key: the key that requests must send in the header X-API-Key; by default no key is needed.
         origins: the origins of other pages that may use the service, such as http://127.0.0.1:8080.
         hosts: the names under which the service can be reached, such as search.example, or "*" for any name.
@@ -45,19 +46,21 @@ def create_app(
             default the deepest folder that contains all images of the gallery.
         allow_code: as for `Family.load`.
         memory: as for `Gallery.open`.
+        bridge: a file that `Bridge.save` wrote, from the model of the gallery to this family: queries are
+            mapped to the rows of the old model. There are then no probabilities.
 
     Returns:
         The app.
 
     Raises:
-        SfscError: the family or the gallery does not exist, the gallery belongs to another family, the key
-            is empty, or an origin or a host is invalid.
+        SfscError: the family or the gallery does not exist, the gallery or the bridge belongs to another
+            family, the key is empty, or an origin or a host is invalid.
     """
     if api_key is not None and not api_key.strip():
         raise SfscError("the API key is empty: set a key, or remove the option")
     check_origins(origins)
     check_hosts(hosts)
-    service = Service(Path(run), gallery, image_roots, allow_code, memory)
+    service = Service(Path(run), gallery, image_roots, allow_code, memory, bridge)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -77,7 +80,7 @@ def create_app(
         api_key=api_key,
         origins=origins,
         hosts=hosts,
-        dimension=service.family.dimension,
+        dimension=max(service.family.dimension, service.space.dimension),
     )
     _answer_errors(app, service)
     return app

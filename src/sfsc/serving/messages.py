@@ -109,7 +109,8 @@ class _Computed(Search):
     fingerprint: Annotated[
         str | None,
         Field(
-            description="The fingerprint of the family that computed the embedding; it must be the gallery's."
+            description="The fingerprint of the family that computed the embedding; it must be the gallery's "
+            "or that of the family whose queries a bridge maps to it."
         ),
     ] = None
 
@@ -268,7 +269,7 @@ class FamilyAnswer(BaseModel):
 
     `image_size` is the (height, width) of the full sub-model's images, and `evaluation` is null if the run
     was not evaluated. `smallest_fmr` is the smallest false match rate that the thresholds of all pairs
-    support, or null without thresholds.
+    support, or null without thresholds. Both are null if the gallery is searched through a bridge.
     """
 
     fingerprint: str
@@ -296,11 +297,15 @@ class Example(BaseModel):
 
 
 class GalleryAnswer(BaseModel):
-    """A summary of the gallery; `examples` are a few rows to begin with, the same ones every time."""
+    """A summary of the gallery; `examples` are a few rows to begin with, the same ones every time.
+
+    If `bridged` is true, its rows are those of an old model, and a bridge maps the family's queries to them.
+    """
 
     rows: int
     dimension: int | None
     fingerprint: str | None
+    bridged: bool = False
     rows_by_width: dict[str, int]
     rows_by_form: dict[str, int]
     columns: dict[str, Column]

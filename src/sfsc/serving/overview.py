@@ -29,8 +29,10 @@ EXAMPLES = 24
 TIMINGS = 20
 
 
-def describe_family(family: Family, run: Path) -> FamilyAnswer:
+def describe_family(family: Family, run: Path, bridged: bool = False) -> FamilyAnswer:
     """Describe the family: its sub-models, timed on this machine, and the results of the run's evaluation.
+
+    For the gallery of an old model (`bridged`), neither the matrix nor the thresholds say anything.
 
     Raises:
         SfscError: the run's evaluation.json is damaged or belongs to another family.
@@ -53,8 +55,8 @@ def describe_family(family: Family, run: Path) -> FamilyAnswer:
             )
             for width, size, parameters, adds, latency in rows
         ],
-        evaluation=_evaluation(run / "evaluation.json", family),
-        smallest_fmr=_smallest_rate(family.thresholds),
+        evaluation=None if bridged else _evaluation(run / "evaluation.json", family),
+        smallest_fmr=None if bridged else _smallest_rate(family.thresholds),
     )
 
 

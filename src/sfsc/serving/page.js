@@ -387,8 +387,9 @@ function showFamily() {
   at("family").replaceChildren(element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows));
   const writers = Object.entries(state.gallery.rows_by_width);
   const written = writers.map(([width, rows]) => `${rows.toLocaleString("en")} by ${width}`).join(", ");
+  const by = state.gallery.bridged ? "Rows of an old model, to which a bridge maps the query, by width" : "Images stored by sub-model";
   at("gallery").textContent =
-    `Images stored by sub-model: ${written || "none yet"}. Embeddings of ${state.family.dimension} numbers, from ${state.family.backbone}.`;
+    `${by}: ${written || "none yet"}. Embeddings of ${state.family.dimension} numbers, from ${state.family.backbone}.`;
 }
 
 function paint(cell, share) {

@@ -40,6 +40,7 @@ def serve(
     root_path: str = "",
     allow_code: str | None = None,
     memory: float = math.inf,
+    bridge: Path | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT, and finish all accepted requests. A second signal ends it at once.
 
@@ -59,6 +60,7 @@ def serve(
         root_path: the prefix that a proxy removes from the path of every request.
         allow_code: as for `create_app`.
         memory: as for `create_app`.
+        bridge: as for `create_app`.
 
     Raises:
         SfscError: the port is in use or not allowed, or as for `create_app`.
@@ -67,7 +69,7 @@ def serve(
     signal.signal(signal.SIGTERM, _leave)
     with _listening(host, port) as listener:
         names = [*hosts, *([host.lower()] if HOST.fullmatch(host.lower()) else [])]
-        app = create_app(run, gallery, api_key, origins, names, image_roots, allow_code, memory)
+        app = create_app(run, gallery, api_key, origins, names, image_roots, allow_code, memory, bridge)
         terminal.print_serving(host, listener.getsockname()[1], app.state.service.roots, api_key is not None)
         config = uvicorn.Config(
             app,

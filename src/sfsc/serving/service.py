@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from starlette.concurrency import run_in_threadpool
 
+from sfsc.bridges.bridge import Bridge
+from sfsc.bridges.model import BridgedModel
+from sfsc.embedding.model import Model, same_space
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
 from sfsc.gallery import Condition, Gallery
@@ -46,6 +49,10 @@ CHANGES_WAITING = 64  # each of them may hold a thousand rows
 GALLERY_THREADS = 4
 SEARCH_THREADS = 2
 SUMMARY_SECONDS = 60.0  # lifetime of a summary, because other processes may write to the gallery
+ONLY_SEARCHED = (
+    "the gallery has embeddings of an old model: add such embeddings, or move its rows into the family's "
+    "space with `sfsc gallery upgrade`"
+)
 NO_THRESHOLDS = (
     "max_fmr and min_probability need the width of the sub-model that embedded the query, and thresholds: "
     "fit them with `sfsc thresholds`, and start the service again"
@@ -72,23 +79,26 @@ class Service:
         image_roots: Sequence[str | Path] | None = None,
         allow_code: str | None = None,
         memory: float = math.inf,
+        bridge: str | Path | None = None,
     ) -> None:
         """Load the family, open the gallery and prepare it for searches.
 
-        `image_roots`, `allow_code` and `memory` are as for `create_app`.
+        `image_roots`, `allow_code`, `memory` and `bridge` are as for `create_app`.
 
         Raises:
-            SfscError: the family or the gallery does not exist, or the gallery or the thresholds belong to
-                another family.
+            SfscError: the family or the gallery does not exist, the gallery or the thresholds belong to
+                another family, or the bridge is damaged or leads elsewhere.
         """
         self.family = Family.load(run, allow_code)
         self.fingerprint = self.family.fingerprint
-        self.thresholds = self.family.thresholds
+        self.bridged = BridgedModel(self.family, Bridge.load(bridge)) if bridge else None
+        self.space: Model = self.bridged or self.family
+        self.thresholds = self.space.thresholds
         if self.thresholds is not None:
             self.thresholds.check(self.fingerprint)
         self.gallery = Gallery.open(gallery, maintain=True, memory=memory)
-        self.gallery.check_family(self.family.spec.embedding_dim, self.fingerprint)
-        self.description = describe_family(self.family, run)
+        self.gallery.check_family(self.space.dimension, self.space.fingerprint)
+        self.description = describe_family(self.family, run, bridged=bridge is not None)
         self.roots = [Path(root) for root in image_roots or ()]
         if image_roots is None and (common := common_folder(self.gallery.column("path"))):
             self.roots = [common]
@@ -145,9 +155,11 @@ class Service:
                 "send fewer embeddings, or a smaller top"
             )
         queries = self._stacked(embeddings)
+        if self.bridged and same_space(fingerprint or self.fingerprint, self.fingerprint):
+            queries, fingerprint = self.bridged.mapped(unit_rows(queries, self.gallery.name)), None
         if together:
             queries = mean_query(unit_rows(queries, self.gallery.name))
-        query = Query(queries, fingerprint or self.fingerprint, search, width)
+        query = Query(queries, fingerprint or self.space.fingerprint, search, width)
         hits, seconds = await self._searches.run(query)
         return [Found(width, one, 0.0, _milliseconds(seconds)) for one in hits]
 
@@ -171,6 +183,8 @@ class Service:
         box: Box | None = None,
     ) -> Added:
         """Embed an image, or a part, and store it with the `path`, `id`, `identity` and `camera` in `row`."""
+        if self.bridged:
+            raise SfscError(ONLY_SEARCHED)
         file = row["path"] or ""
         path = file if box is None else box.named(file)
         id_ = row["id"] or path
@@ -228,6 +242,7 @@ class Service:
         kept = self._summary
         if kept is None or kept[0] < time.monotonic():
             described = await self._in_gallery(lambda: describe_gallery(self.gallery, self.images))
+            described.bridged = self.bridged is not None
             kept = self._summary = (time.monotonic() + SUMMARY_SECONDS, described)
         return kept[1]
 
@@ -239,8 +254,8 @@ class Service:
         """
 
         def count() -> int:
-            probe = np.eye(1, self.family.spec.embedding_dim)
-            self.gallery.search(probe, self.fingerprint, top=1, exact=False)
+            probe = np.eye(1, self.space.dimension)
+            self.gallery.search(probe, self.space.fingerprint, top=1, exact=False)
             return len(self.gallery)
 
         return await run_in_threadpool(count)  # outside the queue, to respond even if it is full
@@ -273,7 +288,7 @@ class Service:
     async def _embed(
         self, source: Source, widths: Sequence[float], worker: Worker, box: Box | None = None
     ) -> list[tuple[np.ndarray, float]]:
-        """Return the (dim,) float32 embedding by each sub-model, and the seconds that it took."""
+        """Return the (dim,) float32 query by each sub-model, and the seconds that its network took."""
         return await worker.run(lambda: self._embed_now(source, widths, box))
 
     @torch.inference_mode()
@@ -287,15 +302,16 @@ class Service:
         for width, size in zip(widths, sizes, strict=True):
             image = torch.from_numpy(images[size]).permute(2, 0, 1)[None]
             start = time.perf_counter()
-            embedding = self.family.embed(image, width)[0].numpy()
+            embeddings = self.family.embed(image, width).numpy()
             seconds = time.perf_counter() - start
             self.metrics.embedding.labels(f"{width:g}").observe(seconds)
-            found.append((embedding, seconds))
+            found.append(((self.bridged.mapped(embeddings) if self.bridged else embeddings)[0], seconds))
         return found
 
     async def _search(self, embedding: np.ndarray, width: float | None, search: Search) -> Found:
-        """Search with a (dim,) float32 embedding that this family computed."""
-        [hits], seconds = await self._searches.run(Query(embedding[None], self.fingerprint, search, width))
+        """Search with a (dim,) float32 embedding in the space of the gallery."""
+        query = Query(embedding[None], self.space.fingerprint, search, width)
+        [hits], seconds = await self._searches.run(query)
         return Found(width, hits, 0.0, _milliseconds(seconds))
 
     def _search_now(self, queries: Sequence[Query]) -> list[tuple[list[list[Hit]], float]]:
@@ -327,10 +343,11 @@ class Service:
 
     def _stacked(self, embeddings: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings of a client as (n, dim) float32; refuse large ones before they wait."""
-        if len(embeddings[0]) > self.family.dimension:
+        most = max(self.family.dimension, self.space.dimension)
+        if len(embeddings[0]) > most:
             raise SfscError(
-                f"the embeddings have {len(embeddings[0])} dimensions, but this family has "
-                f"{self.family.dimension}: use a sub-model of this family"
+                f"the embeddings have {len(embeddings[0])} dimensions, but this family has {most}: use a "
+                "sub-model of this family"
             )
         return stacked(embeddings)
 

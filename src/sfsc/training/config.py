@@ -27,7 +27,7 @@ from sfsc.files.schema import conform
 from sfsc.files.writing import read_bytes, read_json
 from sfsc.image_sizes import read_written
 from sfsc.runs.datasets import relocated, split_name
-from sfsc.runs.paths import CONFIG_FILE, find, split_width
+from sfsc.runs.paths import CONFIG_FILE, find, split_detail
 from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe
 
 MOST_BYTES = 1 << 20  # maximum size of a settings file
@@ -151,7 +151,7 @@ class Config(BaseModel):
     old: str | None = Field(
         None,
         description="old model whose galleries every sub-model learns to search: a run folder, RUN:WIDTH, "
-        "an exported file or a table of embeddings",
+        "an ONNX file, python:module:function, a gallery or a table of embeddings",
     )
     old_influence: float = Field(
         3.0, ge=0, description="weight of the influence loss under the old model's classifier"
@@ -212,9 +212,10 @@ class Config(BaseModel):
         if source == "transformers" and os.sep in name:
             update["backbone"] = f"{source}:{place(name)}"
         for setting in ("teacher", "old"):
-            if (model := getattr(self, setting)) is not None:
-                path, width = split_width(model)
-                update[setting] = f"{place(path)}{width}"
+            model = getattr(self, setting)
+            if model is not None and not model.startswith("python:"):
+                path, detail = split_detail(model)
+                update[setting] = place(path) + (detail and f":{detail}")
         return self.model_copy(update=update)
 
     @classmethod

@@ -44,7 +44,8 @@ def open_npy(path: Path, ids: Path | None) -> Source:
     names = ids or path.with_suffix(".txt")
     if not names.exists():
         raise SfscError(
-            f"{path} contains no ids, and there is no {names}: give --ids FILE, with one id per line"
+            f"{path} contains no ids, and there is no {names}: write one id per line into it "
+            "(sfsc gallery import --ids takes another file)"
         )
     rows, dimension = header.shape
     return Source(path, rows, dimension, lambda: _parts(path, header, names))

@@ -6,12 +6,12 @@ from pathlib import Path
 
 import torch
 
+from sfsc.bridges.old import OldModel, open_old
 from sfsc.data.dataset import Split
 from sfsc.errors import SfscError
 from sfsc.runs.paths import FIXED_TEACHER_FILE, OLD_FILE
 from sfsc.training.config import Config
 from sfsc.training.distributed import World
-from sfsc.training.old.model import OldModel, open_old
 from sfsc.training.old.space import OldSpace
 from sfsc.training.record import begun
 
@@ -35,11 +35,11 @@ def check_fixed(config: Config, run: Path, images: Split, allow_code: str | None
     for setting in FILES:
         if (name := getattr(config, setting)) is None:
             continue
-        model = open_old(name, allow_code)
-        if setting == "teacher" and model.dimension < config.embedding_dim:
+        model = open_old(name, allow_code=allow_code)
+        if setting == "teacher" and model.space.dimension < config.embedding_dim:
             raise SfscError(
-                f"teacher {name} has {model.dimension} dimensions, fewer than the family: "
-                f"set embedding_dim to {model.dimension} or less"
+                f"teacher {name} has {model.space.dimension} dimensions, fewer than the family: "
+                f"set embedding_dim to {model.space.dimension} or less"
             )
         _recorded(run, setting, model)
         model.check(images.paths)
@@ -73,10 +73,10 @@ def fixed_space(
         return None
 
     def prepared() -> OldSpace:
-        model = open_old(name, allow_code, device)
+        model = open_old(name, allow_code=allow_code, workers=config.workers, device=device)
         space = _recorded(run, setting, model)
         if space is None:
-            space = OldSpace.fit(model, images, config.embedding_dim, config.workers)
+            space = OldSpace.fit(model, images, config.embedding_dim)
             space.save(run / FILES[setting])
         return space
 
@@ -91,9 +91,9 @@ def _recorded(run: Path, setting: str, model: OldModel) -> OldSpace | None:
     if not path.exists():
         raise SfscError(f"{run} lacks {path.name}, which it was started with: train into a new folder")
     space = OldSpace.load(path)
-    if space.description.fingerprint != model.fingerprint:
+    if not model.was(space.description.fingerprint):
         raise SfscError(
             f"{run} was started with {setting} {space.description.fingerprint}, but {model.name} is now "
-            f"{model.fingerprint}: restore it, or train into a new folder"
+            f"{model.space.fingerprint}: restore it, or train into a new folder"
         )
     return space

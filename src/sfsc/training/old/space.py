@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sfsc.backbones.weights import read_weights
+from sfsc.bridges.old import OldModel
 from sfsc.data.dataset import Split
 from sfsc.errors import SfscError, first_line
 from sfsc.files.json_text import parse_json
 from sfsc.files.schema import conform
 from sfsc.files.tensors import write_tensors
-from sfsc.training.old.model import OldModel
 
 FORMAT = 1
 
@@ -73,22 +73,21 @@ class OldSpace:
     projection: Tensor | None
 
     @classmethod
-    def fit(cls, model: OldModel, images: Split, dimension: int, workers: int = 2) -> OldSpace:
+    def fit(cls, model: OldModel, images: Split, dimension: int) -> OldSpace:
         """Embed training images with an old model.
 
         Args:
             model: the old model.
             images: the N training images.
             dimension: the dimension of the new family's embeddings.
-            workers: the number of threads that decode images.
 
         Raises:
             SfscError: the embedding of an image is not known.
         """
-        rows = torch.from_numpy(model.embed(images.paths, workers))
-        projection = principal_directions(rows, dimension) if model.dimension > dimension else None
-        components = min(model.dimension, dimension)
-        said = OldDescription(model.name, model.fingerprint, model.dimension, components)
+        rows, old = torch.from_numpy(model.embed(images.paths)), model.space
+        projection = principal_directions(rows, dimension) if old.dimension > dimension else None
+        components = min(old.dimension, dimension)
+        said = OldDescription(model.name, old.fingerprint, old.dimension, components)
         empty = torch.empty(0, components)
         placed = cls(said, empty, empty, projection).place(rows)
         return cls(said, placed, _class_means(placed, images), projection)
