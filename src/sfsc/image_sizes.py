@@ -49,14 +49,26 @@ class Written:
             )
         return cls(float(width), int(found[1]), None if found[2] is None else int(found[2]))
 
+    @classmethod
+    def of(cls, width: float, size: Size, full: Size) -> Written:
+        """Return a sub-model with images of `size` as it is written in a family with those of `full`."""
+        if size == full:
+            return cls(width)
+        return cls(width, size[0], None if size[1] == in_ratio(size[0], full) else size[1])
+
     @property
     def value(self) -> float | str:
         """The width as a number or, with an image size, as the text that `parse` reads."""
         return self.width if self.height is None else str(self)
 
     def __str__(self) -> str:
+        return f"{self.width!r}{self.suffix}"
+
+    @property
+    def suffix(self) -> str:
+        """What is written behind the width, such as @48; empty without an image size."""
         size = "" if self.height is None else f"@{self.height}"
-        return f"{self.width!r}{size}{'' if self.across is None else f'x{self.across}'}"
+        return f"{size}{'' if self.across is None else f'x{self.across}'}"
 
     def size(self, full: Size) -> Size:
         """Return the size of its images in a family whose full sub-model embeds images of size `full`."""
@@ -72,10 +84,7 @@ def read_written(value: str | Iterable[float | str] | Widths) -> tuple[Written, 
         SfscError: a width is not a number, a width is written twice, an image size has another form, or the
             widths are not valid.
     """
-    try:
-        parts = tuple(map(Written.parse, value.split(",") if isinstance(value, str) else value))
-    except (TypeError, ValueError, OverflowError):
-        raise SfscError(f"widths are numbers such as 0.25,0.5,0.75,1.0, got {value!r}") from None
+    parts = parsed(value)
     widths = [part.width for part in parts]
     if twice := [part for part in parts if part.height is not None and widths.count(part.width) > 1]:
         raise SfscError(
@@ -83,6 +92,18 @@ def read_written(value: str | Iterable[float | str] | Widths) -> tuple[Written, 
         )
     Widths(tuple(widths))
     return parts
+
+
+def parsed(value: str | Iterable[float | str] | Widths) -> tuple[Written, ...]:
+    """Return sub-models as `read_written` does, in any order and without a look at the widths.
+
+    Raises:
+        SfscError: a width is not a number, or an image size has another form.
+    """
+    try:
+        return tuple(map(Written.parse, value.split(",") if isinstance(value, str) else value))
+    except (TypeError, ValueError, OverflowError):
+        raise SfscError(f"widths are numbers such as 0.25,0.5,0.75,1.0, got {value!r}") from None
 
 
 def sizes_of(written: Sequence[Written], full: Size) -> tuple[tuple[float, Size], ...]:
@@ -131,6 +152,4 @@ def in_ratio(height: int, full: Size) -> int:
 
 def name_of(width: float, size: Size, full: Size) -> str:
     """Return the name of a sub-model, such as 0.5, or 0.25@48 if its images are not of size `full`."""
-    if size == full:
-        return f"{width:g}"
-    return f"{width:g}@{size[0]}{'' if size[1] == in_ratio(size[0], full) else f'x{size[1]}'}"
+    return f"{width:g}{Written.of(width, size, full).suffix}"

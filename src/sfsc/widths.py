@@ -38,7 +38,10 @@ class Widths:
         """
         if isinstance(value, Widths):
             return value
-        return cls(read_ratios(value))
+        try:
+            return cls(tuple(float(r) for r in (value.split(",") if isinstance(value, str) else value)))
+        except (TypeError, ValueError, OverflowError):
+            raise SfscError(f"widths are numbers such as 0.25,0.5,0.75,1.0, got {value!r}") from None
 
     def index(self, width: float) -> int:
         """Return the position of `width`; raise `SfscError` if the family has no such width."""
@@ -59,14 +62,6 @@ class Widths:
 
     def __str__(self) -> str:
         return ", ".join(f"{ratio:g}" for ratio in self.ratios)
-
-
-def read_ratios(value: str | Sequence[float]) -> tuple[float, ...]:
-    """Return the numbers in a text such as `"0.4,0.6"` or a sequence; raise `SfscError` if they are none."""
-    try:
-        return tuple(float(r) for r in (value.split(",") if isinstance(value, str) else value))
-    except (TypeError, ValueError, OverflowError):
-        raise SfscError(f"widths are numbers such as 0.25,0.5,0.75,1.0, got {value!r}") from None
 
 
 def cut(channels: int, width: float) -> int:

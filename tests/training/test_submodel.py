@@ -7,6 +7,7 @@ import torch
 from sfsc import Config, Family, Gallery, SfscError, calibrate, submodel
 from sfsc.embedding.model import same_space
 from sfsc.files.writing import write_json
+from sfsc.training.config import read_config
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +81,18 @@ def test_a_gallery_of_the_run_takes_rows_and_queries_of_a_new_width(
     assert len(gallery.search(rows[:1], old.fingerprint, top=16)[0]) == 16
 
 
+def test_an_added_width_can_have_an_image_size(run: Path, more: Path, tmp_path: Path) -> None:
+    out = tmp_path / "sized"
+    sized = submodel(run, "0.6@24", out, workers=0)
+    assert (sized.image_size_of(0.6), sized.image_size_of(0.5)) == ((24, 24), (32, 32))
+    assert sized.fingerprint == Family.load(out).fingerprint
+    assert sized.fingerprint != submodel(run, "0.6", tmp_path / "whole", workers=0).fingerprint
+    assert read_config(out).widths == (0.25, 0.5, "0.6@24", 0.75, 1.0)
+    (out / "family.safetensors").unlink()
+    (out / "family.json").unlink()
+    assert submodel(run, "0.6@24x24", out, workers=0).fingerprint == sized.fingerprint
+
+
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
@@ -87,6 +100,8 @@ def test_a_gallery_of_the_run_takes_rows_and_queries_of_a_new_width(
         ("0.6,0.6", "or it is named twice"),
         ("0.6,x", "widths are numbers such as"),
         ("1.5", r"widths must increase within \(0, 1\]"),
+        ("0.6@64", "must be within the full sub-model's, 32x32"),
+        ("0.6@0", "must be within the full sub-model's"),
         ("0.74", "widths 0.74 and 0.75 keep the same channels"),
     ],
 )

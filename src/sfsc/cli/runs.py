@@ -110,7 +110,7 @@ def thresholds(
 def submodel(
     run: RunArgument,
     widths: Annotated[
-        str, typer.Argument(metavar="WIDTHS", help="Widths that the family lacks, such as 0.4,0.6.")
+        str, typer.Argument(metavar="WIDTHS", help="Widths that the family lacks, such as 0.4,0.6@48.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new family.")],
     dataset: DatasetOption = None,
@@ -124,7 +124,7 @@ def submodel(
     from sfsc.training.submodel import submodel as add_submodels
 
     family = add_submodels(run, widths, out, dataset, workers, allow_code)
-    print(f"written: {out}, a family of the widths {family.widths}")
+    print(f"written: {out}, a family of the widths {', '.join(map(family.name_of, family.widths))}")
 
 
 @app.command()

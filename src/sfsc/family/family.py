@@ -137,7 +137,7 @@ class Family(Switchable):
         if weights is not None:
             sort_by_importance(network, structure)
         family = _family(spec, network, structure)
-        _check_images(family)
+        check_image_sizes(family)
         if not shared:
             with torch.random.fork_rng():
                 torch.manual_seed(seed + 1)
@@ -249,7 +249,11 @@ class Family(Switchable):
         """
         trained, new = self._trained_state()
         digits = _digest(self.spec.trained().describe(), trained)[:16]
-        added = {"widths": list(self.widths), "added": list(self.spec.added)} if self.spec.added else {}
+        added: dict[str, Any] = {}
+        if self.spec.added:
+            sizes = [(width, size) for width, size in self.spec.image_sizes if width in self.spec.added]
+            added = {"widths": list(self.widths), "added": list(self.spec.added)}
+            added |= {"image_sizes": sizes} if sizes else {}
         return f"{digits}.{_digest(added, new)[:8]}" if new or added else digits
 
     def _trained_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -380,7 +384,7 @@ def _family(spec: FamilySpec, network: Embedder, structure: Structure) -> Family
 
 
 @torch.no_grad()
-def _check_images(family: Family) -> None:
+def check_image_sizes(family: Family) -> None:
     """Raise `SfscError` if a sub-model cannot process images of its own size."""
     training = family.training
     family.eval()

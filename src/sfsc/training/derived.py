@@ -14,10 +14,11 @@ from sfsc.training.old.direct import save_direct_bridge
 from sfsc.training.record import LISTING_FILE, begun, refuse_used
 
 
-def check_folder(run: Path, out: Path, widths: Iterable[float]) -> None:
+def check_folder(run: Path, out: Path, widths: Iterable[float | str]) -> None:
     """Raise `SfscError` unless a family with these widths, derived from a run, can be saved in a folder.
 
-    The folder may contain the files of a `save_derived` that was interrupted before it wrote the family.
+    A width that the run lacks can have an image size, as `Written.of` writes it. The folder may contain the
+    files of a `save_derived` that was interrupted before it wrote the family.
     """
     settings = _settings(run, widths)
     if begun(out) or not (out / CONFIG_FILE).exists() or read_config(out) != settings:
@@ -36,11 +37,13 @@ def save_derived(family: Family, run: Path, out: Path) -> None:
         if (run / name).exists():
             write_atomic(out / name, (run / name).read_bytes())
     save_direct_bridge(family, out)
-    write_json(out / CONFIG_FILE, _settings(run, family.widths).model_dump(mode="json"))
+    widths = [Written.of(width, family.image_size_of(width), family.image_size) for width in family.widths]
+    settings = _settings(run, [one.value for one in widths])
+    write_json(out / CONFIG_FILE, settings.model_dump(mode="json"))
     family.save(out)
 
 
-def _settings(run: Path, widths: Iterable[float]) -> Config:
+def _settings(run: Path, widths: Iterable[float | str]) -> Config:
     config = read_config(run)
-    written = {Written.parse(one).width: one for one in config.widths}  # with their image sizes
-    return config.model_copy(update={"widths": tuple(written.get(width, width) for width in sorted(widths))})
+    written = {Written.parse(one).width: one for one in (*widths, *config.widths)}
+    return config.model_copy(update={"widths": tuple(written[width] for width in sorted(written))})

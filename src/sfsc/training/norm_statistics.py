@@ -14,7 +14,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
-from sfsc.family.family import Family
+from sfsc.family.family import Family, check_image_sizes
+from sfsc.image_sizes import Size
 from sfsc.progress import track
 from sfsc.switchable.convert import positions_within, select
 from sfsc.training.config import dataset_of, read_config
@@ -79,25 +80,35 @@ def recalibrate(
     return family
 
 
-def with_width(family: Family, width: float) -> Family:
+def with_width(family: Family, width: float, size: Size | None = None) -> Family:
     """Return a copy of a family with one more sub-model, in evaluation mode.
 
-    The normalisation layers of the new sub-model are parts of those of the next wider sub-model.
+    Its images have the (height, width) `size`, or that of the full sub-model's. The normalisation layers of
+    the new sub-model are parts of those of the next wider sub-model.
 
     Raises:
-        SfscError: the width is not a valid ratio, the sub-model would equal another one, or the sub-models
-            share no weights.
+        SfscError: the width is not a valid ratio, the sub-model would equal another one, the size exceeds
+            that of the full sub-model's images or is too small, or the sub-models share no weights.
     """
     if not family.spec.shared:
         raise SfscError(f"the family has independent networks: width {width:g} must be trained")
     widths = Widths(tuple(sorted({*family.widths, width})))
-    spec = replace(family.spec, widths=widths, added=tuple(sorted({*family.spec.added, width})))
+    sizes = dict(family.spec.image_sizes)
+    if size not in (None, family.image_size):
+        sizes[width] = size
+    spec = replace(
+        family.spec,
+        widths=widths,
+        image_sizes=tuple(sorted(sizes.items())),
+        added=tuple(sorted({*family.spec.added, width})),
+    )
     added = Family(spec, copy.deepcopy(family.network), family.structure)
     wider = widths.ratios[widths.index(width) + 1]
     for other in family.widths.narrow:
         _copy_norms(family, other, added, other)
     if wider < 1.0:
         _copy_norms(family, wider, added, width)
+    check_image_sizes(added)
     return added.eval()
 
 

@@ -8,15 +8,15 @@ from pathlib import Path
 from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
+from sfsc.image_sizes import Written, parsed
 from sfsc.training.config import dataset_of, read_config
 from sfsc.training.derived import check_folder, save_derived
 from sfsc.training.norm_statistics import estimate_statistics, shuffled_batches, with_width
-from sfsc.widths import read_ratios
 
 
 def submodel(
     run: str | Path,
-    widths: str | Sequence[float],
+    widths: str | Sequence[float | str],
     out: str | Path,
     dataset: str | None = None,
     workers: int = 2,
@@ -32,7 +32,8 @@ def submodel(
 
     Args:
         run: a run folder with a trained family; it is not changed.
-        widths: widths that the family lacks, as a text such as `"0.4,0.6"` or as numbers, in any order.
+        widths: widths that the family lacks, as a text such as `"0.4,0.6@48"` or as its parts, in any order.
+            The images of a width have the size that follows it, or that of the full sub-model's.
         out: the folder of the new family. It is created if it does not exist.
         dataset: KIND:PATH of the data set that gives the statistics; by default the run's. Its training
             images are used, or all images if it has none. Labels are not used.
@@ -45,27 +46,30 @@ def submodel(
     Raises:
         SfscError: `run` contains no family, a calibrated one or one of independent networks, `out` already
             contains a run, the family has such a width or one with the same channels, a width is not a valid
-            ratio, or an image cannot be read.
+            ratio, the backbone cannot process images of a size, or an image cannot be read.
 
     Example::
 
         family = sfsc.submodel("runs/photos", [0.4, 0.6], "runs/photos-more")
         print(family.widths)
     """
-    run, out, chosen = Path(run), Path(out), read_ratios(widths)
+    run, out = Path(run), Path(out)
     config, family = read_config(run), Family.load(run, allow_code)
-    check_folder(run, out, {*family.widths, *chosen})
+    full = family.image_size
+    chosen = [Written.of(one.width, one.size(full), full) for one in parsed(widths)]
+    check_folder(run, out, {*family.widths, *(one.value for one in chosen)})
     if family.spec.calibrated:
         raise SfscError(
             f"{run} is calibrated: add the widths to the run that it was made from, and calibrate the result"
         )
-    for width in chosen:
-        if width in family.widths.ratios:
+    for one in chosen:
+        if one.width in family.widths.ratios:
             raise SfscError(
-                f"{run} has a sub-model of width {width:g} already, or it is named twice: leave it out"
+                f"{run} has a sub-model of width {one.width:g} already, or it is named twice: leave it out"
             )
-        family = with_width(family, width)
+        family = with_width(family, one.width, one.size(full))
+    added = [one.width for one in chosen]
     paths = images_of(dataset or dataset_of(run), "train").paths
-    estimate_statistics(family, chosen, shuffled_batches(paths, family, config.seed, workers))
+    estimate_statistics(family, added, shuffled_batches(paths, family, config.seed, workers))
     save_derived(family, run, out)
     return family
