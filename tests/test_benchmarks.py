@@ -25,6 +25,7 @@ SHORT = {
     "gpu": "--device cpu --no-compile --backbones small --size 32 --batch 2 --seconds 0",
     "gallery": "--rows 20000 --dim 16 --queries 20 --seconds 0",
     "live": "--rows 20000 --dim 16 --changes 3 --seconds 1 --upserts 10",
+    "reranked_search": "--rows 20000 --dim 16 --queries 3",
     "durability": "--rounds 8 --milvus-rounds 1",
     "living": "--minutes 0.05",
     "hostile": "--rows 2000 --dimension 16 --clients 2 --seconds 2 --crowd 20",
@@ -33,6 +34,7 @@ SHORT = {
 SHOWN = {
     "gallery": ["| exact | 20 | ", "| approximate | 1 | ", "| 50% | "],
     "live": ["| upsert | ", "| while rows change | "],
+    "reranked_search": ["| 100 | k-reciprocal | ", "| 1000 | expansion | "],
     "durability": ["| Lance | swap | 1 | ", "| Lance | all | 8 | ", "| milvus-lite | add | 1 | "],
     "living": ["| replace | ", "| approximate search | "],
     "hostile": ["| well-behaved | ", "| hostile | ", "| hostile, and a crowd | "],

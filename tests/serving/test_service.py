@@ -660,7 +660,7 @@ def test_large_images_leave_threads_for_the_others(
     run: Path, stored: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     app = create_app(run, stored, hosts=["testserver"])
-    decode, go, begun = service_module.decode_bytes, threading.Event(), threading.Event()
+    decode, go, begun = service_module.decode_sizes, threading.Event(), threading.Event()
 
     def slow_if_large(data: bytes, *arguments: Any) -> Any:
         if data == large:
@@ -669,7 +669,7 @@ def test_large_images_leave_threads_for_the_others(
         return decode(data, *arguments)
 
     large = cv2.imencode(".png", np.zeros((2100, 2100, 3), np.uint8))[1].tobytes()
-    monkeypatch.setattr(service_module, "decode_bytes", slow_if_large)
+    monkeypatch.setattr(service_module, "decode_sizes", slow_if_large)
     with TestClient(app) as client, ThreadPoolExecutor(3) as pool:
         files = {"image": ("large.png", large)}
         answers = [pool.submit(client.post, "/search/image", files=files) for _ in range(3)]
