@@ -37,9 +37,13 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def indexed(run: Path, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A gallery of 24 shapes, written by the full sub-model, that no test changes."""
-    folder = tmp_path_factory.mktemp("indexed") / "gallery"
+    return stored_by(run, shapes, tmp_path_factory.mktemp("indexed") / "gallery")
+
+
+def stored_by(run: Path, images: str, folder: Path) -> Path:
+    """Write the images into a new gallery with the full sub-model of a run, and return its folder."""
     with Gallery.open(folder, create=True) as gallery:
-        index(Family.load(run), shapes, gallery, 1.0, workers=0)
+        index(Family.load(run), images, gallery, 1.0, workers=0)
     return folder
 
 

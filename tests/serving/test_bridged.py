@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from sfsc import Bridge, Family, Gallery, SfscError, bridge, index, search
+from sfsc import Bridge, Family, Gallery, SfscError, bridge, search
 from sfsc.bridges.model import BridgedModel
 from sfsc.decisions.thresholds import THRESHOLDS_FILE
 from sfsc.serving import create_app
+from tests.serving.conftest import stored_by
 
 OLD_DIMENSION = 24
 
@@ -27,10 +28,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def old_gallery(old: Path, shapes: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("old") / "gallery"
-    with Gallery.open(folder, create=True) as gallery:
-        index(Family.load(old), shapes, gallery, 1.0, workers=0)
-    return folder
+    return stored_by(old, shapes, tmp_path_factory.mktemp("old") / "gallery")
 
 
 @pytest.fixture(scope="module")

@@ -76,7 +76,7 @@ def embed_images(
     """Read each image once and embed it with every embedder; yield batch by batch with a progress bar.
 
     Args:
-        embedders: the embedders, each of which gets the images in its own size.
+        embedders: the embedders by key. Each of them gets the images in its own size.
         paths: the paths of the images.
         workers: the number of threads that decode images; 0 decodes in the calling thread.
         description: the text of the progress bar.

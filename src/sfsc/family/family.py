@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +19,7 @@ from sfsc.errors import SfscError, first_line
 from sfsc.family.build import analysed, new_network
 from sfsc.family.calibration import Calibration
 from sfsc.family.embedder import Embedder, check_images
+from sfsc.family.fingerprint import fingerprint_of
 from sfsc.family.spec import FamilySpec, read_spec
 from sfsc.files.tensors import write_tensors
 from sfsc.files.writing import write_json
@@ -247,32 +246,7 @@ class Family(Switchable):
         A family that was calibrated, or to which widths were added, keeps the space of the trained family.
         Its fingerprint is that family's, followed by a dot and 8 digits that identify what is new.
         """
-        trained, new = self._trained_state()
-        digits = _digest(self.spec.trained().describe(), trained)[:16]
-        added: dict[str, Any] = {}
-        if self.spec.added:
-            sizes = [(width, size) for width, size in self.spec.image_sizes if width in self.spec.added]
-            added = {"widths": list(self.widths), "added": list(self.spec.added)}
-            added |= {"image_sizes": sizes} if sizes else {}
-        return f"{digits}.{_digest(added, new)[:8]}" if new or added else digits
-
-    def _trained_state(self) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-        """Return the state of the trained family, by its names there, and what was fitted or added later."""
-        trained, new = {}, {}
-        ratios = self.widths.ratios
-        places = {width: place for place, width in enumerate(self.spec.trained().widths)}
-        for name, tensor in self.state_dict().items():
-            module, _, rest = name.partition(".")
-            if module == "network":
-                trained[name] = tensor
-                continue
-            place, _, own = rest.partition(".")
-            width = ratios[int(place)]
-            if width in self.spec.added or own.startswith("calibration."):
-                new[name] = tensor
-            else:
-                trained[f"{module}.{places[width]}.{own}"] = tensor
-        return trained, new
+        return fingerprint_of(self.spec, self.state_dict())
 
     def save(self, folder: str | Path) -> None:
         """Write the family into a folder: `family.safetensors`, and its description as `family.json`.
@@ -398,11 +372,3 @@ def check_image_sizes(family: Family) -> None:
                 f"{width:g}: {first_line(error)}; choose another size or leave it out"
             ) from error
     family.train(training)
-
-
-def _digest(description: dict[str, Any], state: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256(json.dumps(description, sort_keys=True).encode())
-    for name, tensor in sorted(state.items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

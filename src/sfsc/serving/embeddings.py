@@ -88,13 +88,23 @@ def read_npy(data: bytes) -> np.ndarray:
     return np.frombuffer(data, FLOAT32, offset=file.tell()).reshape(shape, order="F" if by_columns else "C")
 
 
-def stacked(embeddings: Sequence[np.ndarray]) -> np.ndarray:
+def stacked(embeddings: Sequence[np.ndarray], most: int) -> np.ndarray:
     """Return embeddings of one dimension as (N, dim) float32, scaled so that no square over- or underflows.
 
+    Args:
+        embeddings: N embeddings, each (dim,) float32 or float64.
+        most: the largest dimension that is accepted.
+
     Raises:
-        SfscError: an embedding has another dimension than the first, is not finite, or is zero.
+        SfscError: an embedding has another dimension than the first, is not finite, or is zero, or the
+            dimension exceeds `most`.
     """
     length = len(embeddings[0])
+    if length > most:
+        raise SfscError(
+            f"the embeddings have {length} dimensions, but this family has {most}: use a sub-model of this "
+            "family"
+        )
     for place, embedding in enumerate(embeddings):
         if len(embedding) != length:
             raise SfscError(

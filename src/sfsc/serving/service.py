@@ -343,13 +343,7 @@ class Service:
 
     def _stacked(self, embeddings: Sequence[np.ndarray]) -> np.ndarray:
         """Return embeddings of a client as (n, dim) float32; refuse large ones before they wait."""
-        most = max(self.family.dimension, self.space.dimension)
-        if len(embeddings[0]) > most:
-            raise SfscError(
-                f"the embeddings have {len(embeddings[0])} dimensions, but this family has {most}: use a "
-                "sub-model of this family"
-            )
-        return stacked(embeddings)
+        return stacked(embeddings, max(self.family.dimension, self.space.dimension))
 
     async def _source(self, id_: str) -> Source:
         """Return a function that reads the image of a row, for the thread that decodes it."""
