@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfsc import Config, SfscError
-from sfsc.image_sizes import Written, name_of, read_written, sizes_of
+from sfsc.image_sizes import Written, depths_of, name_of, read_written, sizes_of
 from sfsc.widths import Widths
 
 
@@ -36,7 +36,7 @@ def test_a_name_says_the_size(height: int, across: int, full_height: int, full_a
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ("0.5@48,0.5@64,1", "^width 0.5 is written twice: a width has one image size"),
+        ("0.5@48,0.5@64,1", "^width 0.5 is written twice: a width has one depth and one image size"),
         ("0.5@48,0.5,1", "^width 0.5 is written twice"),
         ("0.5@,1", r"^an image size is written in pixels behind its width, such as 0\.25@48 .* got '0\.5@'$"),
         ("0.5@4.5,1", "^an image size is written in pixels"),
@@ -73,3 +73,37 @@ def test_settings_keep_what_was_written() -> None:
     config = Config(dataset="folder:x", widths="0.25@48,0.5,1")
     assert config.widths == ("0.25@48", 0.5, 1.0)
     assert Config.model_validate_json(config.model_dump_json()) == config
+
+
+def test_depths_stand_between_widths_and_sizes() -> None:
+    written = read_written("0.25/0.5@48, 0.5/0.75,0.75/1,1")
+    assert [one.value for one in written] == ["0.25/0.5@48", "0.5/0.75", 0.75, 1.0]
+    assert read_written([one.value for one in written]) == written
+    assert depths_of(written) == ((0.25, 0.5), (0.5, 0.75))
+    assert name_of(0.25, (48, 48), (96, 96), 0.5) == "0.25/0.5@48"
+
+
+@given(st.floats(0, 1, exclude_min=True, exclude_max=True))
+def test_what_is_written_is_read_again(depth: float) -> None:
+    [one, _] = read_written([str(Written(0.25, depth=depth)), 1.0])
+    assert one.depth == depth
+
+
+@pytest.mark.parametrize(
+    ("widths", "message"),
+    [
+        ("0.5/0,1", r"^depth 0 of width 0\.5 must be a share of the blocks within"),
+        ("0.5/1.5,1", r"^depth 1\.5 of width 0\.5"),
+        ("0.5/nan,1", "^depth nan of width"),
+        ("0.5,1/0.5", "^the full sub-model keeps all blocks"),
+        ("0.5/0.5,0.5,1", "^width 0.5 is written twice: a width has one depth"),
+        ("0.5/half,1", "^widths are numbers such as"),
+        ("0.5/,1", "^widths are numbers such as"),
+        ("0.5@48/0.5,1", "^an image size is written in pixels"),
+    ],
+)
+def test_what_is_no_depth(widths: str, message: str) -> None:
+    with pytest.raises(SfscError, match=message):
+        read_written(widths)
+    with pytest.raises(SfscError, match=message):
+        Config(dataset="folder:x", widths=widths)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sfsc.backbones.builtin import BACKBONES
+from sfsc.backbones.builtin import BACKBONES, BasicBlock
 
 
 class DenseLayer(nn.Module):
@@ -134,3 +134,12 @@ def with_lively_weights(network: nn.Module) -> nn.Module:
         if tensor.is_floating_point() and tensor.numel() == max(tensor.shape, default=1):
             tensor.uniform_(*((-0.2, 0.2) if name.endswith(("bias", "mean")) else (0.5, 1.5)))
     return network.eval()
+
+
+class Deep(nn.Sequential):
+    """A stem and two stages of three residual blocks, the first of which halves the size of the maps."""
+
+    def __init__(self) -> None:
+        blocks = [BasicBlock(16, 24, 2), *(BasicBlock(24, 24, 1) for _ in range(2))]
+        blocks += [BasicBlock(24, 32, 2), *(BasicBlock(32, 32, 1) for _ in range(2))]
+        super().__init__(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.ReLU(), nn.Sequential(*blocks))

@@ -169,6 +169,7 @@ def export(
         dimensions=space.dimensions,
         parameters=family.parameter_count(width),
         multiply_adds=count_multiply_adds(submodel, torch.zeros(1, 3, *size)),
+        depth=family.depth_of(width),
     )
     graph = Graph(submodel, size[1], end).eval()
     pixels = _spread(images, size, used)

@@ -40,6 +40,7 @@ class Measured:
         accuracy: the mAP, a fraction, of its queries in the gallery of the full sub-model's float32 file;
             None if it was never tested.
         image_size: the (height, width) in pixels of its images; None in older profiles.
+        depth: the share of the residual blocks of each stage that the sub-model keeps.
     """
 
     width: float
@@ -56,6 +57,7 @@ class Measured:
     throughput: float
     accuracy: float | None
     image_size: Size | None = None
+    depth: float = 1.0
 
     @property
     def label(self) -> str:
@@ -91,10 +93,11 @@ class Profile:
         return next((row for row in full if row.runtime == TORCH), next(iter(full), None))
 
     def name_of(self, width: float) -> str:
-        """Return the name of a sub-model: its width, and the size of its images if it has its own."""
-        sizes = {row.width: row.image_size for row in self.rows}
-        size, full = sizes[width], sizes.get(1.0)
-        return f"{width:g}" if size is None or full is None else name_of(width, size, full)
+        """Return the name of a sub-model: its width, and its depth and image size if they are its own."""
+        rows = {row.width: row for row in self.rows}
+        full = rows[1.0].image_size if 1.0 in rows else None
+        size = rows[width].image_size or full or (1, 1)
+        return name_of(width, size, full or size, rows[width].depth)
 
     def to_json(self) -> dict[str, Any]:
         """Return the profile as plain lists and numbers."""

@@ -116,6 +116,7 @@ class _Subject:
             **asdict(found),
             accuracy=accuracy,
             image_size=self.said.image_size,
+            depth=self.said.depth,
         )
 
 

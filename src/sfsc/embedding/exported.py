@@ -43,6 +43,7 @@ class Exported:
         parameters: the number of parameters of the sub-model; None in older files.
         multiply_adds: the multiply-adds for one image; None in older files.
         float_layers: the number of layers of an int8 file that are computed in float32.
+        depth: the share of the residual blocks of each stage that the sub-model keeps.
     """
 
     fingerprint: str
@@ -56,6 +57,7 @@ class Exported:
     parameters: int | None = None
     multiply_adds: int | None = None
     float_layers: int = 0
+    depth: float = 1.0
 
     def to_text(self) -> str:
         """Return the metadata as stored in the file."""
@@ -81,7 +83,10 @@ class Exported:
         sizes = min(height, width) > 0 and height * width <= MOST_PIXELS
         dimensions = (exported.dimension, *exported.dimensions)
         if not (
-            sizes and all(0 < size <= MOST_DIMENSIONS for size in dimensions) and 0 < exported.width <= 1
+            sizes
+            and all(0 < size <= MOST_DIMENSIONS for size in dimensions)
+            and 0 < exported.width <= 1
+            and 0 < exported.depth <= 1
         ):
             raise SfscError(
                 f"{path} was not exported by sfsc: its sizes are impossible for a sub-model; export it again"

@@ -55,6 +55,7 @@ class Evaluation:
         parameters: the parameter count of each sub-model, in the order of `matrix.widths`.
         multiply_adds: the multiply-adds of each sub-model for one image, in the same order.
         image_sizes: the (height, width) in pixels of the images of each sub-model, in the same order.
+        depths: the share of the residual blocks of each stage that each sub-model keeps, in the same order.
         matrix: the compatibility matrix.
         baseline: the same test with raw 16x16 colour pixels as embeddings.
         rankings: a dozen queries of the smallest sub-model, with their first hits in the gallery of the full
@@ -78,6 +79,7 @@ class Evaluation:
     parameters: tuple[int, ...]
     multiply_adds: tuple[int, ...]
     image_sizes: tuple[Size, ...]
+    depths: tuple[float, ...]
     matrix: CompatibilityMatrix
     baseline: Retrieval
     rankings: dict[str, Any]
@@ -99,6 +101,7 @@ class Evaluation:
             "parameters": list(self.parameters),
             "multiply_adds": list(self.multiply_adds),
             **({"image_sizes": list(self.image_sizes)} if len({*self.image_sizes}) > 1 else {}),
+            **({"depths": list(self.depths)} if min(self.depths) < 1 else {}),
             **self.matrix.to_json(),
             "criterion": self.matrix.criterion().tolist(),
             "cells_met": self.matrix.cells_met(),
@@ -249,6 +252,7 @@ def evaluate_images(
         parameters=size.parameters,
         multiply_adds=size.multiply_adds,
         image_sizes=tuple(map(family.image_size_of, family.widths)),
+        depths=tuple(map(family.depth_of, family.widths)),
         matrix=matrix,
         baseline=evaluate_ranking(embedded[None], found[None], query, gallery),
         rankings=ranked_lists(family.widths.ratios[0], queries, galleries, query, gallery),

@@ -23,7 +23,7 @@ from sfsc.family.fingerprint import fingerprint_of
 from sfsc.family.spec import FamilySpec, read_spec
 from sfsc.files.tensors import write_tensors
 from sfsc.files.writing import write_json
-from sfsc.image_sizes import Size, name_of, read_written, sizes_of
+from sfsc.image_sizes import Size, depths_of, name_of, read_written, sizes_of
 from sfsc.images.batches import as_pixels
 from sfsc.runs.description import as_metadata, of_metadata
 from sfsc.runs.paths import DESCRIPTION_FILE, FAMILY_FILE
@@ -55,12 +55,22 @@ class Family(Switchable):
 
     def __init__(self, spec: FamilySpec, network: Embedder, structure: Structure) -> None:
         """Make a family from a dense embedder, which becomes the full sub-model."""
-        super().__init__(network, structure, spec.widths, spec.round_to)
+        self._check_stages(spec, structure)
+        super().__init__(network, structure, spec.widths, spec.round_to, dict(spec.depths))
         self.spec = spec
         if spec.calibrated:
             for modules in self._own:
                 modules.add_module("calibration", Calibration(spec.embedding_dim))
             self._build()
+
+    @staticmethod
+    def _check_stages(spec: FamilySpec, structure: Structure) -> None:
+        if spec.depths and not structure.stages:
+            width, depth = spec.depths[0]
+            raise SfscError(
+                f"backbone {spec.backbone} has no residual blocks that a sub-model can leave out, so width "
+                f"{width:g} cannot have depth {depth:g}: leave the depth out, or choose another backbone"
+            )
 
     @property
     def _own(self) -> nn.ModuleList:
@@ -89,9 +99,11 @@ class Family(Switchable):
 
         Args:
             backbone: the name of the backbone, as `find_backbone` takes it.
-            widths: the channel ratios, increasing to 1.0. A narrow one can be followed by the size of its
-                images: `"0.25@48,0.5@96x48,1"` for 48 pixels, and for a height of 96 and a width of 48. A
-                single number is the height; the width then has the ratio of `image_size`.
+            widths: the channel ratios, increasing to 1.0. A narrow one can be followed by its depth, the
+                share of the residual blocks of each stage that it keeps, and by the size of its images:
+                `"0.25@48,0.5/0.75@96x48,1"` for 48 pixels, and for three quarters of the blocks, a height of
+                96 and a width of 48. A single number is the height; the width then has the ratio of
+                `image_size`.
             embedding_dim: the dimension of the embeddings.
             image_size: (height, width) in pixels of the images of the full sub-model, and of narrow ones
                 without a size of their own.
@@ -126,6 +138,7 @@ class Family(Switchable):
             shared=shared,
             nested_dims=tuple(nested_dims),
             image_sizes=sizes_of(written, image_size),
+            depths=depths_of(written),
         )
         with torch.random.fork_rng():
             torch.manual_seed(seed)
@@ -210,9 +223,17 @@ class Family(Switchable):
         """
         return self.spec.image_size_of(width)
 
+    def depth_of(self, width: float) -> float:
+        """Return the share of the residual blocks of each stage that the sub-model of a width keeps.
+
+        Raises:
+            SfscError: the family has no such width.
+        """
+        return self.spec.depth_of(width)
+
     def name_of(self, width: float) -> str:
-        """Return the name of a sub-model: its width, and the size of its images if it has its own."""
-        return name_of(width, self.image_size_of(width), self.image_size)
+        """Return the name of a sub-model: its width, and its depth and image size if they are its own."""
+        return name_of(width, self.image_size_of(width), self.image_size, self.depth_of(width))
 
     def examples(self) -> list[Tensor]:
         """Return a black image for each width, (1, 3, height, width) float32 on the family's device."""
@@ -330,7 +351,7 @@ class IndependentFamily(Family):
     """
 
     def _divide(self) -> None:
-        nested = Switchable(self.network, self.structure, self.widths, self.round_to)
+        nested = Switchable(self.network, self.structure, self.widths, self.round_to, self._depths)
         self.norms = nn.ModuleList()
         self.independent = nn.ModuleList(nested.submodel(width) for width in self.widths.narrow)
 

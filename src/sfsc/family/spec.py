@@ -9,11 +9,11 @@ from typing import Any, NotRequired, TypedDict
 from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
-from sfsc.image_sizes import Size, check_sizes
+from sfsc.image_sizes import Size, check_depths, check_sizes
 from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 
-FORMAT = 5
+FORMAT = 6
 # Fields that the first format lacked: the format that introduced each, and the value in older families.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
@@ -24,6 +24,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "nested_dims": (4, []),
     "image_sizes": (5, []),
     "added": (5, []),
+    "depths": (6, []),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -45,6 +46,7 @@ class Description(TypedDict):
     nested_dims: NotRequired[tuple[int, ...]]
     image_sizes: NotRequired[tuple[tuple[float, Size], ...]]
     added: NotRequired[tuple[float, ...]]
+    depths: NotRequired[tuple[tuple[float, float], ...]]
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,14 @@ class FamilySpec:
         image_sizes: the (height, width) in pixels of the images of narrow sub-models, by width, where it is
             not `image_size`.
         added: the narrow widths that were added to the trained family, increasing.
+        depths: the share of the blocks of each stage that a narrow sub-model keeps, by width, where it is not
+            1.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
-            `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; an added
-            width is not a narrow one; or a number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; a depth
+            is not one of a narrow sub-model, or not within (0, 1]; an added width is not a narrow one; or a
+            number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -85,6 +90,7 @@ class FamilySpec:
     nested_dims: tuple[int, ...] = ()
     image_sizes: tuple[tuple[float, Size], ...] = ()
     added: tuple[float, ...] = ()
+    depths: tuple[tuple[float, float], ...] = ()
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
@@ -102,6 +108,7 @@ class FamilySpec:
         if len(self.widths) > MOST_WIDTHS:
             raise SfscError(f"a family has at most {MOST_WIDTHS} widths, not {len(self.widths)}")
         check_sizes(self.image_sizes, self.widths.ratios, self.image_size)
+        check_depths(self.depths, self.widths.ratios)
 
     def image_size_of(self, width: float) -> Size:
         """Return the (height, width) in pixels of the images that the sub-model of a width embeds.
@@ -112,15 +119,25 @@ class FamilySpec:
         self.widths.index(width)
         return dict(self.image_sizes).get(width, self.image_size)
 
+    def depth_of(self, width: float) -> float:
+        """Return the share of the blocks of each stage that the sub-model of a width keeps.
+
+        Raises:
+            SfscError: the family has no such width.
+        """
+        self.widths.index(width)
+        return dict(self.depths).get(width, 1.0)
+
     def trained(self) -> FamilySpec:
         """Return the specification of the trained family: without calibration and added widths."""
         widths = Widths(tuple(width for width in self.widths if width not in self.added))
         sizes = tuple((width, size) for width, size in self.image_sizes if width not in self.added)
-        return replace(self, widths=widths, calibrated=False, image_sizes=sizes, added=())
+        depths = tuple((width, depth) for width, depth in self.depths if width not in self.added)
+        return replace(self, widths=widths, calibrated=False, image_sizes=sizes, added=(), depths=depths)
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        names = ("widths", "keep", "nested_dims", "image_sizes", "added")
+        names = ("widths", "keep", "nested_dims", "image_sizes", "added", "depths")
         description = {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}

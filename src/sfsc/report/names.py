@@ -11,9 +11,14 @@ from sfsc.image_sizes import name_of
 def names_of(evaluation: Mapping[str, Any]) -> list[str]:
     """Return the names of the sub-models in the content of evaluation.json, narrow first.
 
-    A name is the width, such as 0.5, and the image size if it is not the full sub-model's, such as 0.25@48.
+    A name is the width, and the depth and the image size if they are not the full sub-model's, such as
+    0.25/0.5@48.
     """
-    widths, sizes = evaluation["widths"], evaluation.get("image_sizes")
-    if sizes is None:  # they are equal, or the evaluation is of an earlier version
-        return [f"{width:g}" for width in widths]
-    return [name_of(width, tuple(size), tuple(sizes[-1])) for width, size in zip(widths, sizes, strict=True)]
+    widths = evaluation["widths"]
+    # An evaluation does not contain what is equal for all sub-models.
+    sizes = evaluation.get("image_sizes", [(1, 1)] * len(widths))
+    depths = evaluation.get("depths", [1.0] * len(widths))
+    return [
+        name_of(width, tuple(size), tuple(sizes[-1]), depth)
+        for width, size, depth in zip(widths, sizes, depths, strict=True)
+    ]

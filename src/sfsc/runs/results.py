@@ -143,6 +143,7 @@ class Result(TypedDict):
     gallery_gain: NotRequired[list[float]]
     multiply_adds: NotRequired[list[int]]
     image_sizes: NotRequired[list[Size]]
+    depths: NotRequired[list[float]]
     images: NotRequired[str]
     exported: NotRequired[dict[str, float]]
     costs: NotRequired[dict[str, float]]
@@ -184,7 +185,8 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     fitting += [len(tests["self_tests"]) == own for tests in result.get("dimensions", [])]
     fitting += [0 < size <= MOST_TESTED, len(result["parameters"]) == own, "mAP" in result["metrics"]]
     fitting += ["mAP" in metrics for metrics in others]
-    fitting += [len(result.get(key, result["parameters"])) == own for key in ("multiply_adds", "image_sizes")]
+    by_width = ("multiply_adds", "image_sizes", "depths")
+    fitting += [len(result.get(key, result["parameters"])) == own for key in by_width]
     fitting += [min(size) > 0 for size in result.get("image_sizes", [])]
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]

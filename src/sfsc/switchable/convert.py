@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sfsc.switchable.stages import LeftOut, is_within
 from sfsc.switchable.structure import Layout, Structure
 
 NORMS = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
@@ -97,11 +98,18 @@ def cut_positions(structure: Structure, counts: Sequence[int]) -> dict[str, Posi
     }
 
 
-def cut_norms(network: nn.Module, structure: Structure, counts: Sequence[int]) -> dict[str, nn.Module]:
-    """Return copies of the network's normalisation layers, by name, with the channels that remain."""
+def cut_norms(
+    network: nn.Module, structure: Structure, counts: Sequence[int], left_out: frozenset[str] = frozenset()
+) -> dict[str, nn.Module]:
+    """Return copies of the network's normalisation layers, by name, with the channels that remain.
+
+    Layers in blocks that are left out are not copied.
+    """
     positions = cut_positions(structure, counts)
     norms: dict[str, nn.Module] = {}
     for name in norm_names(network):
+        if is_within(name, left_out):
+            continue
         norm = copy.deepcopy(network.get_submodule(name))
         for key, tensor in _own_tensors(norm):
             _assign(norm, key, select(tensor, positions.get(f"{name}.{key}", {})).detach().clone())
@@ -160,7 +168,11 @@ def lend_norms(
 
 
 def narrow(
-    network: nn.Module, structure: Structure, counts: Sequence[int], norms: Mapping[str, nn.Module]
+    network: nn.Module,
+    structure: Structure,
+    counts: Sequence[int],
+    norms: Mapping[str, nn.Module],
+    left_out: frozenset[str] = frozenset(),
 ) -> tuple[nn.Module, list[Gathered]]:
     """Return the sub-network that keeps `counts` units of each group, of the same classes as the network.
 
@@ -169,6 +181,7 @@ def narrow(
         structure: the structure of the network.
         counts: the number of units that each group keeps.
         norms: the sub-network's own normalisation layers, by name.
+        left_out: the names of the blocks that the sub-network leaves out.
 
     Returns:
         The sub-network, and those of its tensors that are copies.
@@ -181,7 +194,11 @@ def narrow(
     parts: dict[int, Tensor] = {}
     gathered: list[Gathered] = []
     originals = dict(network.named_modules())
+    for name in left_out:
+        sub.set_submodule(name, LeftOut())
     for name, module in list(sub.named_modules()):
+        if name in left_out:
+            continue
         if name in norms:
             sub.set_submodule(name, norms[name])
             continue

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,8 +17,10 @@ from sfsc.switchable.convert import (
     is_prefix,
     narrow,
     norm_names,
+    select,
     sort_by_importance,
 )
+from sfsc.switchable.stages import left_out
 from sfsc.switchable.structure import Structure
 from sfsc.switchable.tracer import analyse
 from sfsc.switchable.verify import settle
@@ -39,11 +41,20 @@ class Switchable(nn.Module):
     layers.
     """
 
-    def __init__(self, network: nn.Module, structure: Structure, widths: Widths, round_to: int) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        structure: Structure,
+        widths: Widths,
+        round_to: int,
+        depths: Mapping[float, float] | None = None,
+    ) -> None:
         """Build the sub-networks of a network, which itself becomes the widest of them.
 
+        Narrow sub-networks keep the share `depths` of the blocks of each stage, by width; by default all.
+
         Raises:
-            SfscError: two widths keep the same channels in every layer.
+            SfscError: two widths keep the same channels in every layer and the same blocks.
         """
         super().__init__()
         self.network = network
@@ -51,6 +62,8 @@ class Switchable(nn.Module):
         self.widths = widths
         self.round_to = round_to
         self.counts = [structure.counts(width, round_to) for width in widths]
+        self._depths = depths or {}
+        self.left_out = [left_out(structure.stages, self._depths.get(width, 1.0)) for width in widths]
         self._check_distinct()
         self._divide()
         self._build()
@@ -59,12 +72,16 @@ class Switchable(nn.Module):
         """Create the parts that each narrow sub-network does not share: its normalisation layers."""
         self.norms = nn.ModuleList(
             nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
-            for norms in (cut_norms(self.network, self.structure, counts) for counts in self.counts[:-1])
+            for norms in (
+                cut_norms(self.network, self.structure, *kept)
+                for kept in zip(self.counts[:-1], self.left_out, strict=False)
+            )
         )
 
     def _check_distinct(self) -> None:
+        kept = [*zip(self.counts, self.left_out, strict=True)]
         for first, second, narrower, wider in zip(
-            self.widths, self.widths.ratios[1:], self.counts, self.counts[1:], strict=False
+            self.widths, self.widths.ratios[1:], kept, kept[1:], strict=False
         ):
             if narrower == wider:
                 raise SfscError(
@@ -109,13 +126,17 @@ class Switchable(nn.Module):
         """Return the parts of each shared parameter in all sub-networks, by name, narrow first.
 
         The last part is the whole parameter. Parameters of normalisation layers are not shared, and are not
-        included.
+        included. The part of a block that a sub-network leaves out is one that nothing uses.
         """
         own = set(norm_names(self.network))
         networks = [dict(network.named_parameters()) for network in (*self._narrow, self.network)]
+        positions = [cut_positions(self.structure, counts) for counts in self.counts]
         return {
-            name: [network[name] for network in networks]
-            for name in networks[-1]
+            name: [
+                network[name] if name in network else nn.Parameter(select(whole, kept.get(name, {})).detach())
+                for network, kept in zip(networks, positions, strict=True)
+            ]
+            for name, whole in networks[-1].items()
             if name.rpartition(".")[0] not in own
         }
 
@@ -155,7 +176,8 @@ class Switchable(nn.Module):
         self._sources = [*self.parameters(), *self.buffers()]
         for index in range(len(self.norms)):
             own = self.norms_of(index)
-            network, gathered = narrow(self.network, self.structure, self.counts[index], own)
+            kept = self.counts[index], own, self.left_out[index]
+            network, gathered = narrow(self.network, self.structure, *kept)
             self._narrow.append(network)
             self._gathered.append(gathered)
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 from torch import Tensor, nn
 
+from sfsc.errors import one_line
 from sfsc.files.json_text import parse_json
 from sfsc.files.schema import conform
 from sfsc.switchable.convert import size_attributes
@@ -23,6 +24,7 @@ class _Stored(TypedDict):
     layouts: list[tuple[list[int], list[int]]]
     parameters: Places
     sizes: Places
+    stages: NotRequired[list[list[str]]]
 
 
 def structure_to_text(structure: Structure) -> str:
@@ -44,7 +46,8 @@ def structure_to_text(structure: Structure) -> str:
     groups = json.dumps([[group.size, group.channels] for group in structure.groups])
     return (
         f'{{"groups": {groups}, "layouts": [{", ".join(places)}], '
-        f'"parameters": {json.dumps(parameters)}, "sizes": {json.dumps(sizes)}}}'
+        f'"parameters": {json.dumps(parameters)}, "sizes": {json.dumps(sizes)}, '
+        f'"stages": {json.dumps(structure.stages)}}}'
     )
 
 
@@ -69,7 +72,10 @@ def structure_from_text(text: str, network: nn.Module) -> Structure:
         if name not in modules or attribute not in size_attributes(modules[name], [layout]):
             raise ValueError(f"{name}.{attribute} is not a size of a module")
         sizes.setdefault(name, {})[attribute] = layout
-    return Structure(groups, by_dimension, sizes)
+    stages = tuple(map(tuple, stored.get("stages", [])))
+    if unknown := [name for stage in stages for name in stage if name not in modules]:
+        raise ValueError(f"block {one_line(unknown[0], 100)} is not a module")
+    return Structure(groups, by_dimension, sizes, stages)
 
 
 def _layout(groups: list[int], units: list[int], known: list[ChannelGroup]) -> Layout:

@@ -17,6 +17,7 @@ from torch import Tensor, fx
 
 from sfsc.errors import SfscError
 from sfsc.switchable.labels import WHOLE
+from sfsc.switchable.stages import Stage
 from sfsc.widths import cut
 
 
@@ -61,11 +62,13 @@ class Structure:
         groups: the groups, in the order in which they occur in the network.
         layouts: the layout of each dimension that can be cut, by name of the parameter or buffer.
         sizes: the layout of each attribute that stores a size for the module's own code, by module name.
+        stages: the names of the blocks of each stage, of which all but the first can be left out.
     """
 
     groups: list[ChannelGroup]
     layouts: dict[str, dict[int, Layout]]
     sizes: dict[str, dict[str, Layout]] = field(default_factory=dict)
+    stages: tuple[Stage, ...] = ()
 
     def counts(self, width: float, multiple: int = 1) -> list[int]:
         """Return the number of units that each group keeps."""

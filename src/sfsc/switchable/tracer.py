@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from sfsc.errors import SfscError, first_line
 from sfsc.switchable.labels import ValueLabels
 from sfsc.switchable.ledger import Ledger, module_of, no_cut
 from sfsc.switchable.rules import find_rule
+from sfsc.switchable.stages import find_stages
 from sfsc.switchable.structure import LabelledGraph, Layout, Numbering, Structure
 
 
@@ -44,7 +46,9 @@ def analyse(network: nn.Module, example: Tensor, keep: Sequence[str] = ()) -> tu
         reason = first_line(error)
         module = running.where() or "the network"
         raise SfscError(f"{module} cannot be analysed, torch.export says: {reason}") from error
-    return Tracer(program, example, keep).structure()
+    running.stop()
+    structure, graph = Tracer(program, example, keep).structure()
+    return replace(structure, stages=find_stages(plain, program.graph, example)), graph
 
 
 def _check_names(network: nn.Module, keep: Sequence[str]) -> None:

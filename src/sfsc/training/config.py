@@ -65,7 +65,7 @@ class Config(BaseModel):
     widths: Annotated[tuple[float | str, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0),
         description="channel ratios of the sub-models, increasing to 1.0; `0.25@48` adds an "
-        "[image size](#image-sizes)",
+        "[image size](#image-sizes), `0.25/0.5` a [depth](#depth)",
     )
     random_widths: int = Field(
         0, ge=0, description="number of random widths that each joint step trains besides these"

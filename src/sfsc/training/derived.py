@@ -17,8 +17,8 @@ from sfsc.training.record import LISTING_FILE, begun, refuse_used
 def check_folder(run: Path, out: Path, widths: Iterable[float | str]) -> None:
     """Raise `SfscError` unless a family with these widths, derived from a run, can be saved in a folder.
 
-    A width that the run lacks can have an image size, as `Written.of` writes it. The folder may contain the
-    files of a `save_derived` that was interrupted before it wrote the family.
+    A width that the run lacks can have a depth and an image size, as `Written.of` writes it. The folder
+    may contain the files of a `save_derived` that was interrupted before it wrote the family.
     """
     settings = _settings(run, widths)
     if begun(out) or not (out / CONFIG_FILE).exists() or read_config(out) != settings:
@@ -37,7 +37,10 @@ def save_derived(family: Family, run: Path, out: Path) -> None:
         if (run / name).exists():
             write_atomic(out / name, (run / name).read_bytes())
     save_direct_bridge(family, out)
-    widths = [Written.of(width, family.image_size_of(width), family.image_size) for width in family.widths]
+    widths = [
+        Written.of(width, family.image_size_of(width), family.image_size, family.depth_of(width))
+        for width in family.widths
+    ]
     settings = _settings(run, [one.value for one in widths])
     write_json(out / CONFIG_FILE, settings.model_dump(mode="json"))
     family.save(out)

@@ -101,6 +101,7 @@ class NestedGradients:
             self.parameters[CLASSIFIER] = [classifiers[0]] * m
         corners = [corner for of_parameter in self.parameters.values() for corner in of_parameter[:-1]]
         self.all_parameters = list(dict.fromkeys([*family.parameters(), *classifiers, *corners]))
+        self.used = [{name for name, _ in family.at(width).named_parameters()} for width in family.widths]
         shared = {id(corner) for corners in self.parameters.values() for corner in corners}
         self.own_parameters = [
             [p for p in family.at(width).parameters() if id(p) not in shared] for width in family.widths
@@ -190,7 +191,7 @@ class NestedGradients:
 
     def _set_alone(self, corners: dict[str, list[Tensor]], index: int) -> Tensor:
         for name, (gradient,) in corners.items():
-            if name != CLASSIFIER:
+            if name in self.used[index]:  # not in a block that is left out, nor the classifier
                 self.parameters[name][index].grad = gradient
         return self._unknown()
 

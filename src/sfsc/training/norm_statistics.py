@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
+from sfsc.family.build import analysed
 from sfsc.family.family import Family, check_image_sizes
 from sfsc.image_sizes import Size
 from sfsc.progress import track
@@ -80,15 +81,17 @@ def recalibrate(
     return family
 
 
-def with_width(family: Family, width: float, size: Size | None = None) -> Family:
+def with_width(family: Family, width: float, size: Size | None = None, depth: float = 1.0) -> Family:
     """Return a copy of a family with one more sub-model, in evaluation mode.
 
-    Its images have the (height, width) `size`, or that of the full sub-model's. The normalisation layers of
-    the new sub-model are parts of those of the next wider sub-model.
+    Its images have the (height, width) `size`, or that of the full sub-model's, and it keeps the share
+    `depth` of the blocks. Its normalisation layers are parts of those of the next wider sub-model that has
+    their blocks.
 
     Raises:
         SfscError: the width is not a valid ratio, the sub-model would equal another one, the size exceeds
-            that of the full sub-model's images or is too small, or the sub-models share no weights.
+            that of the full sub-model's images or is too small, the depth is not within (0, 1] or the
+            backbone has no blocks to leave out, or the sub-models share no weights.
     """
     if not family.spec.shared:
         raise SfscError(f"the family has independent networks: width {width:g} must be trained")
@@ -96,17 +99,21 @@ def with_width(family: Family, width: float, size: Size | None = None) -> Family
     sizes = dict(family.spec.image_sizes)
     if size not in (None, family.image_size):
         sizes[width] = size
+    depths = {**dict(family.spec.depths), **({} if depth == 1 else {width: depth})}
     spec = replace(
         family.spec,
         widths=widths,
         image_sizes=tuple(sorted(sizes.items())),
         added=tuple(sorted({*family.spec.added, width})),
+        depths=tuple(sorted(depths.items())),
     )
-    added = Family(spec, copy.deepcopy(family.network), family.structure)
-    wider = widths.ratios[widths.index(width) + 1]
+    structure = family.structure
+    if depths and not structure.stages:  # it was stored by an earlier version, or there are none
+        structure = replace(structure, stages=analysed(family.spec, family.network, []).stages)
+    added = Family(spec, copy.deepcopy(family.network), structure)
     for other in family.widths.narrow:
         _copy_norms(family, other, added, other)
-    if wider < 1.0:
+    for wider in reversed([other for other in family.widths.narrow if other > width]):
         _copy_norms(family, wider, added, width)
     check_image_sizes(added)
     return added.eval()
@@ -114,12 +121,16 @@ def with_width(family: Family, width: float, size: Size | None = None) -> Family
 
 @torch.no_grad()
 def _copy_norms(source: Family, wide: float, target: Family, narrow: float) -> None:
-    """Copy the normalisation layers of a sub-model into those of a sub-model that is not wider."""
+    """Copy the normalisation layers of a sub-model into those of a sub-model that is not wider.
+
+    Layers in blocks that one of the two leaves out stay as they are.
+    """
     before, after = source.widths.index(wide), target.widths.index(narrow)
     positions = positions_within(source.structure, source.counts[before], target.counts[after])
     wide_state = source.norms[before].state_dict()
     for key, tensor in target.norms[after].state_dict().items():
-        tensor.copy_(select(wide_state[key], positions.get(key.replace("/", "."), {})))
+        if key in wide_state:
+            tensor.copy_(select(wide_state[key], positions.get(key.replace("/", "."), {})))
 
 
 def shuffled_batches(paths: Sequence[str], family: Family, seed: int, workers: int) -> Iterator[Tensor]:

@@ -44,7 +44,8 @@ def _groups(parameters: Sequence[nn.Parameter], config: Config) -> list[dict[str
 
 def _views(family: Family, index: int) -> list[nn.Parameter]:
     """Return a narrow sub-model's parts of the shared parameters."""
-    corners = family.corners()
+    used = {id(parameter) for parameter in family.at(family.widths.ratios[index]).parameters()}
+    corners = {name: parts for name, parts in family.corners().items() if id(parts[index]) in used}
     for name, parts in corners.items():
         if parts[index].untyped_storage().data_ptr() != parts[-1].untyped_storage().data_ptr():
             raise SfscError(

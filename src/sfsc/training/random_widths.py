@@ -25,9 +25,9 @@ STEPS = 32  # random widths are multiples of 1/32, so that each sub-network is b
 class AnyWidth(Switchable):
     """The sub-networks of a family, and those of all multiples of 1/32 above its narrowest width.
 
-    A sub-network that the family lacks uses the first entries of the normalisation parameters of the next
-    wider one, as a sub-model does that is added to the trained family. It has no running statistics, so it
-    works in training mode only.
+    A sub-network that the family lacks has the depth of the next wider one and uses the first entries of its
+    normalisation parameters, as a sub-model does that is added to the trained family. It has no running
+    statistics, so it works in training mode only.
     """
 
     def __init__(self, family: Family) -> None:
@@ -35,7 +35,8 @@ class AnyWidth(Switchable):
         self._family = [family]  # a list, because a module would become a part of this one
         self.between = between(family.widths)
         widths = Widths(tuple(sorted([*family.widths, *self.between])))
-        super().__init__(family.network, family.structure, widths, family.round_to)
+        depths = {width: family.spec.depth_of(self._wider(width)) for width in widths}
+        super().__init__(family.network, family.structure, widths, family.round_to, depths)
 
     def image_size_of(self, width: float) -> Size:
         """Return the (height, width) in pixels of a sub-network's images; those of random widths are full."""
@@ -69,11 +70,16 @@ class AnyWidth(Switchable):
     def _borrow(self, width: float) -> nn.ModuleDict:
         """Return the normalisation layers of a sub-network that the family lacks."""
         [family] = self._family
-        place = next(index for index, other in enumerate(family.widths) if other > width)
+        place = family.widths.index(self._wider(width))
         counts = self.counts[self.widths.index(width)]
         norms, lent = lend_norms(family.norms_of(place), self.structure, family.counts[place], counts)
         self._lent += lent
         return nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
+
+    def _wider(self, width: float) -> float:
+        """Return the narrowest width of the family that is not below `width`."""
+        [family] = self._family
+        return next(other for other in family.widths if other >= width)
 
     def _build(self) -> None:
         super()._build()

@@ -32,8 +32,9 @@ def submodel(
 
     Args:
         run: a run folder with a trained family; it is not changed.
-        widths: widths that the family lacks, as a text such as `"0.4,0.6@48"` or as its parts, in any order.
-            The images of a width have the size that follows it, or that of the full sub-model's.
+        widths: widths that the family lacks, as a text such as `"0.4,0.6/0.5@48"` or as its parts, in any
+            order. A width has the depth and the images the size that follow it, or those of the full
+            sub-model.
         out: the folder of the new family. It is created if it does not exist.
         dataset: KIND:PATH of the data set that gives the statistics; by default the run's. Its training
             images are used, or all images if it has none. Labels are not used.
@@ -56,7 +57,7 @@ def submodel(
     run, out = Path(run), Path(out)
     config, family = read_config(run), Family.load(run, allow_code)
     full = family.image_size
-    chosen = [Written.of(one.width, one.size(full), full) for one in parsed(widths)]
+    chosen = [Written.of(one.width, one.size(full), full, one.depth) for one in parsed(widths)]
     check_folder(run, out, {*family.widths, *(one.value for one in chosen)})
     if family.spec.calibrated:
         raise SfscError(
@@ -67,7 +68,7 @@ def submodel(
             raise SfscError(
                 f"{run} has a sub-model of width {one.width:g} already, or it is named twice: leave it out"
             )
-        family = with_width(family, one.width, one.size(full))
+        family = with_width(family, one.width, one.size(full), one.depth)
     added = [one.width for one in chosen]
     paths = images_of(dataset or dataset_of(run), "train").paths
     estimate_statistics(family, added, shuffled_batches(paths, family, config.seed, workers))
