@@ -35,6 +35,7 @@ def test_the_sizes_are_described(answering: TestClient, sized: Path) -> None:
     answer = answering.get("/family").json()
     assert answer["image_size"] == [32, 32]
     assert {one["width"]: one["image_size"] for one in answer["submodels"]} == SIZES
+    assert [one["depth"] for one in answer["submodels"]] == [1, 1, 1]
 
 
 def test_every_sub_model_gets_the_picture_in_its_size(

@@ -245,10 +245,12 @@ class Health(BaseModel):
 class SubModel(BaseModel):
     """A sub-model, whose images have the (height, width) `image_size`.
 
+    `depth` is the share of the residual blocks of each stage that it keeps.
     `latency_ms` is the median time to embed one image, measured when the service started.
     """
 
     width: float
+    depth: float
     image_size: tuple[int, int]
     parameters: int
     multiply_adds: int

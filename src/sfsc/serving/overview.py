@@ -51,7 +51,12 @@ def describe_family(family: Family, run: Path, bridged: bool = False) -> FamilyA
         image_size=family.spec.image_size,
         submodels=[
             SubModel(
-                width=width, image_size=size, parameters=parameters, multiply_adds=adds, latency_ms=latency
+                width=width,
+                depth=family.depth_of(width),
+                image_size=size,
+                parameters=parameters,
+                multiply_adds=adds,
+                latency_ms=latency,
             )
             for width, size, parameters, adds, latency in rows
         ],

@@ -375,14 +375,16 @@ const heading = (text, scope) => element("th", { scope, textContent: text });
 function showFamily() {
   const sizes = state.family.submodels.map((one) => [...one.image_size].reverse().join(" × "));
   const differ = new Set(sizes).size > 1;
+  const shallow = state.family.submodels.some((one) => one.depth < 1);
   const rows = state.family.submodels.map((one, place) => {
-    const values = [...(differ ? [sizes[place]] : []), short(one.parameters), short(one.multiply_adds), `${milliseconds(one.latency_ms)} ms`];
+    const shape = [...(shallow ? [one.depth] : []), ...(differ ? [sizes[place]] : [])];
+    const values = [...shape, short(one.parameters), short(one.multiply_adds), `${milliseconds(one.latency_ms)} ms`];
     const cells = values.map((textContent) => element("td", { textContent }));
     const row = element("tr", {}, heading(one.width, "row"), ...cells);
     row.dataset.width = one.width;
     return row;
   });
-  const names = ["sub-model", ...(differ ? ["pixels"] : []), "parameters", "multiply-adds", "time here"];
+  const names = ["sub-model", ...(shallow ? ["depth"] : []), ...(differ ? ["pixels"] : []), "parameters", "multiply-adds", "time here"];
   const titles = names.map((text) => heading(text, "col"));
   at("family").replaceChildren(element("thead", {}, element("tr", {}, ...titles)), element("tbody", {}, ...rows));
   const writers = Object.entries(state.gallery.rows_by_width);
