@@ -110,7 +110,7 @@ def thresholds(
 def submodel(
     run: RunArgument,
     widths: Annotated[
-        str, typer.Argument(metavar="WIDTHS", help="Widths that the family lacks, such as 0.4,0.6@48 or 0.4/0.5.")
+        str, typer.Argument(metavar="WIDTHS", help="Widths that the family lacks, such as 0.4,0.6/0.5@48.")
     ],
     out: Annotated[Path, typer.Option(help="Folder of the new family.")],
     dataset: DatasetOption = None,
