@@ -56,12 +56,15 @@ class Family(Switchable):
     def __init__(self, spec: FamilySpec, network: Embedder, structure: Structure) -> None:
         """Make a family from a dense embedder, which becomes the full sub-model."""
         self._check_stages(spec, structure)
-        super().__init__(network, structure, spec.widths, spec.round_to, dict(spec.depths))
         self.spec = spec
+        super().__init__(network, structure, spec.widths, spec.round_to)
         if spec.calibrated:
             for modules in self._own:
                 modules.add_module("calibration", Calibration(spec.embedding_dim))
             self._build()
+
+    def _depth(self, width: float) -> float:
+        return self.spec.depth_of(width)
 
     @staticmethod
     def _check_stages(spec: FamilySpec, structure: Structure) -> None:
@@ -351,9 +354,10 @@ class IndependentFamily(Family):
     """
 
     def _divide(self) -> None:
-        nested = Switchable(self.network, self.structure, self.widths, self.round_to, self._depths)
+        super()._divide()
+        Switchable._build(self)
+        self.independent = nn.ModuleList(self.submodel(width) for width in self.widths.narrow)
         self.norms = nn.ModuleList()
-        self.independent = nn.ModuleList(nested.submodel(width) for width in self.widths.narrow)
 
     @property
     def _own(self) -> nn.ModuleList:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -41,17 +41,8 @@ class Switchable(nn.Module):
     layers.
     """
 
-    def __init__(
-        self,
-        network: nn.Module,
-        structure: Structure,
-        widths: Widths,
-        round_to: int,
-        depths: Mapping[float, float] | None = None,
-    ) -> None:
+    def __init__(self, network: nn.Module, structure: Structure, widths: Widths, round_to: int) -> None:
         """Build the sub-networks of a network, which itself becomes the widest of them.
-
-        Narrow sub-networks keep the share `depths` of the blocks of each stage, by width; by default all.
 
         Raises:
             SfscError: two widths keep the same channels in every layer and the same blocks.
@@ -62,8 +53,7 @@ class Switchable(nn.Module):
         self.widths = widths
         self.round_to = round_to
         self.counts = [structure.counts(width, round_to) for width in widths]
-        self._depths = depths or {}
-        self.left_out = [left_out(structure.stages, self._depths.get(width, 1.0)) for width in widths]
+        self.left_out = [left_out(structure.stages, self._depth(width)) for width in widths]
         self._check_distinct()
         self._divide()
         self._build()
@@ -77,6 +67,10 @@ class Switchable(nn.Module):
                 for kept in zip(self.counts[:-1], self.left_out, strict=False)
             )
         )
+
+    def _depth(self, width: float) -> float:
+        """Return the share of the blocks of each stage that a sub-network keeps."""
+        return 1.0
 
     def _check_distinct(self) -> None:
         kept = [*zip(self.counts, self.left_out, strict=True)]

@@ -35,8 +35,7 @@ class AnyWidth(Switchable):
         self._family = [family]  # a list, because a module would become a part of this one
         self.between = between(family.widths)
         widths = Widths(tuple(sorted([*family.widths, *self.between])))
-        depths = {width: family.spec.depth_of(self._wider(width)) for width in widths}
-        super().__init__(family.network, family.structure, widths, family.round_to, depths)
+        super().__init__(family.network, family.structure, widths, family.round_to)
 
     def image_size_of(self, width: float) -> Size:
         """Return the (height, width) in pixels of a sub-network's images; those of random widths are full."""
@@ -75,6 +74,10 @@ class AnyWidth(Switchable):
         norms, lent = lend_norms(family.norms_of(place), self.structure, family.counts[place], counts)
         self._lent += lent
         return nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
+
+    def _depth(self, width: float) -> float:
+        [family] = self._family
+        return family.depth_of(self._wider(width))
 
     def _wider(self, width: float) -> float:
         """Return the narrowest width of the family that is not below `width`."""
