@@ -385,6 +385,7 @@ def result() -> dict[str, Any]:
             "gallery_gain": [-0.25],
             "multiply_adds": [5, 20],
             "image_sizes": [[24, 32], [48, 64]],
+            "depths": [0.5, 1.0],
             "exported": {"0.5 int8": 0.5},
         },
         **{"baseline": {"name": "pixels $x$", "mAP": 0.1, "rank-1": 0.2}, "costs": costs},

@@ -188,6 +188,7 @@ def _check_shapes(result: dict[str, Any], path: Path) -> None:
     by_width = ("multiply_adds", "image_sizes", "depths")
     fitting += [len(result.get(key, result["parameters"])) == own for key in by_width]
     fitting += [min(size) > 0 for size in result.get("image_sizes", [])]
+    fitting += [0 < depth <= 1 for depth in result.get("depths", [])]
     fitting += [len(result["gallery_gain"]) == own - 1] if "gallery_gain" in result else []
     fitting += [metric in result["baseline"] for metric in result["metrics"]]
     fitting += [label in result.get("costs", {}) for label in exported]
