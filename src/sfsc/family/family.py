@@ -55,8 +55,8 @@ class Family(Switchable):
 
     def __init__(self, spec: FamilySpec, network: Embedder, structure: Structure) -> None:
         """Make a family from a dense embedder, which becomes the full sub-model."""
-        super().__init__(network, structure, spec.widths, spec.round_to)
         self.spec = spec
+        super().__init__(network, structure, spec.widths, spec.round_to)
         if spec.calibrated:
             for modules in self._own:
                 modules.add_module("calibration", Calibration(spec.embedding_dim))
@@ -66,6 +66,13 @@ class Family(Switchable):
     def _own(self) -> nn.ModuleList:
         """The modules that every narrow sub-model has of its own."""
         return self.norms
+
+    def _ratios(self, width: float) -> float | Sequence[float]:
+        return self.spec.ratios_of(width)
+
+    def _coincide(self, first: int, second: int) -> bool:
+        sizes = [self.image_size_of(self.widths.ratios[place]) for place in (first, second)]
+        return super()._coincide(first, second) and sizes[0] == sizes[1]
 
     def calibration(self, width: float) -> Calibration:
         """Return the calibration of a narrow sub-model of a calibrated family."""

@@ -30,6 +30,8 @@ def fingerprint_of(spec: FamilySpec, state: Mapping[str, Tensor]) -> str:
         added = {"widths": list(spec.widths), "added": list(spec.added)}
         if sizes := [(width, size) for width, size in spec.image_sizes if width in spec.added]:
             added["image_sizes"] = sizes
+        if spec.ratios:
+            added["ratios"] = spec.ratios
     return f"{digits}.{_digest(added, new)[:8]}" if new or added else digits
 
 

@@ -13,7 +13,7 @@ from sfsc.image_sizes import Size, check_sizes
 from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 
-FORMAT = 5
+FORMAT = 6
 # Fields that the first format lacked: the format that introduced each, and the value in older families.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
@@ -24,6 +24,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "nested_dims": (4, []),
     "image_sizes": (5, []),
     "added": (5, []),
+    "ratios": (6, []),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -45,6 +46,7 @@ class Description(TypedDict):
     nested_dims: NotRequired[tuple[int, ...]]
     image_sizes: NotRequired[tuple[tuple[float, Size], ...]]
     added: NotRequired[tuple[float, ...]]
+    ratios: NotRequired[tuple[tuple[float, tuple[float, ...]], ...]]
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,15 @@ class FamilySpec:
         image_sizes: the (height, width) in pixels of the images of narrow sub-models, by width, where it is
             not `image_size`.
         added: the narrow widths that were added to the trained family, increasing.
+        ratios: for added widths whose groups of channels have ratios of their own, the width and the channel
+            ratio of each group, in the order of `Structure.groups`. Such a width is the name of its sub-model
+            and its place among the others.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
             `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; an added
-            width is not a narrow one; or a number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            width is not a narrow one; ratios are outside (0, 1] or not those of one added width; or a number
+            exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -85,6 +91,7 @@ class FamilySpec:
     nested_dims: tuple[int, ...] = ()
     image_sizes: tuple[tuple[float, Size], ...] = ()
     added: tuple[float, ...] = ()
+    ratios: tuple[tuple[float, tuple[float, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
@@ -92,6 +99,11 @@ class FamilySpec:
             raise SfscError(
                 f"the added widths {self.added} are not all among the narrow ones of {self.widths}"
             )
+        shaped = [width for width, _ in self.ratios]
+        if len({*shaped}) < len(shaped) or not {*shaped} <= {*self.added}:
+            raise SfscError("the ratios of groups of channels must each belong to one added width")
+        if not all(0 < ratio <= 1 for _, ratios in self.ratios for ratio in ratios):
+            raise SfscError("the ratios of groups of channels must lie within (0, 1]")
         height, width = self.image_size
         if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
             raise SfscError(
@@ -112,15 +124,19 @@ class FamilySpec:
         self.widths.index(width)
         return dict(self.image_sizes).get(width, self.image_size)
 
+    def ratios_of(self, width: float) -> float | tuple[float, ...]:
+        """Return the channel ratio of a sub-model, or that of each group of channels if they differ."""
+        return dict(self.ratios).get(width, width)
+
     def trained(self) -> FamilySpec:
         """Return the specification of the trained family: without calibration and added widths."""
         widths = Widths(tuple(width for width in self.widths if width not in self.added))
         sizes = tuple((width, size) for width, size in self.image_sizes if width not in self.added)
-        return replace(self, widths=widths, calibrated=False, image_sizes=sizes, added=())
+        return replace(self, widths=widths, calibrated=False, image_sizes=sizes, added=(), ratios=())
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        names = ("widths", "keep", "nested_dims", "image_sizes", "added")
+        names = ("widths", "keep", "nested_dims", "image_sizes", "added", "ratios")
         description = {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -80,15 +81,25 @@ def recalibrate(
     return family
 
 
-def with_width(family: Family, width: float, size: Size | None = None) -> Family:
+def with_width(
+    family: Family, width: float, size: Size | None = None, ratios: Sequence[float] | None = None
+) -> Family:
     """Return a copy of a family with one more sub-model, in evaluation mode.
 
-    Its images have the (height, width) `size`, or that of the full sub-model's. The normalisation layers of
-    the new sub-model are parts of those of the next wider sub-model.
+    Its normalisation layers are parts of those of the narrowest trained sub-model that has all its channels,
+    as those of random widths are in training.
+
+    Args:
+        family: the family; it is not changed.
+        width: the channel ratio or, with `ratios`, a number that the family lacks, as the sub-model's name.
+        size: the (height, width) of its images; by default that of the full sub-model's.
+        ratios: the channel ratio of each group of channels, in the order of `family.structure.groups`; by
+            default all are `width`.
 
     Raises:
         SfscError: the width is not a valid ratio, the sub-model would equal another one, the size exceeds
-            that of the full sub-model's images or is too small, or the sub-models share no weights.
+            that of the full sub-model's images or is too small, the number of ratios is wrong, or the
+            sub-models share no weights.
     """
     if not family.spec.shared:
         raise SfscError(f"the family has independent networks: width {width:g} must be trained")
@@ -101,15 +112,26 @@ def with_width(family: Family, width: float, size: Size | None = None) -> Family
         widths=widths,
         image_sizes=tuple(sorted(sizes.items())),
         added=tuple(sorted({*family.spec.added, width})),
+        ratios=tuple(sorted([*family.spec.ratios, *([] if ratios is None else [(width, tuple(ratios))])])),
     )
     added = Family(spec, copy.deepcopy(family.network), family.structure)
-    wider = widths.ratios[widths.index(width) + 1]
+    wider = _lender(added, width)
     for other in family.widths.narrow:
         _copy_norms(family, other, added, other)
     if wider < 1.0:
         _copy_norms(family, wider, added, width)
     check_image_sizes(added)
     return added.eval()
+
+
+def _lender(family: Family, width: float) -> float:
+    """Return the narrowest trained width whose sub-model keeps all channels of that of an added width."""
+    kept = family.counts[family.widths.index(width)]
+    return next(
+        wide
+        for wide, counts in zip(family.widths, family.counts, strict=True)
+        if wide not in family.spec.added and all(map(operator.le, kept, counts))
+    )
 
 
 @torch.no_grad()
