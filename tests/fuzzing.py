@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from sfsc.bridges.space_map import SpaceMap
 from sfsc.data.csv_table import read_csv
 from sfsc.data.listing import Listing
 from sfsc.decisions.thresholds import Thresholds
+from sfsc.deploy.device import FEWEST, Device, Expense, Sample, Samples
+from sfsc.deploy.points import Space as PointSpace
 from sfsc.deploy.profile import Profile
 from sfsc.deploy.quantities import SIZES, read_quantity
 from sfsc.embedding.exported import Exported, ExportedModel
@@ -158,6 +161,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         ),
         "images": in_file("images.json", Listing.read, [values(LISTING)]),
         "profile": in_file("profile.json", read_profile, [values(PROFILE)]),
+        "device": in_file("device.json", lambda path: read_device(path, family), [device_seed(family)]),
         "environment": in_file("environment.json", lambda path: started_in(path.parent), [values(STARTED)]),
         "table": in_file("table.csv", lambda path: read_csv("csv:table.csv", path), [table]),
         "attributes": in_file(
@@ -229,6 +233,18 @@ def print_result(path: Path) -> None:
 def read_profile(path: Path) -> object:
     (path.parent / "family.json").write_bytes(values(old_family()))
     return Profile.read(path.parent)
+
+
+def device_seed(family: Family) -> bytes:
+    """The measurements of some points of a family."""
+    ratios = tuple([0.5] * len(family.structure.groups))
+    rows = [Sample(ratios, (16, 16), Expense(0.001, 0.002, 1e7, 1e5))] * FEWEST
+    return values(asdict(Samples(family.fingerprint, 1, tuple(rows))))
+
+
+def read_device(path: Path, family: Family) -> object:
+    space = PointSpace(family)
+    return Device(space, Samples.read(path.parent, space)).predict(space.uniform(0.5, (16, 16)))
 
 
 def read_thresholds(path: Path) -> object:
