@@ -130,6 +130,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
     family = Family.create(f"python:{TINY}", "0.5,1.0", 8, (16, 16), round_to=2, nested_dims=(4,))
     for name in ("built", "weights"):
         family.save(folder / name)
+    space = PointSpace(family.eval())
     described = (folder / "built" / "family.json").read_bytes()
     config = Config.make({"dataset": "csv:x.csv", "backbone": "small", "nested_dims": [8]})
     exported = Exported(FINGERPRINT, 0.5, 8, (32, 32), "int8", "0.1", dimensions=(4, 8))
@@ -161,7 +162,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         ),
         "images": in_file("images.json", Listing.read, [values(LISTING)]),
         "profile": in_file("profile.json", read_profile, [values(PROFILE)]),
-        "device": in_file("device.json", lambda path: read_device(path, family), [device_seed(family)]),
+        "device": in_file("device.json", lambda path: read_device(path, space), [device_seed(family)]),
         "environment": in_file("environment.json", lambda path: started_in(path.parent), [values(STARTED)]),
         "table": in_file("table.csv", lambda path: read_csv("csv:table.csv", path), [table]),
         "attributes": in_file(
@@ -242,8 +243,7 @@ def device_seed(family: Family) -> bytes:
     return values(asdict(Samples(family.fingerprint, 1, tuple(rows))))
 
 
-def read_device(path: Path, family: Family) -> object:
-    space = PointSpace(family)
+def read_device(path: Path, space: PointSpace) -> object:
     return Device(space, Samples.read(path.parent, space)).predict(space.uniform(0.5, (16, 16)))
 
 

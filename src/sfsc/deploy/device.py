@@ -93,13 +93,18 @@ class Samples:
         try:
             samples: Samples = conform(read_json(path), cls)
             known = [sample for sample in samples.rows if _is_known(sample, space)]
-            if len(samples.rows) < FEWEST or any(min(astuple(row.expense)) <= 0 for row in samples.rows):
-                raise ValueError("measurements are missing")
+            if len(samples.rows) < FEWEST or not all(map(_is_possible, samples.rows)):
+                raise ValueError("measurements are missing or impossible")
         except ValueError as error:
             raise SfscError(f"{path} is damaged: {again} ({error})") from None
         if not same_space(samples.fingerprint, space.family.fingerprint) or known != [*samples.rows]:
             raise SfscError(f"{path} belongs to another family: {again}")
         return samples
+
+
+def _is_possible(sample: Sample) -> bool:
+    values = astuple(sample.expense)
+    return all(1e-12 < value < 1e18 for value in values) and all(0 < ratio <= 1 for ratio in sample.ratios)
 
 
 def _is_known(sample: Sample, space: Space) -> bool:

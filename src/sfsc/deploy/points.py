@@ -62,7 +62,7 @@ class Space:
     """
 
     def __init__(self, family: Family) -> None:
-        """List the ratios of each group of channels, and the image sizes."""
+        """List the ratios and image sizes of a family, which is in evaluation mode."""
         widths = family.spec.trained().widths
         grid = [step / STEPS for step in range(1, STEPS + 1) if step / STEPS > widths.ratios[0]]
         ratios = sorted({*widths, *grid}, reverse=True)
