@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,6 +26,8 @@ from sfsc.bridges.space_map import SpaceMap
 from sfsc.data.csv_table import read_csv
 from sfsc.data.listing import Listing
 from sfsc.decisions.thresholds import Thresholds
+from sfsc.deploy.device import FEWEST, Device, Expense, Sample, Samples
+from sfsc.deploy.points import Space as PointSpace
 from sfsc.deploy.profile import Profile
 from sfsc.deploy.quantities import SIZES, read_quantity
 from sfsc.embedding.exported import Exported, ExportedModel
@@ -127,6 +130,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
     family = Family.create(f"python:{TINY}", "0.5,1.0", 8, (16, 16), round_to=2, nested_dims=(4,))
     for name in ("built", "weights"):
         family.save(folder / name)
+    space = PointSpace(family.eval())
     described = (folder / "built" / "family.json").read_bytes()
     config = Config.make({"dataset": "csv:x.csv", "backbone": "small", "nested_dims": [8]})
     exported = Exported(FINGERPRINT, 0.5, 8, (32, 32), "int8", "0.1", dimensions=(4, 8))
@@ -158,6 +162,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         ),
         "images": in_file("images.json", Listing.read, [values(LISTING)]),
         "profile": in_file("profile.json", read_profile, [values(PROFILE)]),
+        "device": in_file("device.json", lambda path: read_device(path, space), [device_seed(family)]),
         "environment": in_file("environment.json", lambda path: started_in(path.parent), [values(STARTED)]),
         "table": in_file("table.csv", lambda path: read_csv("csv:table.csv", path), [table]),
         "attributes": in_file(
@@ -229,6 +234,17 @@ def print_result(path: Path) -> None:
 def read_profile(path: Path) -> object:
     (path.parent / "family.json").write_bytes(values(old_family()))
     return Profile.read(path.parent)
+
+
+def device_seed(family: Family) -> bytes:
+    """The measurements of some points of a family."""
+    ratios = tuple([0.5] * len(family.structure.groups))
+    rows = [Sample(ratios, (16, 16), Expense(0.001, 0.002, 1e7, 1e5))] * FEWEST
+    return values(asdict(Samples(family.fingerprint, 1, tuple(rows))))
+
+
+def read_device(path: Path, space: PointSpace) -> object:
+    return Device(space, Samples.read(path.parent, space)).predict(space.uniform(0.5, (16, 16)))
 
 
 def read_thresholds(path: Path) -> object:

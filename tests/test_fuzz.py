@@ -28,6 +28,7 @@ NAMES = (
     ),
     *(
         "profile",
+        "device",
         "environment",
         "table",
         "attributes",

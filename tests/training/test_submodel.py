@@ -6,8 +6,10 @@ import torch
 
 from sfsc import Config, Family, Gallery, SfscError, calibrate, submodel
 from sfsc.embedding.model import same_space
-from sfsc.files.writing import write_json
+from sfsc.family.spec import read_spec
+from sfsc.files.writing import read_json, write_json
 from sfsc.training.config import read_config
+from sfsc.training.norm_statistics import with_width
 
 
 @pytest.fixture(scope="module")
@@ -115,3 +117,64 @@ def test_a_calibrated_run_is_refused(run: Path, tmp_path: Path) -> None:
     calibrate(run, tmp_path / "calibrated", workers=0)
     with pytest.raises(SfscError, match=r"is calibrated: add the widths to the run that it was made from"):
         submodel(tmp_path / "calibrated", [0.6], tmp_path / "new", workers=0)
+
+
+RATIOS = (0.25, 0.5, 1.0, 0.25, 0.75, 0.5, 0.3)  # of the seven groups of channels of `small`
+
+
+def test_a_sub_model_can_have_a_ratio_for_each_group_of_channels(run: Path, tmp_path: Path) -> None:
+    before = Family.load(run)
+    mixed = with_width(before, 0.45, (24, 24), ratios=RATIOS)
+    mixed.save(tmp_path)
+    after = Family.load(tmp_path)
+    assert after.fingerprint == mixed.fingerprint
+    assert same_space(after.fingerprint, before.fingerprint)
+    assert after.fingerprint != with_width(before, 0.45, (24, 24)).fingerprint
+    assert read_json(tmp_path / "family.json")["format"] == 6
+    kept = after.counts[after.widths.index(0.45)]
+    assert kept == [8, 24, 48, 24, 72, 96, 64], "ceil(ratio * channels), rounded up to multiples of 8"
+    assert after.at(0.45).backbone.stages[1].conv1.weight.shape[:2] == (72, 24)
+    np.testing.assert_allclose(
+        after.embed_pixels(pixels(), 0.5), before.embed_pixels(pixels(), 0.5), atol=1e-6
+    )
+    norm, wider = after.at(0.45).backbone.stages[2].bn1, before.at(1.0).backbone.stages[2].bn1
+    assert torch.equal(norm.weight, wider.weight[:64]), "only the full one has all channels of group 2"
+    assert with_width(after, 0.6).spec.describe()["format"] == 6
+    assert with_width(before, 0.6).spec.describe()["format"] == 5
+
+
+def test_equal_ratios_are_a_width(run: Path) -> None:
+    family = Family.load(run)
+    expected = with_width(family, 0.6).embed_pixels(pixels(), 0.6)
+    assert np.array_equal(with_width(family, 0.7, ratios=[0.6] * 7).embed_pixels(pixels(), 0.7), expected)
+
+
+def test_the_channels_of_a_width_can_have_a_second_image_size(run: Path) -> None:
+    family = with_width(Family.load(run), 0.24, (24, 24), ratios=[0.25] * 7)
+    assert family.counts[0] == family.counts[1]
+    norms = [family.norms_of(place)["backbone.bn"].weight for place in range(2)]
+    assert torch.equal(*norms), "of the trained sub-model that has the same channels"
+
+
+@pytest.mark.parametrize(
+    ("width", "ratios", "message"),
+    [
+        (0.45, [0.5] * 6, "6 ratios for 7 groups of channels"),
+        (0.45, [0.5] * 6 + [1.5], r"must lie within \(0, 1\]"),
+        (0.6, [0.5] * 7, "widths 0.5 and 0.6 keep the same channels"),
+    ],
+)
+def test_ratios_that_cannot_be_added_are_refused(
+    run: Path, width: float, ratios: list[float], message: str
+) -> None:
+    with pytest.raises(SfscError, match=message):
+        with_width(Family.load(run), width, ratios=ratios)
+
+
+def test_ratios_in_a_file_must_be_those_of_an_added_width(run: Path, tmp_path: Path) -> None:
+    with_width(Family.load(run), 0.45, ratios=RATIOS).save(tmp_path)
+    values = read_json(tmp_path / "family.json")
+    assert read_spec(values, tmp_path)[0].ratios == ((0.45, RATIOS),)
+    for changed in ([[0.5, RATIOS]], [[0.45, RATIOS], [0.45, RATIOS]], [[0.45, [0.0] * 7]], [[0.45, "x"]]):
+        with pytest.raises(SfscError, match="does not describe a family"):
+            read_spec({**values, "ratios": changed}, tmp_path)

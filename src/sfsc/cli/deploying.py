@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sfsc.cli.options import AllowCodeOption, DatasetOption, DimOption, RunArgument
 from sfsc.errors import SfscError
 from sfsc.report import terminal
+
+if TYPE_CHECKING:
+    from sfsc.deploy.choosing import Limits
 
 app = typer.Typer()
 
@@ -115,8 +119,24 @@ def choose(
         typer.Option(min=0, max=1, help="Minimum mAP in the gallery of the full sub-model, for example 0.3."),
     ] = None,
     dataset: DatasetOption = None,
+    search: Annotated[
+        bool,
+        typer.Option("--search", help="Search among all sub-models that the family could have."),
+    ] = False,
+    evaluations: Annotated[
+        int | None, typer.Option(min=1, help="With --search: number of sub-models to evaluate; default: 150.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="With --search: folder of the family with the chosen sub-model, and its file."),
+    ] = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
-    """Choose the most accurate exported sub-model within limits, as measured by `sfsc profile`."""
+    """Choose the most accurate exported sub-model within limits, as measured by `sfsc profile`.
+
+    With --search, sub-models that were not trained are tried as well: every group of channels may have its
+    own width, and images their own size. The accuracies are then those of validation identities.
+    """
     from sfsc.deploy.choosing import Limits
     from sfsc.deploy.choosing import choose as run_choice
     from sfsc.deploy.quantities import SIZES, TIMES, read_quantity
@@ -127,5 +147,34 @@ def choose(
         size=None if size is None else read_quantity(size, SIZES),
         accuracy=min_map,
     )
+    if search:
+        _search(run, limits, out, evaluations, dataset, allow_code)
+        return
+    if out is not None or evaluations is not None:
+        raise SfscError("--out and --evaluations belong to --search: add it, or leave them out")
     chosen = run_choice(run, limits, dataset)
     terminal.print_choice(run, chosen)
+
+
+def _search(
+    run: Path,
+    limits: Limits,
+    out: Path | None,
+    evaluations: int | None,
+    dataset: str | None,
+    allow_code: str | None,
+) -> None:
+    from sfsc.deploy.searching import EVALUATIONS
+    from sfsc.deploy.searching import search as run_search
+    from sfsc.report.result_figures import draw_search
+
+    found = run_search(run, limits, out, evaluations or EVALUATIONS, dataset, allow_code=allow_code)
+    if found.seen:
+        print(
+            f"remark: {run} was trained on the identities of {found.dataset}, so accuracies are too high: "
+            f"train on {found.dataset}, or name identities that it has not seen with --dataset",
+            file=sys.stderr,
+        )
+    terminal.print_search(found)
+    files = [draw_search(found, out or run), *([] if found.file is None else [found.file])]
+    print(f"written: {', '.join(map(str, files))}")

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 from sfsc.deploy.profile import Measured, Profile, file_digest
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
@@ -27,6 +28,30 @@ class Limits:
     memory: float | None = None
     size: float | None = None
     accuracy: float | None = None
+
+
+class Costed(Protocol):
+    """A sub-model that can be compared with limits."""
+
+    @property
+    def name(self) -> str:
+        """The name in messages."""
+
+    @property
+    def p95(self) -> float:
+        """The 95th percentile of the time for one image in seconds."""
+
+    @property
+    def memory(self) -> float:
+        """The peak memory in bytes."""
+
+    @property
+    def size(self) -> float | None:
+        """The size of the file in bytes."""
+
+    @property
+    def accuracy(self) -> float | None:
+        """The mAP in the gallery of the full sub-model, a fraction."""
 
 
 @dataclass(frozen=True)
@@ -72,11 +97,10 @@ def choose(run: str | Path, limits: Limits, dataset: str | None = None) -> Measu
         raise SfscError(
             f"no sub-model of {run} has an mAP: run `sfsc profile {run}` on a machine with the data set"
         )
-    fitting = [row for row in tested if _worst(row, limits) <= 1]
+    fitting = [row for row in tested if excess(row, limits) <= 1]
     if not fitting:
-        nearest = min(tested, key=lambda row: _worst(row, limits))
-        broken = ", ".join(str(check) for check in _checks(nearest, limits) if check.excess > 1)
-        raise SfscError(f"no sub-model is within the limits: the closest is {nearest.name} with {broken}")
+        nearest = min(tested, key=lambda row: excess(row, limits))
+        raise SfscError(f"no sub-model is within the limits: the closest is {broken(nearest, limits)}")
     best = max(fitting, key=lambda row: (row.accuracy, -row.p95))
     path = Path(run, str(best.file))
     if not path.is_file() or file_digest(path) != best.digest:
@@ -84,11 +108,17 @@ def choose(run: str | Path, limits: Limits, dataset: str | None = None) -> Measu
     return best
 
 
-def _worst(row: Measured, limits: Limits) -> float:
+def excess(row: Costed, limits: Limits) -> float:
+    """Return the largest quotient of a value and its limit; above 1, the sub-model exceeds a limit."""
     return max((check.excess for check in _checks(row, limits)), default=0)
 
 
-def _checks(row: Measured, limits: Limits) -> list[_Check]:
+def broken(row: Costed, limits: Limits) -> str:
+    """Return the name of a sub-model and the limits that it exceeds, as a phrase."""
+    return f"{row.name} with {', '.join(str(check) for check in _checks(row, limits) if check.excess > 1)}"
+
+
+def _checks(row: Costed, limits: Limits) -> list[_Check]:
     """Compare a row that has an accuracy and a file with all limits."""
     most: list[tuple[str, float, float | None, Mapping[str, float]]] = [
         ("p95", row.p95, limits.latency, TIMES),

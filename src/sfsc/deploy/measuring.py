@@ -72,9 +72,9 @@ def _measure(path: Path, width: float, threads: int, seconds: float, allow_code:
     before = _peak()
     model = _load(path, threads, allow_code)
     pixels = np.random.default_rng(0).integers(0, 256, (BATCH, *model.image_size_of(width), 3), np.uint8)
-    single = _times(model, pixels[:1], width, seconds)
+    single = times_of(model, pixels[:1], width, seconds)
     memory = _peak() - before
-    together = _times(model, pixels, width, seconds)
+    together = times_of(model, pixels, width, seconds)
     p50, p95 = np.quantile(single, (0.5, 0.95)).tolist()
     return Measurement(memory, p50, p95, BATCH / float(np.median(together)))
 
@@ -92,7 +92,7 @@ def _load(path: Path, threads: int, allow_code: str | None) -> Model:
     return Family.load(path, allow_code)
 
 
-def _times(model: Model, pixels: np.ndarray, width: float, seconds: float) -> list[float]:
+def times_of(model: Model, pixels: np.ndarray, width: float, seconds: float) -> list[float]:
     """Return the seconds of each call, after some warm-up calls."""
     for _ in range(WARM_UP):
         model.embed_pixels(pixels, width)

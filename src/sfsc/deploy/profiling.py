@@ -218,12 +218,17 @@ def accuracies_of(embedders: Mapping[str, Embedder], full: Model, dataset: Datas
         SfscError: a split is empty, an image cannot be read, or no query has a positive.
     """
     query, gallery = dataset.query, dataset.gallery
-    [rows] = _embed({"full": Embedder.of(full, 1.0)}, gallery.paths).values()
-    queries = _embed(embedders, query.paths)
+    [rows] = embed_with({"full": Embedder.of(full, 1.0)}, gallery.paths).values()
+    queries = embed_with(embedders, query.paths)
     return {name: evaluate_ranking(found, rows, query, gallery).mean_ap for name, found in queries.items()}
 
 
-def _embed(embedders: Mapping[str, Embedder], paths: Sequence[str]) -> dict[str, np.ndarray]:
+def embed_with(embedders: Mapping[str, Embedder], paths: Sequence[str]) -> dict[str, np.ndarray]:
+    """Return (N, dim) float32 embeddings of images by each embedder.
+
+    Raises:
+        SfscError: an image cannot be read.
+    """
     embedded = Embedded.join(list(embed_images(embedders, paths)))
     if bad := embedded.corrupt:
         raise SfscError(f"{len(bad)} of {len(paths)} images cannot be read, the first: {bad[0]}; repair it")

@@ -80,6 +80,13 @@ class Family(Switchable):
         """The modules that every narrow sub-model has of its own."""
         return self.norms
 
+    def _ratios(self, width: float) -> float | Sequence[float]:
+        return self.spec.ratios_of(width)
+
+    def _coincide(self, first: int, second: int) -> bool:
+        sizes = [self.image_size_of(self.widths.ratios[place]) for place in (first, second)]
+        return super()._coincide(first, second) and sizes[0] == sizes[1]
+
     def calibration(self, width: float) -> Calibration:
         """Return the calibration of a narrow sub-model of a calibrated family."""
         return cast(Calibration, cast(Embedder, self.at(width)).calibration)

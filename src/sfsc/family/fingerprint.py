@@ -32,6 +32,8 @@ def fingerprint_of(spec: FamilySpec, state: Mapping[str, Tensor]) -> str:
             added["image_sizes"] = sizes
         if depths := [(width, depth) for width, depth in spec.depths if width in spec.added]:
             added["depths"] = depths
+        if spec.ratios:
+            added["ratios"] = spec.ratios
     return f"{digits}.{_digest(added, new)[:8]}" if new or added else digits
 
 

@@ -25,6 +25,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "image_sizes": (5, []),
     "added": (5, []),
     "depths": (6, []),
+    "ratios": (6, []),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -47,6 +48,7 @@ class Description(TypedDict):
     image_sizes: NotRequired[tuple[tuple[float, Size], ...]]
     added: NotRequired[tuple[float, ...]]
     depths: NotRequired[tuple[tuple[float, float], ...]]
+    ratios: NotRequired[tuple[tuple[float, tuple[float, ...]], ...]]
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,16 @@ class FamilySpec:
         added: the narrow widths that were added to the trained family, increasing.
         depths: the share of the blocks of each stage that a narrow sub-model keeps, by width, where it is not
             1.
+        ratios: for added widths whose groups of channels have ratios of their own, the width and the channel
+            ratio of each group, in the order of `Structure.groups`. Such a width is the name of its sub-model
+            and its place among the others.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
             `embedding_dim`; an image size is not one of a narrow sub-model, or exceeds `image_size`; a depth
-            is not one of a narrow sub-model, or not within (0, 1]; an added width is not a narrow one; or a
-            number exceeds `MOST_DIMENSIONS`, `MOST_PIXELS` or `MOST_WIDTHS`.
+            is not one of a narrow sub-model, or not within (0, 1]; an added width is not a narrow one; ratios
+            are outside (0, 1] or not those of one added width; or a number exceeds `MOST_DIMENSIONS`,
+            `MOST_PIXELS` or `MOST_WIDTHS`.
     """
 
     backbone: str
@@ -91,6 +97,7 @@ class FamilySpec:
     image_sizes: tuple[tuple[float, Size], ...] = ()
     added: tuple[float, ...] = ()
     depths: tuple[tuple[float, float], ...] = ()
+    ratios: tuple[tuple[float, tuple[float, ...]], ...] = ()
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)
@@ -98,6 +105,11 @@ class FamilySpec:
             raise SfscError(
                 f"the added widths {self.added} are not all among the narrow ones of {self.widths}"
             )
+        shaped = [width for width, _ in self.ratios]
+        if len({*shaped}) < len(shaped) or not {*shaped} <= {*self.added}:
+            raise SfscError("the ratios of groups of channels must each belong to one added width")
+        if not all(0 < ratio <= 1 for _, ratios in self.ratios for ratio in ratios):
+            raise SfscError("the ratios of groups of channels must lie within (0, 1]")
         height, width = self.image_size
         if not 0 < self.embedding_dim <= MOST_DIMENSIONS:
             raise SfscError(
@@ -128,16 +140,21 @@ class FamilySpec:
         self.widths.index(width)
         return dict(self.depths).get(width, 1.0)
 
+    def ratios_of(self, width: float) -> float | tuple[float, ...]:
+        """Return the channel ratio of a sub-model, or that of each group of channels if they differ."""
+        return dict(self.ratios).get(width, width)
+
     def trained(self) -> FamilySpec:
         """Return the specification of the trained family: without calibration and added widths."""
         widths = Widths(tuple(width for width in self.widths if width not in self.added))
         sizes = tuple((width, size) for width, size in self.image_sizes if width not in self.added)
         depths = tuple((width, depth) for width, depth in self.depths if width not in self.added)
-        return replace(self, widths=widths, calibrated=False, image_sizes=sizes, added=(), depths=depths)
+        fitted: dict[str, Any] = {"calibrated": False, "added": (), "ratios": ()}
+        return replace(self, widths=widths, image_sizes=sizes, depths=depths, **fitted)
 
     def describe(self) -> dict[str, Any]:
         """Return the spec as JSON values, with the oldest format that can express it."""
-        names = ("widths", "keep", "nested_dims", "image_sizes", "added", "depths")
+        names = ("widths", "keep", "nested_dims", "image_sizes", "added", "depths", "ratios")
         description = {**asdict(self), **{name: list(getattr(self, name)) for name in names}}
         # Fields with the values of older families are left out, so that fingerprints do not change.
         unsaid = {name for name, (_, before) in LATER.items() if description[name] == before}

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from numpy.typing import ArrayLike
 
+    from sfsc.deploy.evolution import Candidate
+    from sfsc.deploy.searching import Search
+
 # The colour and marker of each runtime and numeric form.
 FORM_MARKS = {
     ("onnx", "int8"): ("#d9742b", "s"),
@@ -183,6 +186,33 @@ def accuracy_against_latency(profile: dict[str, Any]) -> Figure:
     axes.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.margins(x=0.12, y=0.14)
+    add_grid(axes)
+    add_legend(axes)
+    return figure
+
+
+def accuracy_of_search(search: Search) -> Figure:
+    """Draw the mAP of all points that a search evaluated against their times, and mark those that matter."""
+    trained = [one for one in search.candidates if one.trained]
+    figure, axes = new_figure((5.6, 3.6))
+
+    def places(candidates: Sequence[Candidate]) -> tuple[list[float], list[float]]:
+        return [1000 * one.p50 for one in candidates], [one.accuracy for one in candidates]
+
+    axes.plot(*places(search.candidates), ".", color=INK, alpha=0.25, markersize=5, label="evaluated")
+    axes.plot(*places(search.front), "-o", color=MISSED, linewidth=1.4, markersize=4, label="front")
+    axes.plot(*places(trained), "s", color="#2f78b7", markersize=8, label="trained")
+    axes.plot(*places([search.winner]), "*", color=INK, markersize=13, label="chosen, measured")
+    for one, x, y in zip(trained, *places(trained), strict=True):
+        axes.annotate(one.name, (x, y), (0, -13), textcoords="offset points", ha="center", fontsize=9)
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.minorticks_off()
+    axes.set_xlabel("milliseconds for one image, median, as predicted")
+    axes.set_ylabel("mAP against the full gallery")
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    axes.margins(x=0.08, y=0.14)
     add_grid(axes)
     add_legend(axes)
     return figure

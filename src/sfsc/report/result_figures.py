@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfsc.deploy.profile import PROFILE_FIGURE, Profile
-from sfsc.report.accuracy_figures import accuracy_against_latency, accuracy_against_size
+from sfsc.report.accuracy_figures import accuracy_against_latency, accuracy_against_size, accuracy_of_search
 from sfsc.report.canvas import save
 from sfsc.report.figures import heat_map
 from sfsc.report.names import names_of
@@ -15,6 +15,10 @@ from sfsc.runs.results import ACCURACY_FIGURE, EVALUATION_FILE, MATRIX_FIGURE, r
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+    from sfsc.deploy.searching import Search
+
+SEARCH_FIGURE = "search.png"
 
 
 def draw_evaluation(folder: Path) -> list[Path]:
@@ -46,3 +50,13 @@ def draw_profile(profile: Profile, folder: Path) -> list[Path]:
         return []
     save(accuracy_against_latency(profile.to_json()), folder / PROFILE_FIGURE)
     return [folder / PROFILE_FIGURE]
+
+
+def draw_search(search: Search, folder: Path) -> Path:
+    """Draw `search.png` into a folder and return its path.
+
+    Raises:
+        SfscError: matplotlib is not installed, or the figure cannot be written.
+    """
+    save(accuracy_of_search(search), folder / SEARCH_FIGURE)
+    return folder / SEARCH_FIGURE

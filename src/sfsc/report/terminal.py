@@ -20,7 +20,9 @@ from sfsc.report.names import names_of
 if TYPE_CHECKING:
     from sfsc.bridges.bridge import Bridge, Choice
     from sfsc.decisions.thresholds import Thresholds
+    from sfsc.deploy.evolution import Candidate
     from sfsc.deploy.profile import Measured, Profile
+    from sfsc.deploy.searching import Search
     from sfsc.gallery import GalleryInfo, Hit
     from sfsc.gallery.duplicates import Copy
     from sfsc.gallery.problems import Verification
@@ -278,11 +280,32 @@ def _times_faster(row: Measured, reference: Measured) -> str:
 
 def print_choice(run: Path, chosen: Measured) -> None:
     """Print the file and the measurements of the chosen sub-model."""
-    size, memory = (show_quantity(count, SIZES) for count in (chosen.size or 0, chosen.memory))
-    p50, p95 = (show_quantity(seconds, TIMES) for seconds in (chosen.p50, chosen.p95))
-    figures = f"file {size}, memory {memory}, p50 {p50}, p95 {p95}, mAP {100 * (chosen.accuracy or 0):.1f} %"
-    _say(f"{chosen.name}: {figures}")
+    _say(_figures(chosen))
     _say(f"chosen: {run / str(chosen.file)}")
+
+
+def print_search(search: Search) -> None:
+    """Print the front of a search with the trained sub-models, and the measurements of the chosen one."""
+    table = Table("sub-model", "ratios of groups", "multiply-adds", "p50\nms", "memory\nMB", "mAP\n%")
+    front = search.front
+    for one in search.candidates:
+        if one in front or one.trained:
+            ratios = "trained" if one.trained else " ".join(f"{ratio:.2f}" for ratio in one.point.ratios)
+            cells = f"{one.multiply_adds / 1e6:,.1f} M", f"{1000 * one.p50:.2f}", f"{one.memory / 1e6:.1f}"
+            style = "bold" if one.point == search.winner.point else None
+            table.add_row(one.name, ratios, *cells, f"{100 * one.accuracy:.1f}", style=style)
+    Console().print(table)
+    _say(f"p50, memory: predicted; median error of p50 on points left out: {100 * search.error:.1f} %")
+    _say(f"mAP: in the full gallery of {search.dataset}; {len(search.candidates)} points evaluated")
+    _say(_figures(search.winner))
+
+
+def _figures(one: Measured | Candidate) -> str:
+    """Return what is known about a chosen sub-model in one line."""
+    size, memory = (show_quantity(count, SIZES) for count in (one.size or 0, one.memory))
+    p50, p95 = (show_quantity(seconds, TIMES) for seconds in (one.p50, one.p95))
+    accuracy = 100 * (one.accuracy or 0)
+    return f"{one.name}: file {size}, memory {memory}, p50 {p50}, p95 {p95}, mAP {accuracy:.1f} %"
 
 
 def _known(value: T | None, show: Callable[[T], str]) -> str:

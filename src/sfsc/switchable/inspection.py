@@ -66,7 +66,7 @@ def count_multiply_adds(network: nn.Module, example: Tensor) -> int:
     return counter.get_total_flops() // 2
 
 
-def _layers(switchable: Switchable) -> dict[str, nn.Module]:
+def layers_of(switchable: Switchable) -> dict[str, nn.Module]:
     """Return the modules whose weight has inputs and outputs, by name."""
     norms = set(norm_names(switchable.network))
     return {
@@ -80,7 +80,7 @@ def _layers(switchable: Switchable) -> dict[str, nn.Module]:
 
 def _channels(switchable: Switchable) -> dict[tuple[int, ...], list[str]]:
     channels: dict[tuple[int, ...], list[str]] = {}
-    for name in _layers(switchable):
+    for name in layers_of(switchable):
         layout = switchable.structure.layouts.get(f"{name}.weight", {}).get(0)
         if layout is not None:
             counts = tuple(len(layout.kept(counts)) for counts in switchable.counts)
@@ -90,7 +90,7 @@ def _channels(switchable: Switchable) -> dict[tuple[int, ...], list[str]]:
 
 def _whole(switchable: Switchable) -> dict[str, str]:
     whole: dict[str, str] = {}
-    for name, module in _layers(switchable).items():
+    for name, module in layers_of(switchable).items():
         cut = switchable.structure.layouts.get(f"{name}.weight", {})
         grouped = getattr(module, "groups", 1) > 1
         ends = [end for dimension, end in ((1, "inputs"), (0, "outputs")) if dimension not in cut]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ class Switchable(nn.Module):
         self.structure = structure
         self.widths = widths
         self.round_to = round_to
-        self.counts = [structure.counts(width, round_to) for width in widths]
+        self.counts = [structure.counts(self._ratios(width), round_to) for width in widths]
         self.left_out = [left_out(structure.stages, self._depth(width)) for width in widths]
         self._check_distinct()
         self._divide()
@@ -68,20 +69,26 @@ class Switchable(nn.Module):
             )
         )
 
+    def _ratios(self, width: float) -> float | Sequence[float]:
+        """Return the channel ratio of a sub-network, or that of each of its groups."""
+        return width
+
     def _depth(self, width: float) -> float:
         """Return the share of the blocks of each stage that a sub-network keeps."""
         return 1.0
 
     def _check_distinct(self) -> None:
-        kept = [*zip(self.counts, self.left_out, strict=True)]
-        for first, second, narrower, wider in zip(
-            self.widths, self.widths.ratios[1:], kept, kept[1:], strict=False
-        ):
-            if narrower == wider:
+        for first, second in itertools.combinations(range(len(self.widths)), 2):
+            if self._coincide(first, second):
+                narrow, wide = self.widths.ratios[first], self.widths.ratios[second]
                 raise SfscError(
-                    f"widths {first:g} and {second:g} keep the same channels in every layer: choose widths "
+                    f"widths {narrow:g} and {wide:g} keep the same channels in every layer: choose widths "
                     "further apart, or round to fewer channels"
                 )
+
+    def _coincide(self, first: int, second: int) -> bool:
+        """Return whether two sub-networks, by their indices, are the same."""
+        return self.counts[first] == self.counts[second] and self.left_out[first] == self.left_out[second]
 
     def forward(self, inputs: Tensor, width: float = 1.0) -> Any:
         """Return the output of the sub-network of this width for a batch."""

@@ -70,9 +70,16 @@ class Structure:
     sizes: dict[str, dict[str, Layout]] = field(default_factory=dict)
     stages: tuple[Stage, ...] = ()
 
-    def counts(self, width: float, multiple: int = 1) -> list[int]:
-        """Return the number of units that each group keeps."""
-        return [group.kept(width, multiple) for group in self.groups]
+    def counts(self, width: float | Sequence[float], multiple: int = 1) -> list[int]:
+        """Return the number of units that each group keeps, of one channel ratio or one for each group.
+
+        Raises:
+            SfscError: the number of ratios is not that of the groups.
+        """
+        ratios = [width] * len(self.groups) if isinstance(width, int | float) else width
+        if len(ratios) != len(self.groups):
+            raise SfscError(f"there are {len(ratios)} ratios for {len(self.groups)} groups of channels")
+        return [group.kept(ratio, multiple) for group, ratio in zip(self.groups, ratios, strict=True)]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,17 +82,31 @@ def recalibrate(
     return family
 
 
-def with_width(family: Family, width: float, size: Size | None = None, depth: float = 1.0) -> Family:
+def with_width(
+    family: Family,
+    width: float,
+    size: Size | None = None,
+    depth: float = 1.0,
+    ratios: Sequence[float] | None = None,
+) -> Family:
     """Return a copy of a family with one more sub-model, in evaluation mode.
 
-    Its images have the (height, width) `size`, or that of the full sub-model's, and it keeps the share
-    `depth` of the blocks. Its normalisation layers are parts of those of the next wider sub-model that has
-    their blocks.
+    Its normalisation layers are parts of those of the narrowest trained sub-model that has all its channels
+    and their block, as those of random widths are in training.
+
+    Args:
+        family: the family; it is not changed.
+        width: the channel ratio or, with `ratios`, a number that the family lacks, as the sub-model's name.
+        size: the (height, width) of its images; by default that of the full sub-model's.
+        depth: the share of the blocks of each stage that it keeps.
+        ratios: the channel ratio of each group of channels, in the order of `family.structure.groups`; by
+            default all are `width`.
 
     Raises:
         SfscError: the width is not a valid ratio, the sub-model would equal another one, the size exceeds
             that of the full sub-model's images or is too small, the depth is not within (0, 1] or the
-            backbone has no blocks to leave out, or the sub-models share no weights.
+            backbone has no blocks to leave out, the number of ratios is wrong, or the sub-models share no
+            weights.
     """
     if not family.spec.shared:
         raise SfscError(f"the family has independent networks: width {width:g} must be trained")
@@ -106,6 +121,7 @@ def with_width(family: Family, width: float, size: Size | None = None, depth: fl
         image_sizes=tuple(sorted(sizes.items())),
         added=tuple(sorted({*family.spec.added, width})),
         depths=tuple(sorted(depths.items())),
+        ratios=tuple(sorted([*family.spec.ratios, *([] if ratios is None else [(width, tuple(ratios))])])),
     )
     structure = family.structure
     if depths and not structure.stages:  # it was stored by an earlier version, or there are none
@@ -113,10 +129,20 @@ def with_width(family: Family, width: float, size: Size | None = None, depth: fl
     added = Family(spec, copy.deepcopy(family.network), structure)
     for other in family.widths.narrow:
         _copy_norms(family, other, added, other)
-    for wider in reversed([other for other in family.widths.narrow if other > width]):
+    for wider in _lenders(added, width):
         _copy_norms(family, wider, added, width)
     check_image_sizes(added)
     return added.eval()
+
+
+def _lenders(family: Family, width: float) -> list[float]:
+    """Return the narrow trained widths that keep all channels of an added width, wide first."""
+    kept = family.counts[family.widths.index(width)]
+    return [
+        wide
+        for wide, counts in reversed([*zip(family.widths.narrow, family.counts, strict=False)])
+        if wide not in family.spec.added and all(map(operator.le, kept, counts))
+    ]
 
 
 @torch.no_grad()
