@@ -255,6 +255,7 @@ def print_profile(profile: Profile) -> None:
         adds = _known(row.multiply_adds, lambda count: f"{count / 1e6:,.1f} M")
         sizes.add_row(profile.name_of(width), _known(row.parameters, "{:,}".format), adds)
     table = Table(*PROFILE_HEADING)
+    table.columns[0].overflow = "fold"  # a name that is cut off would be that of another sub-model
     reference = profile.reference
     for row in profile.rows:
         table.add_row(
