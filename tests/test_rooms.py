@@ -17,7 +17,7 @@ from sfsc._moved import MOVED
 ROOT = Path(sfsc.__file__).parents[1]
 # A room may import from itself and from the rooms before it.
 ROOMS = (
-    *("errors", "files", "progress", "interruption", "widths", "image_sizes", "dimensions"),
+    *("errors", "files", "progress", "interruption", "widths", "notation", "dimensions"),
     *("images", "data", "runs", "retrieval", "decisions", "backbones", "switchable", "family"),
     *("embedding", "gallery", "bridges"),
     *("training", "evaluation", "deploy", "report", "serving", "cli"),

@@ -8,7 +8,7 @@ from sfsc.bridges.bridge import Bridge
 from sfsc.dimensions import check_dimension
 from sfsc.embedding.model import Model
 from sfsc.errors import SfscError
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 
 
 class BridgedModel:

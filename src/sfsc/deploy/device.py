@@ -20,7 +20,7 @@ from sfsc.embedding.model import same_space
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json, write_json
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 from sfsc.progress import track
 
 DEVICE_FILE = "device.json"

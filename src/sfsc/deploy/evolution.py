@@ -11,7 +11,7 @@ from sfsc.deploy.choosing import Limits, excess
 from sfsc.deploy.device import Device
 from sfsc.deploy.points import Point
 from sfsc.deploy.validation import Validation
-from sfsc.image_sizes import name_of
+from sfsc.notation import name_of
 from sfsc.progress import track
 
 STARTING = 1 / 3  # share of the evaluations that points of one width everywhere get

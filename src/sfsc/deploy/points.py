@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sfsc.family.family import Family
-from sfsc.image_sizes import Size, in_ratio
+from sfsc.notation import Size, in_ratio
 from sfsc.switchable.inspection import layers_of
 from sfsc.switchable.stages import is_within, left_out
 from sfsc.training.norm_statistics import with_width

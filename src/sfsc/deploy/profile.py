@@ -10,7 +10,7 @@ from typing import Any, TypedDict
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
 from sfsc.files.writing import as_json, read_json, write_with
-from sfsc.image_sizes import Size, name_of
+from sfsc.notation import Size, name_of
 from sfsc.runs import datasets as location
 from sfsc.runs.description import read_description
 from sfsc.runs.results import own_dataset, results_folder

@@ -10,10 +10,10 @@ from typing import Generic, NamedTuple, TypeVar
 import numpy as np
 
 from sfsc.embedding.model import Model
-from sfsc.image_sizes import Size
 from sfsc.images.decoding import decode_images
 from sfsc.images.reading import CorruptImage
 from sfsc.interruption import INTERRUPTS
+from sfsc.notation import Size
 from sfsc.progress import track
 
 BATCH = 64

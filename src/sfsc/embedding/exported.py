@@ -15,8 +15,8 @@ from sfsc.embedding.onnx_file import has_external_data
 from sfsc.errors import SfscError, first_line, one_line
 from sfsc.files.json_text import parse_json
 from sfsc.files.schema import conform
-from sfsc.image_sizes import Size
 from sfsc.images.batches import as_pixels
+from sfsc.notation import Size
 
 FORMAT = 2
 MOST_DIMENSIONS, MOST_PIXELS = 1 << 14, 1 << 22

@@ -13,8 +13,8 @@ import numpy as np
 from sfsc.dimensions import check_dimension
 from sfsc.embedding.exported import MOST_DIMENSIONS, MOST_PIXELS, open_session
 from sfsc.errors import SfscError, first_line
-from sfsc.image_sizes import Size
 from sfsc.images.batches import as_pixels
+from sfsc.notation import Size
 
 CODE = "python:"
 # How a file wants its colours: normalised as usual for ImageNet, from 0 to 1, or from 0 to 255.

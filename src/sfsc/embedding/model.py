@@ -10,7 +10,7 @@ import numpy as np
 
 from sfsc.decisions.thresholds import Thresholds
 from sfsc.errors import SfscError
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 
 ONNX = ".onnx"
 NAMED = "space"  # begins the fingerprint of a space that only has a name

@@ -25,7 +25,7 @@ from sfsc.evaluation.shown import projection, ranked_lists, same_image_cosines
 from sfsc.evaluation.thresholds import TARGET
 from sfsc.family.family import Family
 from sfsc.files.writing import as_json, write_with
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 from sfsc.progress import say
 from sfsc.retrieval.matrix import CompatibilityMatrix, compatibility_matrix
 from sfsc.retrieval.metrics import Retrieval

@@ -23,8 +23,8 @@ from sfsc.family.fingerprint import fingerprint_of
 from sfsc.family.spec import FamilySpec, read_spec
 from sfsc.files.tensors import write_tensors
 from sfsc.files.writing import write_json
-from sfsc.image_sizes import Size, depths_of, name_of, read_written, sizes_of
 from sfsc.images.batches import as_pixels
+from sfsc.notation import Size, depths_of, name_of, read_written, sizes_of
 from sfsc.runs.description import as_metadata, of_metadata
 from sfsc.runs.paths import DESCRIPTION_FILE, FAMILY_FILE
 from sfsc.switchable.convert import sort_by_importance

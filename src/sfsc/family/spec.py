@@ -9,7 +9,7 @@ from typing import Any, NotRequired, TypedDict
 from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
-from sfsc.image_sizes import Size, check_depths, check_sizes
+from sfsc.notation import Size, check_depths, check_sizes
 from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 

@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from sfsc.image_sizes import Size
 from sfsc.images.reading import CorruptImage, decode_to
+from sfsc.notation import Size
 
 AHEAD = 2  # batches per thread that are decoded in advance
 

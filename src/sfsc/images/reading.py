@@ -12,13 +12,13 @@ import numpy as np
 
 from sfsc.errors import SfscError
 from sfsc.files.writing import write_atomic
-from sfsc.image_sizes import Size
 from sfsc.images.archives import ArchiveError, read_member
 from sfsc.images.boxes import Box, split_box
 from sfsc.images.header import ImageHeader, read_header
 from sfsc.images.jpeg import DAMAGED
 from sfsc.images.names import printable
 from sfsc.images.pixels import decode_pixels
+from sfsc.notation import Size
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp"})
 MEMBER = "::"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sfsc.image_sizes import name_of
+from sfsc.notation import name_of
 
 
 def names_of(evaluation: Mapping[str, Any]) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 from sfsc.runs import datasets as location
 from sfsc.runs.description import fingerprint, read_description
 from sfsc.runs.paths import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE

@@ -25,7 +25,7 @@ from sfsc.dimensions import all_dimensions
 from sfsc.errors import SfscError, first_line, one_line
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_bytes, read_json
-from sfsc.image_sizes import read_written
+from sfsc.notation import read_written
 from sfsc.runs.datasets import relocated, split_name
 from sfsc.runs.paths import CONFIG_FILE, find, split_detail
 from sfsc.training.recipes import ADJUSTABLE, Recipe, find_recipe

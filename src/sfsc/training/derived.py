@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sfsc.family.family import Family
 from sfsc.files.writing import write_atomic, write_json
-from sfsc.image_sizes import Written
+from sfsc.notation import Written
 from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, FIXED_TEACHER_FILE, OLD_FILE
 from sfsc.training.config import Config, read_config
 from sfsc.training.old.direct import save_direct_bridge

@@ -17,7 +17,7 @@ from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
 from sfsc.family.build import analysed
 from sfsc.family.family import Family, check_image_sizes
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 from sfsc.progress import track
 from sfsc.switchable.convert import positions_within, select
 from sfsc.training.config import dataset_of, read_config

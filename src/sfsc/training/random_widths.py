@@ -13,7 +13,7 @@ from torch import nn
 
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
-from sfsc.image_sizes import Size, read_written
+from sfsc.notation import Size, read_written
 from sfsc.switchable.convert import Gathered, lend_norms
 from sfsc.switchable.network import Switchable
 from sfsc.training.config import Config

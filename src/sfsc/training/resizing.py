@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from sfsc.image_sizes import Size
+from sfsc.notation import Size
 
 
 def resized(images: Tensor, size: Size) -> Tensor:

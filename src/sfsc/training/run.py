@@ -18,8 +18,8 @@ from sfsc.data.sources import open_dataset
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
-from sfsc.image_sizes import Written, sizes_of
 from sfsc.images.reading import CorruptImage
+from sfsc.notation import Written, sizes_of
 from sfsc.runs.datasets import split_name
 from sfsc.runs.description import complete, holds_family
 from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in

@@ -8,7 +8,7 @@ from pathlib import Path
 from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
-from sfsc.image_sizes import Written, parsed
+from sfsc.notation import Written, parsed
 from sfsc.training.config import dataset_of, read_config
 from sfsc.training.derived import check_folder, save_derived
 from sfsc.training.norm_statistics import estimate_statistics, shuffled_batches, with_width

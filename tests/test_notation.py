@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sfsc import Config, SfscError
-from sfsc.image_sizes import Written, depths_of, name_of, read_written, sizes_of
+from sfsc.notation import Written, depths_of, name_of, read_written, sizes_of
 from sfsc.widths import Widths
 
 
