@@ -61,9 +61,9 @@ OPTIONS = {
     "adapt": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {
         *("--out", "--config", "--recipes", "--backbone", "--seeds"),
-        *("--calibrations", "--no-calibrations", "--set"),
+        *("--calibrations", "--no-calibrations", "--set", "--allow-code"),
     },
-    "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
+    "ablate": {"--out", "--config", "--backbone", "--seeds", "--set", "--allow-code"},
     "export": {"--out", "--width", "--format", "--dim", "--int8", "--images", "--bridge", "--allow-code"},
     "profile": {"--dataset", "--threads", "--allow-code"},
     "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
