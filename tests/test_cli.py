@@ -61,9 +61,9 @@ OPTIONS = {
     "adapt": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {
         *("--out", "--config", "--recipes", "--backbone", "--seeds"),
-        *("--calibrations", "--no-calibrations", "--set"),
+        *("--calibrations", "--no-calibrations", "--set", "--allow-code"),
     },
-    "ablate": {"--out", "--config", "--backbone", "--seeds", "--set"},
+    "ablate": {"--out", "--config", "--backbone", "--seeds", "--set", "--allow-code"},
     "export": {"--out", "--width", "--format", "--dim", "--int8", "--images", "--bridge", "--allow-code"},
     "profile": {"--dataset", "--threads", "--allow-code"},
     "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
@@ -87,7 +87,7 @@ OPTIONS = {
         *("--rerank", "--rerank-depth", "--bridge"),
     },
     "bridge": {"--images", "--out", "--kind", "--workers", "--seed", "--allow-code"},
-    "upgrade-curve": {"--gallery", "--dataset", "--out", "--width", "--workers", "--allow-code"},
+    "upgrade-curve": {"--gallery", "--dataset", "--out", "--width", "--bridge", "--workers", "--allow-code"},
     "gallery": set(),
     "gallery info": set(),
     "gallery delete": {"--where", "--yes"},
@@ -97,7 +97,7 @@ OPTIONS = {
         *("--gallery", "--ids", "--model", "--fingerprint", "--space", "--colours", "--width", "--form"),
         "--allow-code",
     },
-    "gallery upgrade": {"--bridge", "--drop-originals"},
+    "gallery upgrade": {"--bridge", "--refit", "--drop-originals"},
     "gallery duplicates": {"--min-score", "--min-probability", "--thresholds", "--out", "--delete-all-but"},
     "gallery verify": set(),
     "gallery backup": {"--out"},
@@ -877,9 +877,14 @@ class TestChangingTheModel:
         assert len(before.splitlines()) == len(after.splitlines())
         curve = ("upgrade-curve", run, "--gallery", gallery, "--dataset", shapes, "--workers", 0)
         assert "closed at 20%" in succeed(*curve, "--out", tmp_path / "curve")
+        assert "spread + refit" in succeed(*curve, "--bridge", file, "--out", tmp_path / "curve")
         again = ("index", run, "--upgrade", "--gallery", gallery, "--workers", 0)
         succeed(*again, "--order", "uncertainty", "--limit", 4)
         assert f"{TEST_IMAGES - 4} rows are bridged" in succeed("gallery", "info", gallery)
+        assert "embed at least 20 again first" in refusal(sfsc(*upgrade, "--refit"))
+        succeed(*again, "--order", "spread", "--limit", 17)
+        assert succeed(*upgrade, "--refit") == f"{gallery}: {TEST_IMAGES - 21} rows bridged again\n"
+        assert "give either" in refusal(sfsc("gallery", "upgrade", gallery, "--drop-originals", "--refit"))
         assert "belong to --upgrade" in refusal(
             sfsc("index", run, shapes, "--gallery", gallery, "--limit", 4)
         )

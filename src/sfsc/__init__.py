@@ -13,7 +13,7 @@ from sfsc import _moved
 if TYPE_CHECKING:
     from sfsc.bridges.bridge import Bridge
     from sfsc.bridges.making import bridge
-    from sfsc.bridges.upgrading import upgrade_gallery
+    from sfsc.bridges.upgrading import refit_gallery, upgrade_gallery
     from sfsc.data.dataset import Dataset
     from sfsc.data.sources import open_dataset
     from sfsc.decisions.pair import Pair
@@ -93,6 +93,7 @@ __all__ = [
     "open_model",
     "profile",
     "recalibrate",
+    "refit_gallery",
     "search",
     "search_cascade",
     "submodel",
@@ -147,6 +148,7 @@ _HOMES = {
     "open_model": "sfsc.embedding.model",
     "profile": "sfsc.deploy.profiling",
     "recalibrate": "sfsc.training.norm_statistics",
+    "refit_gallery": "sfsc.bridges.upgrading",
     "search": "sfsc.gallery.searching",
     "search_cascade": "sfsc.gallery.cascading",
     "submodel": "sfsc.training.submodel",

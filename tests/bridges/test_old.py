@@ -110,7 +110,7 @@ def test_the_curve_leads_from_bridged_to_embedded_rows(shapes: str, tmp_path: Pa
     folder = Path(shapes.partition(":")[2]).parent
     upgrade_gallery(gallery, bridge(old_of(old), new, folder, workers=0, kind="orthogonal"))
     curve = upgrade_curve(new, gallery, open_dataset(shapes), workers=0)
-    assert {*curve.accuracies} == {"width", "uncertainty", "age", "queries", "random"}
+    assert {*curve.accuracies} == {"width", "uncertainty", "age", "queries", "spread", "random"}
     assert len({values[0] for values in curve.accuracies.values()}) == 1
     assert len({values[-1] for values in curve.accuracies.values()}) == 1
     files = write_curve(curve, tmp_path / "curve")

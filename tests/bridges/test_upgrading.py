@@ -16,13 +16,13 @@ from lance import LanceDataset
 
 from sfsc import Gallery, SfscError, index, upgrade
 from sfsc.bridges.bridge import Bridge, Space
-from sfsc.bridges.upgrading import upgrade_gallery
+from sfsc.bridges.upgrading import refit_gallery, upgrade_gallery
 from sfsc.data import find_images
 from sfsc.gallery import rewriting
 from sfsc.gallery.deciding import decide
 from sfsc.gallery.rewriting import PROGRESS
 from sfsc.gallery.store import BRIDGE_ERROR, ORIGINAL
-from tests.bridges.spaces import NEW, OLD, embeddings, make_bridge, model
+from tests.bridges.spaces import NEW, OLD, embeddings, make_bridge, model, unit
 from tests.decisions.pairs import example
 
 ROWS = 60
@@ -222,7 +222,7 @@ def test_bridged_rows_have_no_probability(gallery: Gallery, bridge: Bridge) -> N
     assert decide(hits, example(), 1.0, 12, ROWS) == hits
 
 
-@pytest.mark.parametrize("order", ["uncertainty", "queries", "width", "age"])
+@pytest.mark.parametrize("order", ["uncertainty", "queries", "width", "age", "spread"])
 def test_bridged_rows_are_embedded_again_in_order(shapes: str, tmp_path: Path, order: str) -> None:
     folder = Path(shapes.partition(":")[2]).parent
     old, new = model(8, OLD.fingerprint), model(12, NEW.fingerprint, seed=1)
@@ -234,7 +234,7 @@ def test_bridged_rows_are_embedded_again_in_order(shapes: str, tmp_path: Path, o
     assert upgrade(new, gallery, workers=0, order=order, limit=5, queries=queries) == []
     done = {row["id"] for row in gallery.rows([f"{BRIDGE_ERROR}="])}
     assert len(done) == 5
-    if order != "queries":
+    if order not in ("queries", "spread"):
         assert done == {*expected[:5]}, "rows that are equal otherwise come by expected error"
     upgrade(new, gallery, workers=0)
     assert gallery.count([f"{BRIDGE_ERROR}="]) == len(gallery) == len(find_images(folder))
@@ -243,8 +243,148 @@ def test_bridged_rows_are_embedded_again_in_order(shapes: str, tmp_path: Path, o
 def test_orders_are_checked(gallery: Gallery) -> None:
     old = model()
     with pytest.raises(
-        SfscError, match="unknown order 'size'; choose one of width, uncertainty, age, queries"
+        SfscError, match="unknown order 'size'; choose one of width, uncertainty, age, queries, spread"
     ):
         upgrade(old, gallery, order="size")
     with pytest.raises(SfscError, match="give --queries IMAGES"):
         upgrade(old, gallery, order="queries")
+
+
+def bent(bridge: Bridge, rows: np.ndarray) -> np.ndarray:
+    """What the new model gives for rows of the old one: something that the bridge misses everywhere."""
+    away = np.random.default_rng(7).standard_normal(NEW.dimension)
+    return unit(bridge.forward(rows)[0] + 0.5 * np.tanh(3 * rows[:, :1]) * away / np.linalg.norm(away))
+
+
+def embedded_again(gallery: Gallery, bridge: Bridge, count: int) -> dict[str, np.ndarray]:
+    """Replace bridged rows by those that the new model gives; return the original of every row."""
+    originals = {
+        id_: original
+        for ids, some, _ in gallery.originals(8)
+        for id_, original in zip(ids, some, strict=True)
+    }
+    rows = [*gallery.rows([f"{BRIDGE_ERROR}!="])][:count]
+    new = bent(bridge, np.stack([originals[row["id"]] for row in rows]))
+    for row, vector in zip(rows, new, strict=True):
+        facts: Any = {"paths": [row["path"]], "identities": [row["identity"]], "form": row["form"]}
+        facts |= {"width": 1.0, "fingerprint": NEW.fingerprint, "attributes": {"price": [row["price"]]}}
+        gallery.add(vector[None], [row["id"]], **facts, keep_originals=True)
+    return originals
+
+
+def test_a_refit_moves_the_other_rows_nearer_to_the_new_model(gallery: Gallery, bridge: Bridge) -> None:
+    upgrade_gallery(gallery, bridge)
+    originals = embedded_again(gallery, bridge, 30)
+    assert len(originals) == ROWS - 1
+    before = contents(gallery)
+    assert refit_gallery(gallery, bridge) == ROWS - 1 - 30
+    after = contents(gallery)
+    assert after.keys() == before.keys()
+    left = [id_ for id_, row in before.items() if row[BRIDGE_ERROR] is not None]
+    for id_, row in after.items():
+        changed = {name for name in row if np.any(row[name] != before[id_][name])}
+        assert changed == ({"embedding", BRIDGE_ERROR} if id_ in left else set())
+    targets = bent(bridge, np.stack([originals[id_] for id_ in left]))
+    missed = [
+        1 - (np.stack([rows[id_]["embedding"] for id_ in left]) * targets).sum(axis=1)
+        for rows in (before, after)
+    ]
+    assert missed[1].mean() < 0.7 * missed[0].mean()
+    kept = {id_: row for ids, some, _ in gallery.originals(8) for id_, row in zip(ids, some, strict=True)}
+    assert all(np.array_equal(kept[id_], row) for id_, row in originals.items())
+    assert not gallery.verify().findings
+    found = Gallery.open(gallery.name).search(after[left[0]]["embedding"][None], NEW.fingerprint, 1)[0][0]
+    assert (found.id, found.score) == (left[0], pytest.approx(1, abs=1e-3))
+
+
+def test_a_refit_begins_with_the_originals_each_time(gallery: Gallery, bridge: Bridge) -> None:
+    upgrade_gallery(gallery, bridge)
+    embedded_again(gallery, bridge, 25)
+    refit_gallery(gallery, bridge)
+    once = contents(gallery)
+    refit_gallery(gallery, bridge)
+    twice = contents(gallery)
+    assert all(np.array_equal(once[id_]["embedding"], row["embedding"]) for id_, row in twice.items())
+    embedded_again(gallery, bridge, 10)
+    assert refit_gallery(gallery, bridge) == ROWS - 1 - 35
+    assert gallery.count([f"{BRIDGE_ERROR}!="]) == ROWS - 1 - 35
+
+
+@pytest.mark.parametrize("what", ["few", "dropped", "not moved", "bridge"])
+def test_what_cannot_be_refitted_is_unchanged(gallery: Gallery, bridge: Bridge, what: str) -> None:
+    chosen, message = bridge, "keeps no original embeddings"
+    if what != "not moved":
+        upgrade_gallery(gallery, bridge)
+        embedded_again(gallery, bridge, 19 if what == "few" else 30)
+    if what == "few":
+        message = "19 rows that were embedded again .* at least 20 again first"
+    elif what == "dropped":
+        gallery.drop_originals()
+    elif what == "bridge":
+        chosen, message = make_bridge(Space("x", "space:other", 8)), "but what gallery .* keeps belongs to"
+    before = {id_: str(row) for id_, row in contents(gallery).items()}
+    with pytest.raises(SfscError, match=message):
+        refit_gallery(gallery, chosen)
+    assert {id_: str(row) for id_, row in contents(gallery).items()} == before
+
+
+def test_only_rows_of_the_same_images_keep_their_originals(gallery: Gallery, bridge: Bridge) -> None:
+    upgrade_gallery(gallery, bridge)
+    facts: Any = {"paths": ["/x"], "width": 1.0, "fingerprint": NEW.fingerprint}
+    new = embeddings(1, NEW.dimension)
+    gallery.add(new, ["0"], **facts)  # by default
+    gallery.add(new, ["3"], **facts, form="int8", keep_originals=True)  # it was stored as float32
+    gallery.add(new, ["6"], **facts, keep_originals=True)
+    gallery.add(new, ["new"], **facts, keep_originals=True)
+    kept = {id_ for ids, *_ in gallery.originals(8) for id_ in ids}
+    assert kept == {str(row) for row in range(ROWS)} - {"0", "3", "5"}
+    assert [ids for ids, *_ in gallery.originals(8, [f"{BRIDGE_ERROR}="]) if ids] == [["6"]]
+
+
+REFITTED = KILLED.replace("upgrade_gallery", "refit_gallery")
+
+
+def test_a_killed_refit_loses_nothing_and_continues(
+    gallery: Gallery, bridge: Bridge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bridge.save(tmp_path / "bridge.safetensors")
+    upgrade_gallery(gallery, bridge)
+    embedded_again(gallery, bridge, 20)
+    gallery.optimize()
+    before = {id_: str(row) for id_, row in contents(gallery).items()}
+    command = [sys.executable, "-c", REFITTED, gallery.name, str(tmp_path / "bridge.safetensors")]
+    done = subprocess.run(command, env=os.environ, capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert {id_: str(row) for id_, row in contents(gallery).items()} == before
+    monkeypatch.setattr(rewriting, "ROWS_PER_PART", 10)
+    parts: list[Any] = []
+    add = rewriting._Done.add
+    monkeypatch.setattr(rewriting._Done, "add", lambda done, one: (parts.append(one), add(done, one)))
+    assert refit_gallery(gallery, bridge) == ROWS - 1 - 20
+    assert len(parts) == 6 - 3, "finished parts are not written again"
+    after = contents(gallery)
+    assert after.keys() == before.keys()
+    assert not gallery.verify().findings
+
+
+def test_rows_that_are_embedded_again_can_refit_the_bridge(shapes: str, tmp_path: Path) -> None:
+    folder = Path(shapes.partition(":")[2]).parent
+    old, new = model(8, OLD.fingerprint), model(12, NEW.fingerprint, seed=2)
+    gallery, made = Gallery.open(tmp_path / "gallery", create=True), make_bridge(noise=0.3)
+    index(old, folder, gallery, workers=0)
+    upgrade_gallery(gallery, made)
+    upgrade(new, gallery, workers=0, order="spread", limit=15)
+    upgrade(new, gallery, workers=0, order="spread", limit=15)
+    bridged = contents(gallery)
+    left = [id_ for id_, row in bridged.items() if row[BRIDGE_ERROR] is not None]
+    assert refit_gallery(gallery, made) == len(left) == len(gallery) - 30
+    refitted = contents(gallery)
+    upgrade(new, gallery, workers=0)
+    truth, before, after = (
+        np.stack([rows[id_]["embedding"] for id_ in left]) for rows in (contents(gallery), bridged, refitted)
+    )
+    assert (after * truth).sum(axis=1).mean() > (before * truth).sum(axis=1).mean() + 0.1
+    assert sum(len(ids) for ids, *_ in gallery.originals(8)) == len(gallery)
+    with pytest.raises(SfscError, match="has no original embeddings"):
+        gallery.drop_originals()
+        gallery.drop_originals()

@@ -163,6 +163,18 @@ def test_the_old_model_is_a_row_and_a_column_with_the_criterion(shapes: str, tmp
     assert compare(given, {"sfsc": None}, 1, out).contestants[0].old == comparison.contestants[0].old
 
 
+@pytest.mark.parametrize("recipe", ["sfsc", "unified"], ids=["with calibrations", "without"])
+def test_a_function_as_the_old_model_must_be_allowed(shapes: str, tmp_path: Path, recipe: str) -> None:
+    function = "tests.bridges.test_old:old_function"
+    given = {**settings(shapes), "old": f"python:{function}"}
+    with pytest.raises(SfscError, match=f"allow it with --allow-code {function}"):
+        compare(given, {recipe: None}, 1, tmp_path / "out")
+    comparison = compare(given, {recipe: None}, 1, tmp_path / "out", allow_code=function)
+    [tests] = comparison.contestants[0].old
+    assert tests["name"] == f"python:{function}"
+    assert len(tests["criterion"]) == 2
+
+
 def test_the_old_tests_are_means_over_seeds() -> None:
     seeds = [
         {

@@ -68,10 +68,18 @@ def upgrade_curve(
     ],
     out: Annotated[Path, typer.Option(help="Folder for curve.csv and curve.png.")] = Path("upgrade-curve"),
     width: WidthOption = None,
+    bridge: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Bridge that has moved the gallery: measure refitting it after each share, too.",
+        ),
+    ] = None,
     workers: WorkersOption = 2,
     allow_code: AllowCodeOption = None,
 ) -> None:
     """Measure what re-embedding a part of a gallery gives, in every order; the gallery is not changed."""
+    from sfsc.bridges.bridge import Bridge
     from sfsc.data import open_dataset
     from sfsc.embedding.model import open_model
     from sfsc.evaluation.upgrade_curve import upgrade_curve as run_curve
@@ -80,7 +88,8 @@ def upgrade_curve(
 
     opened = open_model(model, allow_code)
     width = opened.widest if width is None else width
-    curve = run_curve(opened, Gallery.open(gallery), open_dataset(dataset), width, workers)
+    loaded = None if bridge is None else Bridge.load(bridge)
+    curve = run_curve(opened, Gallery.open(gallery), open_dataset(dataset), width, workers, bridge=loaded)
     files = write_curve(curve, out)
     terminal.print_tables(curve.tables())
     print(f"written: {', '.join(map(str, files))}")

@@ -182,6 +182,13 @@ def gallery_upgrade(
         Path | None,
         typer.Option(metavar="FILE", help="Bridge from the gallery's model to a family, by sfsc bridge."),
     ] = None,
+    refit: Annotated[
+        bool,
+        typer.Option(
+            "--refit",
+            help="Bridge the rows again that were not embedded again yet, corrected by those that were.",
+        ),
+    ] = False,
     drop_originals: Annotated[
         bool,
         typer.Option("--drop-originals", help="Remove the old embeddings that an earlier upgrade has kept."),
@@ -193,13 +200,18 @@ def gallery_upgrade(
     the same command continues.
     """
     from sfsc.bridges.bridge import Bridge
-    from sfsc.bridges.upgrading import upgrade_gallery
+    from sfsc.bridges.upgrading import refit_gallery, upgrade_gallery
     from sfsc.gallery import Gallery
 
-    if (bridge is None) != drop_originals:
-        raise SfscError("give either --bridge FILE, or --drop-originals after an earlier upgrade")
+    if (bridge is None) != drop_originals or (refit and bridge is None):
+        raise SfscError(
+            "give either --bridge FILE, and --refit to use it again, or --drop-originals after an upgrade"
+        )
     if bridge is None:
         print(f"{gallery}: the original embeddings of {Gallery.open(gallery).drop_originals()} rows removed")
+        return
+    if refit:
+        print(f"{gallery}: {refit_gallery(Gallery.open(gallery), Bridge.load(bridge))} rows bridged again")
         return
     rows = upgrade_gallery(Gallery.open(gallery), Bridge.load(bridge))
     print(f"{gallery}: {rows} rows bridged" if rows else f"{gallery}: all rows were bridged before")

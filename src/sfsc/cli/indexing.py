@@ -51,7 +51,9 @@ def index(
     ] = False,
     order: Annotated[
         str | None,
-        typer.Option(help="With --upgrade, what comes first: width (default), uncertainty, age or queries."),
+        typer.Option(
+            help="With --upgrade, what comes first: width (default), uncertainty, age, queries or spread."
+        ),
     ] = None,
     limit: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --upgrade: stop after N rows.")

@@ -137,6 +137,7 @@ def compare(
     seeds: SeedsOption = None,
     calibrations: Annotated[bool, typer.Option(help="Evaluate after calibration as well.")] = True,
     set_: SetOption = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Train and evaluate several recipes under the same conditions, and write tables, figures and a page.
 
@@ -148,7 +149,7 @@ def compare(
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     known = settings.pop("recipes", None) or dict.fromkeys(RECIPES)
     chosen = known if recipes is None else {name: known.get(name) for name in recipes.split(",")}
-    _compare(settings, chosen, seeds, out, calibrations)
+    _compare(settings, chosen, seeds, out, calibrations, allow_code)
 
 
 @app.command()
@@ -159,13 +160,14 @@ def ablate(
     backbone: BackboneOption = None,
     seeds: SeedsOption = None,
     set_: SetOption = None,
+    allow_code: AllowCodeOption = None,
 ) -> None:
     """Compare all combinations of losses, projections and alignment in one table."""
     from sfsc.evaluation.compare import ablation
 
     settings = _settings(config, set_, {"dataset": dataset, "backbone": backbone})
     settings.pop("recipes", None)
-    _compare(settings, ablation(), seeds, out, calibrations=False)
+    _compare(settings, ablation(), seeds, out, False, allow_code)
 
 
 def _compare(
@@ -174,12 +176,13 @@ def _compare(
     seeds: int | None,
     out: Path,
     calibrations: bool,
+    allow_code: str | None,
 ) -> None:
     from sfsc.evaluation.compare import compare as run_comparison
     from sfsc.report.comparison import all_tables, write_comparison
 
     in_file = settings.pop("seeds", 3)
-    comparison = run_comparison(settings, recipes, seeds or in_file, out, calibrations)
+    comparison = run_comparison(settings, recipes, seeds or in_file, out, calibrations, allow_code)
     page = write_comparison(comparison, out)
     terminal.print_tables(all_tables(comparison))
     print(f"comparison: {page}")

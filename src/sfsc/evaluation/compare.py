@@ -122,6 +122,7 @@ def compare(
     seeds: int,
     out: str | Path,
     calibrations: bool = True,
+    allow_code: str | None = None,
 ) -> Comparison:
     """Train and evaluate every recipe with every seed, on the same data in the same order.
 
@@ -135,6 +136,7 @@ def compare(
         seeds: the number of seeds; they are counted from 0.
         out: the output folder. Every run is a subfolder, which all other commands accept as a run folder.
         calibrations: whether to evaluate the families after calibration as well.
+        allow_code: as for `train`.
 
     Raises:
         SfscError: as for `train` and `evaluate`, or a folder contains a run with other settings.
@@ -162,7 +164,7 @@ def compare(
         Console(stderr=True).print(f"{name}, seed {seed}", highlight=False, markup=False)
         try:
             with going_on(GOING_ON):
-                _finish(config, folder_of(out, name, seed), calibrations)
+                _finish(config, folder_of(out, name, seed), calibrations, allow_code)
         except Stopped as stop:
             raise Stopped(stop.number, f"{name}, seed {seed}: {stop.where}", GOING_ON) from None
     contestants = [_collect(name, changes, seeds, out) for name, changes in entries.items()]
@@ -206,13 +208,14 @@ def folder_of(out: Path, name: str, seed: int) -> Path:
     return out / re.sub(r"[^\w.+=-]+", "-", name) / f"seed{seed}"
 
 
-def _finish(config: Config, run: Path, calibrations: bool) -> None:
+def _finish(config: Config, run: Path, calibrations: bool, allow_code: str | None) -> None:
     """Complete one run: training, calibrations and evaluations that are still missing."""
-    family = train(config, run, resume=True)
+    family = train(config, run, resume=True, allow_code=allow_code)
     dataset = open_dataset(config.dataset)
     if not (calibrations and family.spec.shared):
         if not _tested(family, {run: dataset}, config.old):
-            evaluate(family, dataset, config.workers, old=_old(config, family, run)).write_into(run)
+            old = _old(config, family, run, allow_code)
+            evaluate(family, dataset, config.workers, old=old).write_into(run)
         return
     view = open_dataset(f"target:{config.dataset}")
     targets = _target_folders(run) if len(view.train) >= config.embedding_dim else []
@@ -221,7 +224,7 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
     # Every image is embedded only once, because calibrations only move its embeddings.
     images = embed_all(family, [*tested_paths(dataset), *dataset.train.paths], config.workers)
     calibrated = _calibrated(family, images, dataset.train.paths, run, run / CALIBRATED)
-    plain, old = evaluate_images(family, dataset, images), _old(config, family, run)
+    plain, old = evaluate_images(family, dataset, images), _old(config, family, run, allow_code)
     tests = evaluate_old(old, family, dataset, images, {}) if old else None
     replace(plain, old=tests).write_into(run)
     evaluate_images(calibrated, dataset, images.calibrated(calibrated)).write_into(run / CALIBRATED)
@@ -232,11 +235,11 @@ def _finish(config: Config, run: Path, calibrations: bool) -> None:
             evaluate_images(variant, view, embedded).write_into(folder)
 
 
-def _old(config: Config, family: Family, run: Path) -> OldMember | None:
+def _old(config: Config, family: Family, run: Path, allow_code: str | None) -> OldMember | None:
     """Return the old model that a run was trained towards, or None if there is none any more."""
     if config.old is None:
         return None
-    return open_member(run, family, None, code_of(config.backbone), config.workers)
+    return open_member(run, family, None, allow_code or code_of(config.backbone), config.workers)
 
 
 def _tested(family: Family, tests: Mapping[Path, Dataset], old: str | None) -> bool:

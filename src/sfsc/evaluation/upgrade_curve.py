@@ -8,6 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from sfsc.bridges.bridge import Bridge
+from sfsc.bridges.refitting import FEWEST, refit
+from sfsc.bridges.upgrading import check_moved
 from sfsc.data.dataset import Dataset, Split
 from sfsc.embedding.embedded import Embedded
 from sfsc.embedding.engines import local_engine
@@ -16,6 +19,7 @@ from sfsc.errors import SfscError
 from sfsc.gallery import Gallery
 from sfsc.gallery.indexing import upgradable
 from sfsc.gallery.ordering import NEAREST, ORDERS, times_found, upgrade_order
+from sfsc.gallery.spreading import spread_ranks
 from sfsc.gallery.store import EMBEDDING
 from sfsc.images.reading import absolute
 from sfsc.retrieval.labels import Labels
@@ -23,6 +27,7 @@ from sfsc.retrieval.ranking import evaluate_ranking
 
 SHARES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.6, 0.8, 1.0)
 RANDOM, SEEDS = "random", 3
+REFITTED = " + refit"  # after the name of an order
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,8 @@ class UpgradeCurve:
 
     Attributes:
         shares: the k shares, from 0 to 1.
-        accuracies: for each order, and for random, the k mAP, fractions.
+        accuracies: for each order, and for random, the k mAP, fractions; with a bridge also for each name
+            with " + refit" behind it, where the other rows were moved again.
         rows: the number of rows that can be upgraded.
         queries: the number of queries that measure; the others are the past queries of the order "queries".
     """
@@ -73,8 +79,12 @@ def upgrade_curve(
     width: float = 1.0,
     workers: int = 2,
     shares: Sequence[float] = SHARES,
+    bridge: Bridge | None = None,
 ) -> UpgradeCurve:
     """Measure what `upgrade` would give after each share of the rows, in each order; change nothing.
+
+    With a bridge, it is also measured what `refit_gallery` would give after each share, if there are enough
+    rows for it. The orders are those of the gallery as it is.
 
     Every second query of the data set measures. The others are the past queries of the order "queries". The
     random order is the mean of three. All embeddings of the gallery are read into memory.
@@ -86,10 +96,11 @@ def upgrade_curve(
         width: the width of the sub-model that embeds the rows; the widest one embeds the queries.
         workers: the number of threads that decode images.
         shares: ascending shares from 0 to 1.
+        bridge: the bridge that has moved the gallery, which must keep its originals.
 
     Raises:
-        SfscError: the gallery belongs to another family, has no identities or nothing to upgrade, an image
-            cannot be read, or no query has a positive.
+        SfscError: the bridge has not moved the gallery, the gallery belongs to another family, has no
+            identities or nothing to upgrade, an image cannot be read, or no query has a positive.
 
     Example::
 
@@ -107,14 +118,22 @@ def upgrade_curve(
     measured = np.arange(len(queries)) % 2 == 1
     orders = _orders(rows, gallery, queries[~measured], model.fingerprint)
     asked, held = _labels(query.select(measured), rows)
+    refitting = None if bridge is None else _Refitting.of(gallery, bridge, rows)
 
-    def accuracy(order: np.ndarray, share: float) -> float:
-        mixed, done = rows.embeddings.copy(), rows.targets[order[: round(share * len(order))]]
+    def accuracy(order: np.ndarray, share: float, way: _Refitting | None) -> float:
+        count = round(share * len(order))
+        mixed, done = rows.embeddings.copy(), rows.targets[order[:count]]
         mixed[done] = after[done]
+        if way is not None:
+            way.move(mixed, rows.targets[order[count:]])
         return evaluate_ranking(queries[measured], mixed, asked, held).mean_ap
 
+    ways = {"": None} if refitting is None else {"": None, REFITTED: refitting}
     accuracies = {
-        name: tuple(float(np.mean([accuracy(one, share) for one in some])) for share in shares)
+        f"{name}{suffix}": tuple(
+            float(np.mean([accuracy(one, share, way) for one in some])) for share in shares
+        )
+        for suffix, way in ways.items()
         for name, some in orders.items()
     }
     return UpgradeCurve(tuple(shares), accuracies, len(rows.targets), int(measured.sum()))
@@ -134,6 +153,37 @@ class _Rows(NamedTuple):
     embeddings: np.ndarray
     targets: np.ndarray
     known: tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _Refitting(NamedTuple):
+    """The original embeddings of n rows, (n, from) float32, and whether each row has one, (n,)."""
+
+    bridge: Bridge
+    originals: np.ndarray
+    kept: np.ndarray
+
+    @classmethod
+    def of(cls, gallery: Gallery, bridge: Bridge, rows: _Rows) -> _Refitting:
+        check_moved(gallery, bridge)
+        places = {id_: place for place, id_ in enumerate(rows.ids)}
+        originals, kept = (
+            np.zeros((len(places), bridge.old.dimension), np.float32),
+            np.zeros(len(places), bool),
+        )
+        for ids, found, _ in gallery.originals(bridge.old.dimension):
+            chosen = [number for number, id_ in enumerate(ids) if id_ in places]
+            there = [places[ids[number]] for number in chosen]
+            originals[there], kept[there] = found[chosen], True
+        return cls(bridge, originals, kept)
+
+    def move(self, embeddings: np.ndarray, left: np.ndarray) -> None:
+        """Move the rows that are left, in place, by the others, which have their new embeddings."""
+        others = self.kept.copy()
+        others[left] = False
+        left = left[self.kept[left]]
+        if others.sum() >= FEWEST and len(left):
+            map_ = refit(self.bridge.forward, self.originals[others], embeddings[others])
+            embeddings[left] = map_(self.originals[left])[0]
 
 
 def _rows(gallery: Gallery, width: float) -> _Rows:
@@ -161,8 +211,11 @@ def _orders(rows: _Rows, gallery: Gallery, past: np.ndarray, fingerprint: str) -
     """Return the orders of the rows that can be upgraded, one or several of each name."""
     found = gallery.search(past, fingerprint, NEAREST, exact=False)
     counts = times_found([[hit.id for hit in hits] for hits in found], [rows.ids[t] for t in rows.targets])
+    others = np.delete(rows.embeddings, rows.targets, axis=0)
+    spread = spread_ranks(rows.embeddings[rows.targets], others)
     orders = {
-        order: [upgrade_order(order, *rows.known, counts if order == "queries" else None)] for order in ORDERS
+        order: [upgrade_order(order, *rows.known, counts if order == "queries" else None, spread)]
+        for order in ORDERS
     }
     count = len(rows.targets)
     return orders | {RANDOM: [np.random.default_rng(seed).permutation(count) for seed in range(SEEDS)]}

@@ -93,6 +93,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         attributes: Mapping[str, Sequence[Value | None] | np.ndarray] | None = None,
         form: str = "float32",
         dimensions: Sequence[int] = (),
+        keep_originals: bool = False,
     ) -> int:
         """Store N rows; a row replaces the stored row with the same id.
 
@@ -110,6 +111,8 @@ class Gallery(AbstractContextManager["Gallery"]):
             form: the numeric form in which the embeddings are stored: float32, float16 or int8.
             dimensions: the dimensions that the family supports, as `Model.dimensions`. The gallery keeps
                 those that were given with its first rows.
+            keep_originals: whether rows that replace bridged ones keep the original embeddings of these. Set
+                it only if the rows are of the same images.
 
         Returns:
             The number of rows, N.
@@ -137,7 +140,7 @@ class Gallery(AbstractContextManager["Gallery"]):
         kinds = {name: description.attributes[name] for name in kinds}
         for name, kind in kinds.items():
             columns[name] = [exact_number(v, name) for v in own[name]] if kind == "number" else own[name]
-        self._store.upsert(self._fitting(rows, description), form, columns, kinds)
+        self._store.upsert(self._fitting(rows, description), form, columns, kinds, keep_originals)
         return len(rows)
 
     def search(
@@ -204,11 +207,43 @@ class Gallery(AbstractContextManager["Gallery"]):
             raise SfscError(f"gallery {self.name} contains no rows to upgrade")
         return self._store.move(to, move, token)
 
+    def move_again(self, dimension: int, move: Move, token: str) -> int:
+        """Move bridged rows again, from their originals, as `sfsc.bridges.upgrading.refit_gallery` does.
+
+        Rows that are not bridged, or that keep no original, stay as they are. Otherwise, it is as `move`.
+
+        Args:
+            dimension: the dimension of the originals.
+            move: maps (n, dimension) float32 originals of length 1 to rows, and their expected errors.
+            token: a text that identifies the map.
+
+        Returns:
+            The number of rows that were moved again.
+
+        Raises:
+            SfscError: the gallery keeps no originals.
+        """
+        self._check_originals("to move again")
+        return self._store.move_again(dimension, move, token)
+
+    def originals(
+        self, dimension: int, where: Where = ()
+    ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield the rows that keep the embedding that they had before a bridge moved them, in parts.
+
+        A part is the ids of n rows, their originals, (n, dimension) float32 of length 1, and their
+        embeddings, (n, dim) float32 of length 1. There are no parts if the gallery keeps no originals.
+
+        Args:
+            dimension: the dimension of the originals.
+            where: conditions, as for `search`.
+        """
+        if description := self._store.describe():
+            yield from self._store.originals(self._conditions(where, description), dimension)
+
     def drop_originals(self) -> int:
         """Remove the embeddings that bridged rows had before they were moved; return the number of rows."""
-        description = self._store.describe()
-        if description is None or not description.bridged_from:
-            raise SfscError(f"gallery {self.name} has no original embeddings to remove")
+        self._check_originals("to remove")
         return self._store.drop_originals()
 
     def delete(self, ids: Iterable[str] = (), where: Where = ()) -> int:
@@ -366,6 +401,11 @@ class Gallery(AbstractContextManager["Gallery"]):
             raise SfscError(
                 f"gallery {self.name} has {own} dimensions, but the embeddings have {dimension}{stand_alone}"
             )
+
+    def _check_originals(self, purpose: str) -> None:
+        description = self._store.describe()
+        if description is None or not description.bridged_from:
+            raise SfscError(f"gallery {self.name} has no original embeddings {purpose}")
 
     def _fitting(self, embeddings: np.ndarray, description: Description) -> np.ndarray:
         """Return the embeddings, shortened to the dimension of the rows if they are longer."""

@@ -16,7 +16,8 @@ from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.attributes import Attributes, AttributeTable
 from sfsc.gallery.forms import check_form
 from sfsc.gallery.ordering import NEAREST, check_order, times_found, upgrade_order
-from sfsc.gallery.store import BRIDGE_ERROR, COLUMNS
+from sfsc.gallery.spreading import spread_ranks
+from sfsc.gallery.store import BRIDGE_ERROR, COLUMNS, EMBEDDING
 from sfsc.images.boxes import Box
 from sfsc.images.reading import CorruptImage, absolute
 from sfsc.interruption import going_on, held
@@ -117,8 +118,8 @@ def upgrade(
     """Re-embed, with one sub-model, the rows that narrower sub-models wrote or that a bridge has moved.
 
     The upgrade can be interrupted at any time: the gallery is consistent after every part, and the next call
-    continues. All other columns of a row are kept. A row that was bridged loses its mark and its original
-    embedding.
+    continues. All other columns of a row are kept. A row that was bridged loses its mark, and keeps its
+    original embedding for `sfsc.bridges.upgrading.refit_gallery`.
 
     Args:
         model: a family in evaluation mode or an exported sub-model, of the gallery's family.
@@ -126,8 +127,8 @@ def upgrade(
         width: the width of the sub-model that embeds the images.
         workers: the number of threads that decode images.
         engine: as for `index`.
-        order: which rows come first, as for `sfsc.gallery.ordering.upgrade_order`: width, uncertainty, age or
-            queries.
+        order: which rows come first, as for `sfsc.gallery.ordering.upgrade_order`: width, uncertainty, age,
+            queries or spread.
         limit: the number of rows after which to stop; by default all rows are re-embedded.
         queries: for the order "queries", the images of past queries, as for `index`; of a data set, the query
             split.
@@ -149,9 +150,10 @@ def upgrade(
     gallery.check_family(model.dimension, model.fingerprint)
     engine = engine or local_engine(model, width, workers)
     hits = _found(model, gallery, queries, workers)
-    rows = upgradable(gallery, width)
+    rows = upgradable(gallery, width, embeddings=order == "spread")
     found = None if hits is None else times_found(hits, rows.ids)
-    places = upgrade_order(order, rows.widths, rows.errors, rows.times, found).tolist()
+    spread = None if rows.embeddings is None else spread_ranks(rows.embeddings, _done(gallery, width))
+    places = upgrade_order(order, rows.widths, rows.errors, rows.times, found, spread).tolist()
     corrupt: list[CorruptImage] = []
     left = len(places) if limit is None else limit
     with going_on("run the same command again to continue"):
@@ -188,33 +190,54 @@ def _embed_again(
                     width=width,
                     fingerprint=model.fingerprint,
                     form=form,
+                    keep_originals=True,
                 )
     return corrupt
 
 
 class Upgradable(NamedTuple):
-    """The n rows that can be re-embedded; the expected errors of those that are not bridged are NaN."""
+    """The n rows that can be re-embedded; the expected errors of those that are not bridged are NaN.
+
+    `embeddings` are (n, dim) float32, if they were asked for.
+    """
 
     ids: list[str]
     paths: list[str]
     widths: np.ndarray
     errors: np.ndarray
     times: np.ndarray
+    embeddings: np.ndarray | None = None
 
 
-def upgradable(gallery: Gallery, width: float) -> Upgradable:
+def upgradable(gallery: Gallery, width: float, embeddings: bool = False) -> Upgradable:
     """Return the rows of a gallery that a narrower sub-model wrote, or that a bridge has moved."""
-    described = gallery.describe()
     parts: list[list[str]] = [[f"width<{width!r}"]]
-    if described is not None and BRIDGE_ERROR in described.attributes:
+    if _has_bridged(gallery):
         parts = [[f"{BRIDGE_ERROR}!="], [f"width<{width!r}", f"{BRIDGE_ERROR}="]]
-    rows = [
-        (row["id"], row["path"], row["width"], row.get(BRIDGE_ERROR), row["time"])
-        for where in parts
-        for row in gallery.rows(where)
-    ]
+    vectors: list[np.ndarray] = []
+    rows = []
+    for row in (row for where in parts for row in gallery.rows(where, embeddings)):
+        rows.append((row["id"], row["path"], row["width"], row.get(BRIDGE_ERROR), row["time"]))
+        vectors += [row[EMBEDDING]] if embeddings else []
     ids, paths, *numbers = zip(*rows, strict=True) if rows else ([], [], [], [], [])
-    return Upgradable([*ids], [*paths], *(np.array(column, np.float64) for column in numbers))
+    widths, errors, times = (np.array(column, np.float64) for column in numbers)
+    stored = _stacked(vectors) if embeddings else None
+    return Upgradable([*ids], [*paths], widths, errors, times, stored)
+
+
+def _done(gallery: Gallery, width: float) -> np.ndarray:
+    """Return the embeddings of all rows that `upgradable` does not return: (n, dim) float32."""
+    where = [f"width>={width!r}", *([f"{BRIDGE_ERROR}="] if _has_bridged(gallery) else [])]
+    return _stacked([row[EMBEDDING] for row in gallery.rows(where, embeddings=True)])
+
+
+def _has_bridged(gallery: Gallery) -> bool:
+    described = gallery.describe()
+    return described is not None and BRIDGE_ERROR in described.attributes
+
+
+def _stacked(vectors: list[np.ndarray]) -> np.ndarray:
+    return np.stack(vectors) if vectors else np.empty((0, 0), np.float32)
 
 
 def _found(

@@ -29,12 +29,14 @@ from sfsc.gallery.lance_check import table_problems
 from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.packing import packed, unpacked
-from sfsc.gallery.replacing import replace_rows
-from sfsc.gallery.rewriting import rewrite
+from sfsc.gallery.replacing import replace_rows, with_originals
+from sfsc.gallery.rewriting import moving, moving_again, rewrite
 from sfsc.gallery.store import (
+    BRIDGE_ERROR,
     COLUMNS,
     EMBEDDING,
     FORMAT,
+    ORIGINAL,
     Description,
     Hit,
     Move,
@@ -91,6 +93,7 @@ class LanceStore:
         form: str,
         columns: Mapping[str, Sequence[Any]],
         attributes: Mapping[str, str],
+        keep_originals: bool = False,
     ) -> None:
         """See `Store`."""
         count = len(embeddings)
@@ -101,6 +104,7 @@ class LanceStore:
             assert snapshot is not None, "the gallery adds rows only if the table exists"
             dataset = self._table.fit(snapshot, attributes)
             table = _in_columns(arrays | {EMBEDDING: packed(encode(embeddings, form))}, dataset.schema)
+            table = with_originals(dataset, table) if keep_originals else table
             tidy(replace_rows(dataset, table))
         self._keep_up()
 
@@ -108,10 +112,34 @@ class LanceStore:
         """See `Store`."""
         with self._table.reported("written"), self._table.writing() as snapshot:
             assert snapshot is not None, "the gallery moves rows only if the table exists"
-            moved = snapshot.description.moved(to, str(self._path))
-            rows = rewrite(self._table, snapshot, moved, token, move)
+            before = snapshot.description
+            after = before.moved(to, str(self._path))
+            rows = rewrite(self._table, snapshot, after, token, moving(before, after, move))
         self._replaced()
         return rows
+
+    def move_again(self, dimension: int, move: Move, token: str) -> int:
+        """See `Store`."""
+        with self._table.reported("written"), self._table.writing() as snapshot:
+            assert snapshot is not None, "the gallery moves rows only if the table exists"
+            rewrite(self._table, snapshot, snapshot.description, token, moving_again(dimension, move))
+        self._replaced()
+        return sum(
+            len(ids) for ids, *_ in self.originals([Condition(BRIDGE_ERROR, "!=", (None,))], dimension)
+        )
+
+    def originals(
+        self, where: Sequence[Condition], dimension: int
+    ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """See `Store`."""
+        snapshot = self._snapshot()
+        if snapshot is None or not snapshot.description.bridged_from:
+            return
+        with self._table.reported("read"):
+            for batch in snapshot.batches(["id"], where, embeddings=True, originals=True):
+                kept = batch.filter(batch[ORIGINAL].is_valid())
+                originals = unpacked(kept, dimension, ORIGINAL)
+                yield kept["id"].to_pylist(), originals, unpacked(kept, snapshot.description.dimension)
 
     def drop_originals(self) -> int:
         """See `Store`."""

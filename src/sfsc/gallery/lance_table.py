@@ -63,11 +63,16 @@ class Snapshot:
         return " AND ".join(_sql_of(condition, self.columns[condition.column]) for condition in where) or None
 
     def batches(
-        self, names: Sequence[str], where: Sequence[Condition], embeddings: bool = False
+        self,
+        names: Sequence[str],
+        where: Sequence[Condition],
+        embeddings: bool = False,
+        originals: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """Yield columns of the rows that fulfil all conditions; `embeddings` adds those for `unpacked`."""
+        """Yield columns of the rows that fulfil all conditions; the others add those for `unpacked`."""
         columns = {name: f"`{self.columns[name]}`" for name in names}
         columns |= {name: name for name in ("form", EMBEDDING) if embeddings}
+        columns |= {ORIGINAL: f"`{ORIGINAL}`"} if originals else {}
         yield from self.dataset.scanner(columns=columns, filter=self.sql(where)).to_batches()
 
 

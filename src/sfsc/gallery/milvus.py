@@ -118,6 +118,7 @@ class MilvusStore:
         form: str,
         columns: Mapping[str, Sequence[Any]],
         attributes: Mapping[str, str],
+        keep_originals: bool = False,
     ) -> None:
         """See `Store`; more than 10,000 rows are written in several parts instead of all at once."""
         description = self._existing()
@@ -154,6 +155,16 @@ class MilvusStore:
             f"gallery {self._url}: a collection of Milvus cannot be upgraded in place: write its rows with "
             "`sfsc gallery export`, import them into a folder, and upgrade that gallery"
         )
+
+    def move_again(self, dimension: int, move: Move, token: str) -> int:
+        """See `Store`; a collection never has any bridged rows."""
+        return 0
+
+    def originals(
+        self, where: Sequence[Condition], dimension: int
+    ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """See `Store`; a collection never has any."""
+        yield from ()
 
     def drop_originals(self) -> int:
         """See `Store`; a collection never has any."""

@@ -9,7 +9,7 @@ import numpy as np
 
 from sfsc.errors import SfscError
 
-ORDERS = ("width", "uncertainty", "age", "queries")
+ORDERS = ("width", "uncertainty", "age", "queries", "spread")
 NEAREST = 50  # rows that count as found by a query
 
 
@@ -19,18 +19,21 @@ def upgrade_order(
     errors: np.ndarray,
     times: np.ndarray,
     found: np.ndarray | None = None,
+    spread: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return the positions of n rows in the order in which they are to be embedded again.
 
     Args:
         order: "width": the narrowest sub-model first; "uncertainty": the greatest expected error first
             (Jaeckle et al., FastFill, ICLR 2023); "age": the oldest first; "queries": the rows with the
-            greatest product of expected error and of how often queries find them first. Rows that are equal
-            in this are ordered by expected error, then by width.
+            greatest product of expected error and of how often queries find them first; "spread": the row
+            farthest from all that come before it. Rows that are equal in this are ordered by expected error,
+            then by width.
         widths: (n,) the widths of the rows.
         errors: (n,) the expected errors of bridged rows, NaN for others.
         times: (n,) the times when the rows were written.
         found: (n,) how often queries find each row, for "queries".
+        spread: (n,) the ranks that `spread_ranks` returns, for "spread".
 
     Returns:
         (n,) int64.
@@ -41,6 +44,8 @@ def upgrade_order(
     check_order(order, found is not None)
     unsure = -np.nan_to_num(errors)
     first = {"width": widths, "uncertainty": unsure, "age": times}
+    if spread is not None:
+        first["spread"] = spread
     if found is not None:
         typical = np.nanmean(errors) if np.isfinite(errors).any() else 1.0
         first["queries"] = -found * np.where(np.isnan(errors), typical, errors)

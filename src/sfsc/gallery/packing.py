@@ -20,15 +20,15 @@ def stored(batch: pa.RecordBatch, dimension: int, form: str) -> np.ndarray:
     return _bytes(batch[EMBEDDING]).view(DTYPES[form]).reshape(len(batch), dimension)
 
 
-def unpacked(batch: pa.RecordBatch, dimension: int) -> np.ndarray:
-    """Decode a batch with the columns form and embedding to (N, dimension) float32 of length 1."""
+def unpacked(batch: pa.RecordBatch, dimension: int, column: str = EMBEDDING) -> np.ndarray:
+    """Decode a column of embeddings of a batch with the column form: (N, dimension) float32 of length 1."""
     vectors = np.empty((len(batch), dimension), np.float32)
     forms = batch["form"].to_numpy(zero_copy_only=False)
     for form in np.unique(forms):
         if form not in DTYPES:
             raise ValueError(f"a row is stored in the unknown form {form!r}")
         chosen = forms == form
-        packed = batch[EMBEDDING] if chosen.all() else batch[EMBEDDING].filter(pa.array(chosen))
+        packed = batch[column] if chosen.all() else batch[column].filter(pa.array(chosen))
         vectors[chosen] = decode(_bytes(packed).view(DTYPES[form]).reshape(len(packed), -1))
     return vectors
 

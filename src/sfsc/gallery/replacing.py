@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sfsc.gallery.store import ORIGINAL
+
 SCAN_FROM = (
     0.01  # ids, as a share of the rows: of more, reading the ids of all rows is faster than looking up
 )
@@ -33,6 +35,22 @@ def replace_rows(dataset: Any, rows: pa.Table) -> Any:
         new_fragments=write_fragments(rows, dataset),
     )
     return LanceDataset.commit(dataset, operation, read_version=dataset.version)
+
+
+def with_originals(dataset: Any, rows: pa.Table) -> pa.Table:
+    """Return rows with the original embeddings of the stored rows that they will replace.
+
+    A row that will be stored in another form gets none, because an original is stored in the form of its row.
+    """
+    if ORIGINAL not in dataset.schema.names:
+        return rows
+    ids = rows["id"].combine_chunks()
+    there = dataset.to_table(columns=["id", "form", ORIGINAL], filter=f"id IN ({literals(ids)})")
+    places = pc.index_in(ids, value_set=there["id"].combine_chunks())
+    same = pc.equal(there["form"].take(places), rows["form"])
+    originals = pc.if_else(same, there[ORIGINAL].take(places), pa.scalar(None, pa.large_binary()))
+    place = rows.schema.get_field_index(ORIGINAL)
+    return rows.set_column(place, rows.schema.field(place), originals)
 
 
 def literals(values: pa.Array) -> str:

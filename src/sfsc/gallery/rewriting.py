@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
@@ -33,21 +33,27 @@ ROWS_PER_PART, ROWS_PER_BATCH = 100_000, 1 << 13
 FORMAT = 1
 ERROR_COLUMN = column_of(BRIDGE_ERROR, "number")
 
+Change = Callable[[pa.RecordBatch], dict[str, pa.Array]]  # the columns of a batch that change
+
 
 def rewrite(
-    table: LanceTable, snapshot: Snapshot, description: Description, token: str, move: Move | None = None
+    table: LanceTable,
+    snapshot: Snapshot,
+    description: Description,
+    token: str,
+    change: Change = lambda _: {},
 ) -> int:
-    """Write all rows again as another description says, and replace the old ones in one commit.
+    """Write all rows again as a description says, and replace the old ones in one commit.
 
     Call it only inside `LanceTable.writing`.
 
     Args:
         table: the table.
         snapshot: its current version.
-        description: what the rows have in common afterwards. If `bridged_from` is not empty, every row keeps
-            its embedding as the original one.
+        description: what the rows have in common afterwards. If `bridged_from` is empty, the originals are
+            left out.
         token: a text that identifies what is done to the rows.
-        move: maps the embeddings, and gives rows their expected errors; by default they stay as they are.
+        change: `moving` or `moving_again`; by default embeddings stay as they are.
 
     Returns:
         The number of rows.
@@ -58,7 +64,6 @@ def rewrite(
     before = table.snapshot()
     assert before is not None, "the table exists"
     schema = _schema(dataset.schema, description)
-    change = partial(_changed, schema=schema, before=before.description, after=description, move=move)
     done = _Done(
         table.directory / PROGRESS, hashlib.sha256(before.manifest.content + token.encode()).hexdigest()
     )
@@ -118,14 +123,55 @@ def _schema(before: pa.Schema, description: Description) -> pa.Schema:
     return pa.schema([*fields, before.field(EMBEDDING)], {METADATA: stored_description(description)})
 
 
-def _written(fragment: Any, start: int, dataset: Any, schema: pa.Schema, change: Any) -> list[dict[str, Any]]:
+def moving(before: Description, after: Description, move: Move) -> Change:
+    """Return what maps the embeddings of all rows, and keeps them as the originals."""
+
+    def change(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        mapped, errors = move(unpacked(batch, before.dimension))
+        if ERROR_COLUMN in batch.schema.names:  # rows that were bridged before are further away now
+            errors = errors + np.nan_to_num(batch[ERROR_COLUMN].to_numpy(zero_copy_only=False))
+        return {
+            ORIGINAL: batch[EMBEDDING],
+            EMBEDDING: packed_in_forms(mapped, batch["form"].to_numpy(zero_copy_only=False)),
+            ERROR_COLUMN: pa.array(errors.astype(np.float64)),
+            "fingerprint": pa.array([after.fingerprint] * len(batch)),
+        }
+
+    return change
+
+
+def moving_again(dimension: int, move: Move) -> Change:
+    """Return what replaces bridged rows by what `move` maps their originals to."""
+
+    def change(batch: pa.RecordBatch) -> dict[str, pa.Array]:
+        bridged = pc.and_(batch[ERROR_COLUMN].is_valid(), batch[ORIGINAL].is_valid())
+        rows = batch.filter(bridged)
+        if not len(rows):
+            return {}
+        mapped, errors = move(unpacked(rows, dimension, ORIGINAL))
+        new = packed_in_forms(mapped, rows["form"].to_numpy(zero_copy_only=False))
+        return {
+            EMBEDDING: pc.replace_with_mask(batch[EMBEDDING], bridged, new),
+            ERROR_COLUMN: pc.replace_with_mask(
+                batch[ERROR_COLUMN], bridged, pa.array(errors.astype(np.float64))
+            ),
+        }
+
+    return change
+
+
+def _written(
+    fragment: Any, start: int, dataset: Any, schema: pa.Schema, change: Change
+) -> list[dict[str, Any]]:
     """Write a part of a fragment into new files, and return their descriptions."""
     from lance.fragment import write_fragments
 
     names = [name for name in (*schema.names,) if name in dataset.schema.names]
     rows = min(ROWS_PER_PART, fragment.count_rows() - start)
     scanner = fragment.scanner(columns=names, offset=start, limit=rows, batch_size=ROWS_PER_BATCH)
-    batches: Iterator[pa.RecordBatch] = (change(batch) for batch in scanner.to_batches() if len(batch))
+    batches: Iterator[pa.RecordBatch] = (
+        _changed(batch, schema, change) for batch in scanner.to_batches() if len(batch)
+    )
     reader = pa.RecordBatchReader.from_batches(schema, batches)
     made = write_fragments(reader, dataset.uri, schema=schema, mode="overwrite")
     if sum(one.physical_rows for one in made) != rows:
@@ -133,19 +179,9 @@ def _written(fragment: Any, start: int, dataset: Any, schema: pa.Schema, change:
     return [json.loads(json.dumps(one.to_json())) for one in made]
 
 
-def _changed(
-    batch: pa.RecordBatch, schema: pa.Schema, before: Description, after: Description, move: Move | None
-) -> pa.RecordBatch:
+def _changed(batch: pa.RecordBatch, schema: pa.Schema, change: Change) -> pa.RecordBatch:
     """Return the rows of a batch in the columns of the rewritten table."""
-    arrays = {name: batch[name] for name in batch.schema.names}
-    if move is not None:
-        mapped, errors = move(unpacked(batch, before.dimension))
-        if ERROR_COLUMN in arrays:  # rows that were bridged before are further away now
-            errors = errors + np.nan_to_num(arrays[ERROR_COLUMN].to_numpy(zero_copy_only=False))
-        arrays[ORIGINAL] = arrays[EMBEDDING]
-        arrays[EMBEDDING] = packed_in_forms(mapped, batch["form"].to_numpy(zero_copy_only=False))
-        arrays[ERROR_COLUMN] = pa.array(errors.astype(np.float64))
-        arrays["fingerprint"] = pa.array([after.fingerprint] * len(batch))
+    arrays = {name: batch[name] for name in batch.schema.names} | change(batch)
     columns = [
         arrays[name] if name in arrays else pa.nulls(len(batch), schema.field(name).type)
         for name in schema.names

@@ -217,6 +217,7 @@ class Store(Protocol):
         form: str,
         columns: Mapping[str, Sequence[Any]],
         attributes: Mapping[str, str],
+        keep_originals: bool = False,
     ) -> None:
         """Write N rows; a row replaces the stored row with the same id.
 
@@ -227,6 +228,8 @@ class Store(Protocol):
             form: the numeric form in which they are stored.
             columns: the N values of each column, including attributes.
             attributes: the kinds of the attributes.
+            keep_originals: whether a row keeps the original embedding of the row that it replaces, if that
+                has one and is stored in the same form.
 
         Raises:
             SfscError: the stored rows have an attribute with another kind, or a value cannot be stored.
@@ -245,6 +248,25 @@ class Store(Protocol):
 
         Raises:
             SfscError: the rows cannot be moved; the store is then unchanged.
+        """
+
+    def move_again(self, dimension: int, move: Move, token: str) -> int:
+        """Replace bridged rows by what `move` maps their originals to, and return their number.
+
+        Other rows stay as they are. Otherwise, it is as `move`.
+
+        Args:
+            dimension: the dimension of the originals.
+            move: maps the originals.
+            token: as for `move`.
+        """
+
+    def originals(
+        self, where: Sequence[Condition], dimension: int
+    ) -> Iterator[tuple[list[str], np.ndarray, np.ndarray]]:
+        """Yield the rows that fulfil all conditions and keep their original embeddings, in parts.
+
+        A part is their ids, their originals, (N, dimension) float32 of length 1, and their embeddings.
         """
 
     def drop_originals(self) -> int:

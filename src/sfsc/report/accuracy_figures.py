@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sfsc.errors import missing_extra
+from sfsc.evaluation.upgrade_curve import REFITTED
 from sfsc.report.canvas import INK, add_grid, add_legend, as_label, new_figure, new_panels
 from sfsc.report.figures import MISSED, PANELS, WIDTH_SCALE, width_colours
 from sfsc.report.names import names_of
@@ -138,15 +139,23 @@ def accuracy_against_share(shares: Sequence[float], accuracies: Mapping[str, Seq
 
     Args:
         shares: k ascending fractions.
-        accuracies: for each order, k mAP, fractions.
+        accuracies: for each order, k mAP, fractions. Those with a refit have the colours of their orders, and
+            their lines are not dashed.
     """
     figure, axes = new_figure((5.4, 3.4))
-    for place, (order, values) in enumerate(accuracies.items()):
-        style, colour = (
-            ("-", MISSED) if order == "uncertainty" else ("--", WIDTH_SCALE(place / len(accuracies)))
+    orders = [order for order in accuracies if not order.endswith(REFITTED)]
+    for order, values in accuracies.items():
+        name = order.removesuffix(REFITTED)
+        axes.plot(
+            shares,
+            values,
+            linestyle="--" if order in orders else "-",
+            marker=".",
+            color=WIDTH_SCALE(orders.index(name) / len(orders)),
+            label=as_label(order) if order in orders else None,
         )
-        axes.plot(shares, values, linestyle=style, marker=".", color=colour, label=as_label(order))
-    axes.set_xlabel("share of the rows that was embedded again")
+    again = "; solid: refitted" if len(accuracies) > len(orders) else ""
+    axes.set_xlabel(f"share of rows embedded again{again}")
     axes.set_ylabel("mAP")
     axes.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
