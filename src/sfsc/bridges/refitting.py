@@ -91,8 +91,8 @@ def refit(map_: SpaceMap, rows: np.ndarray, targets: np.ndarray) -> RefittedMap:
     """Correct a map by pairs of the gallery that it is used for.
 
     The sharpness is that whose corrected rows have the greatest mean cosine with their targets, when each row
-    is corrected by the others. The expected error is fitted to the same errors. Of
-    more than 50,000 pairs, only as many are used, spread over all of them.
+    is corrected by the others. The expected error is fitted to the same errors. Of more than 50,000 pairs,
+    only as many are used, spread over all of them.
 
     Args:
         map_: the map.
