@@ -49,4 +49,8 @@ def save_derived(family: Family, run: Path, out: Path) -> None:
 def _settings(run: Path, widths: Iterable[float | str]) -> Config:
     config = read_config(run)
     written = {Written.parse(one).width: one for one in (*widths, *config.widths)}
-    return config.model_copy(update={"widths": tuple(written[width] for width in sorted(written))})
+    own = [Written.parse(one).width for one in config.widths]
+    steps = dict(zip(own, config.extra_steps, strict=False))  # there is none for the full sub-model
+    alone = tuple(steps.get(width, 0) for width in sorted(written)[:-1]) if steps else ()
+    chosen = {"widths": tuple(written[width] for width in sorted(written)), "extra_steps": alone}
+    return config.model_copy(update=chosen)
