@@ -66,7 +66,10 @@ OPTIONS = {
     "ablate": {"--out", "--config", "--backbone", "--seeds", "--set", "--allow-code"},
     "export": {"--out", "--width", "--format", "--dim", "--int8", "--images", "--bridge", "--allow-code"},
     "profile": {"--dataset", "--threads", "--allow-code"},
-    "choose": {"--latency", "--memory", "--size", "--min-map", "--dataset"},
+    "choose": {
+        *("--latency", "--memory", "--size", "--min-map", "--dataset"),
+        *("--search", "--evaluations", "--out", "--allow-code"),
+    },
     "index": {
         *("--gallery", "--width", "--dim", "--form", "--attributes", "--resume", "--upgrade"),
         *("--engine", "--workers", "--allow-code", "--box", "--order", "--limit", "--queries"),
