@@ -54,7 +54,7 @@ def test_a_folder_of_another_run_is_refused(run: Path, tmp_path: Path) -> None:
 
 
 def test_extra_steps_stay_those_of_their_widths(run: Path, tmp_path: Path) -> None:
-    """The settings of a family with further widths are read again: each narrow width has a number of steps."""
+    """The settings of a family with further widths are read again, with steps for each narrow width."""
     settings = read_config(run).model_copy(update={"widths": (0.25, 0.75, 1.0), "extra_steps": (5, 2)})
     write_json(run / "config.json", settings.model_dump(mode="json"))
     family = Family.create("small", (0.25, 0.5, 0.75, 0.9, 1.0), 8, (32, 32)).eval()
