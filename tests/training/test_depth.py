@@ -156,7 +156,7 @@ def test_a_profile_names_the_depth() -> None:
 def test_a_backbone_without_blocks_to_leave_out_is_named(shapes: str, tmp_path: Path) -> None:
     with pytest.raises(SfscError, match=r"^backbone small has no residual blocks .*, so width 0\.5 cannot"):
         train(config(shapes, backbone="small", widths="0.5/0.5,1"), tmp_path / "run")
-    assert not (tmp_path / "run" / "family.json").exists()
-    train(config(shapes, backbone="small", widths="0.5,1"), tmp_path / "whole")
+    assert not (tmp_path / "run").exists()
+    train(config(shapes, backbone="small", widths="0.5,1"), tmp_path / "run")
     with pytest.raises(SfscError, match=r"^backbone small has no residual blocks .*, so width 0\.4 cannot"):
-        submodel(tmp_path / "whole", "0.4/0.5", tmp_path / "more", workers=0)
+        submodel(tmp_path / "run", "0.4/0.5", tmp_path / "more", workers=0)

@@ -117,7 +117,8 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
     """Return the resolved settings and the data set.
 
     Raises:
-        SfscError: a setting or the data set is invalid, or the folder contains another run.
+        SfscError: a setting or the data set is invalid, the backbone cannot take a depth or an image size, or
+            the folder contains another run.
     """
     if not resume:
         refuse_used(run, "continue it with --resume or choose another folder")
@@ -127,7 +128,10 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
     if config.classifier == "d-simplex":
         simplex(len(np.unique(dataset.train.identities)), config.embedding_dim)
     all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}), world)
-    return _resolve(config, dataset), dataset
+    resolved = _resolve(config, dataset)
+    if not resume and any(isinstance(one, str) for one in config.widths):
+        new_family(resolved, "none")  # refuses depths and image sizes that the backbone cannot take
+    return resolved, dataset
 
 
 def _with_method(config: Config) -> Config:
