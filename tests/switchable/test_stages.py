@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -46,24 +47,24 @@ class Block(nn.Module):
         self.inner = nn.Linear(8, 8)
         self.norm = nn.LayerNorm(8)
 
-    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor | tuple[Tensor]:  # noqa: PLR0911
-        match self.kind:
-            case "twice":
-                x = x + self.inner(x)
-                return x + self.inner(self.norm(x))
-            case "masked" if other is not None:
-                return x + self.inner(x) * other
-            case "relu":
-                return F.relu(self.inner(x) + x)
-            case "normalised after":
-                return self.norm(x + self.inner(x))
-            case "doubled":
-                return 2 * x + self.inner(x)
-            case "tuple":
-                return (x + self.inner(x),)
-            case _:  # "second argument"
-                assert other is not None
-                return self.inner(x) + other
+    def forward(self, x: Tensor, other: Tensor | float = 1.0) -> Tensor | tuple[Tensor]:
+        return KINDS[self.kind](self, x, other)
+
+
+def twice(block: Block, x: Tensor, _: Tensor | float) -> Tensor:
+    x = x + block.inner(x)
+    return x + block.inner(block.norm(x))
+
+
+KINDS: dict[str, Callable[[Block, Tensor, Tensor | float], Tensor | tuple[Tensor]]] = {
+    "twice": twice,
+    "masked": lambda block, x, other: x + block.inner(x) * other,
+    "relu": lambda block, x, _: F.relu(block.inner(x) + x),
+    "normalised after": lambda block, x, _: block.norm(x + block.inner(x)),
+    "doubled": lambda block, x, _: 2 * x + block.inner(x),
+    "tuple": lambda block, x, _: (x + block.inner(x),),
+    "second argument": lambda block, x, other: block.inner(x) + other,
+}
 
 
 class Chain(nn.Module):

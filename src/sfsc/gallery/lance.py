@@ -122,11 +122,11 @@ class LanceStore:
         """See `Store`."""
         with self._table.reported("written"), self._table.writing() as snapshot:
             assert snapshot is not None, "the gallery moves rows only if the table exists"
+            moved = f"{snapshot.sql([Condition(BRIDGE_ERROR, '!=', (None,))])} AND `{ORIGINAL}` IS NOT NULL"
+            rows = int(snapshot.dataset.count_rows(moved))
             rewrite(self._table, snapshot, snapshot.description, token, moving_again(dimension, move))
         self._replaced()
-        return sum(
-            len(ids) for ids, *_ in self.originals([Condition(BRIDGE_ERROR, "!=", (None,))], dimension)
-        )
+        return rows
 
     def originals(
         self, where: Sequence[Condition], dimension: int

@@ -1,4 +1,4 @@
-"""The stages of a network: chains of residual blocks, of which a sub-model may leave out the last ones.
+"""The stages of a network: chains of residual blocks. A sub-model may leave out the last blocks of each.
 
 A block without which the network still works is one whose output is its input plus something: it is replaced
 by the identity (Huang et al., Deep Networks with Stochastic Depth, ECCV 2016).

@@ -62,7 +62,7 @@ class Structure:
         groups: the groups, in the order in which they occur in the network.
         layouts: the layout of each dimension that can be cut, by name of the parameter or buffer.
         sizes: the layout of each attribute that stores a size for the module's own code, by module name.
-        stages: the names of the blocks of each stage, of which all but the first can be left out.
+        stages: the names of the blocks of each stage. All but the first can be left out.
     """
 
     groups: list[ChannelGroup]
