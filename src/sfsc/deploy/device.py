@@ -17,7 +17,7 @@ from sfsc.deploy.measuring import measure, times_of
 from sfsc.deploy.points import Point, Space
 from sfsc.embedding.exported import ExportedModel
 from sfsc.embedding.model import same_space
-from sfsc.errors import SfscError
+from sfsc.errors import SfscError, missing_extra
 from sfsc.files.schema import conform
 from sfsc.files.writing import read_json, write_json
 from sfsc.notation import Size
@@ -173,24 +173,20 @@ def left_out_error(features: np.ndarray, values: np.ndarray) -> float:
 def fit(features: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Return the factors >= 0 whose products with the features have the least squared relative errors.
 
-    The squares are minimised for one factor after the other until nothing changes.
-
     Args:
         features: (samples, features) float64, not negative.
         values: (samples,) float64, positive.
+
+    Raises:
+        SfscError: scipy is not installed.
     """
+    try:
+        from scipy.optimize import nnls
+    except ImportError:
+        raise missing_extra("scipy", "export") from None
     scales = features.max(0)
-    relative = features / scales / values[:, None]
-    products, wanted = relative.T @ relative, relative.sum(0)
-    factors = np.zeros(len(scales))
-    for _ in range(10_000):
-        before = factors.copy()
-        for place in range(len(factors)):
-            rest = wanted[place] - products[place] @ factors
-            factors[place] = max(0.0, factors[place] + rest / products[place, place])
-        if np.allclose(factors, before, rtol=1e-9, atol=0):
-            break
-    return factors / scales
+    factors, _ = nnls(features / scales / values[:, None], np.ones(len(values)))
+    return np.asarray(factors / scales)
 
 
 def sample(space: Space, points: Sequence[Point], images: Sequence[str]) -> Samples:

@@ -84,6 +84,10 @@ class Space:
         self._calls = {size: found for size, found in sorted(calls.items()) if found is not None}
         self.sizes = [*self._calls]
         self.depths = sorted({family.depth_of(width) for width in widths})
+        self._trained = {
+            self.uniform(width, family.image_size_of(width), family.depth_of(width)): width
+            for width in widths
+        }
 
     def _tried(self) -> set[Size]:
         full, spec = self.family.image_size, self.family.spec
@@ -124,11 +128,7 @@ class Space:
 
     def trained(self) -> dict[Point, float]:
         """Return the points of the trained sub-models with their widths."""
-        spec = self.family.spec
-        return {
-            self.uniform(width, spec.image_size_of(width), spec.depth_of(width)): width
-            for width in spec.trained().widths
-        }
+        return self._trained
 
     def drawn(self, random: np.random.Generator) -> Point:
         """Return a random point: mutations of one that has one width everywhere."""
