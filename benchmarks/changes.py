@@ -12,6 +12,7 @@ import numpy as np
 
 from sfsc import Gallery
 from sfsc.gallery import index, upkeep
+from sfsc.gallery.backup import restore
 from sfsc.gallery.forms import normalised
 from sfsc.gallery.imports.importing import import_embeddings
 
@@ -57,13 +58,15 @@ def after(rows: Rows, change: Change | None) -> Rows:
 
 
 def make(gallery: Gallery, change: Change, folder: Path) -> None:
-    """Make a change; files that it needs or writes are in a folder."""
+    """Make a change; files that it needs or writes are in a folder. A restoration follows its backup."""
     if change.operation == "delete":
         gallery.delete(names_of(change.ids))
     elif change.operation == "import":
         import_embeddings(source_of(change, folder), gallery, fingerprint="f", width=1.0)
     elif change.operation == "backup":
-        gallery.backup(folder / f"backup{change.number}")
+        gallery.backup(backup_of(change, folder))
+    elif change.operation == "restore":
+        restore(backup_of(change, folder), restored_of(change, folder))
     elif change.ids:
         names = names_of(change.ids)
         gallery.add(embeddings(change.ids, change.number), names, paths=names, width=1.0, fingerprint="f")
@@ -83,6 +86,16 @@ def prepare(change: Change, folder: Path) -> None:
 def source_of(change: Change, folder: Path) -> Path:
     """Return the file that a change imports."""
     return folder / f"import{change.number}.npy"
+
+
+def backup_of(change: Change, folder: Path) -> Path:
+    """Return the folder of the backup that a change makes, or restores."""
+    return folder / f"backup{change.number - (change.operation == 'restore')}"
+
+
+def restored_of(change: Change, folder: Path) -> Path:
+    """Return the folder of the gallery that is restored from the backup of a change."""
+    return folder / f"restored{change.number}"
 
 
 def names_of(ids: Iterable[int]) -> list[str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from changes import Change, Rows, after, embeddings, quiet
+from changes import Change, Rows, after, backup_of, embeddings, quiet, restored_of
 
 from sfsc import Gallery, SfscError
 from sfsc.gallery.backup import restore
+from sfsc.gallery.lance_table import TABLE
 from sfsc.gallery.milvus_address import is_milvus
 
 PROBLEMS = ("lost", "came back", "torn", "wrong answers", "findings of verify")
@@ -29,15 +30,14 @@ class Found(NamedTuple):
     rows: Rows
 
 
-def check(address: str, rows: Rows, pending: Change | None, backups: Sequence[Change] = ()) -> Found:
+def check(address: str, rows: Rows, pending: Change | None, copies: Sequence[Change] = ()) -> Found:
     """Compare a gallery with the rows that it must contain, apart from a change that may have been made."""
     quiet()
     with Gallery.open(address) as gallery:
         wrong = 0 if is_milvus(address) else sum(wrong_answers(gallery, exact) for exact in (True, False))
         found = compared(contents(gallery), rows, pending)
-        for change in backups:
-            folder = Path(f"{address}.files") / f"backup{change.number}"
-            wrong += not restores(gallery, folder, found.rows, change == pending)
+        for change in copies:
+            wrong += not restores(gallery, change, Path(f"{address}.files"), found.rows, change == pending)
         findings = sum(finding.count for finding in gallery.verify().findings)
     shutil.rmtree(f"{address}.files", ignore_errors=True)
     return found._replace(counts=found.counts | {"wrong answers": wrong, "findings of verify": findings})
@@ -78,17 +78,18 @@ def wrong_answers(gallery: Gallery, exact: bool) -> int:
     return wrong
 
 
-def restores(gallery: Gallery, backup: Path, rows: Rows, cut: bool) -> bool:
-    """Return whether a backup restores to these rows; one that was cut short may have to be continued."""
-    restored = backup.with_name(f"{backup.name}.restored")
+def restores(gallery: Gallery, change: Change, folder: Path, rows: Rows, cut: bool) -> bool:
+    """Return whether a backup restores to these rows; what was cut short may have to be continued."""
+    backup, restored = backup_of(change, folder), restored_of(change, folder)
     try:
-        try:
-            restore(backup, restored)
-        except SfscError as error:
-            if not cut or not any(words in str(error) for words in REFUSALS):
-                raise
-            gallery.backup(backup)
-            restore(backup, restored)
+        if change.operation == "backup" or (cut and not (restored / TABLE).exists()):
+            try:
+                restore(backup, restored)
+            except SfscError as error:
+                if not cut or not any(words in str(error) for words in REFUSALS):
+                    raise
+                gallery.backup(backup)
+                restore(backup, restored)
         with Gallery.open(restored) as copy:
             return not any(compared(contents(copy), rows, None).counts.values())
     except SfscError as error:

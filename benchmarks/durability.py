@@ -44,9 +44,10 @@ PATIENCE = 120.0  # maximum seconds until a process begins, and of a check
 SWAP = 0.02  # maximum seconds from the start of a swap to the kill
 STORES = {"Lance": "{folder}/gallery{number}", "milvus-lite": "milvus://{folder}/gallery{number}.db/rows"}
 OPERATIONS = {
-    "Lance": ["add", "replace", "delete", "compaction", "index build", "swap", "import", "backup"],
+    "Lance": ["add", "replace", "delete", "compaction", "index build", "swap", "import", "backup", "restore"],
     "milvus-lite": ["add"],
 }
+FIRST = {"compaction": ["replace"], "index build": ["replace"], "restore": ["backup"]}  # made before each
 INDEXING = ("index build", "swap")
 PROCESSES = multiprocessing.get_context("forkserver")
 # Modules that take seconds to import, without lance itself, which may hang when it is forked.
@@ -54,10 +55,10 @@ PRELOADED = ["torch", "sfsc", "faiss", "pyarrow.dataset", "lance_namespace", "pa
 EXPLANATION = """
 In every round, a new process opens the gallery of the earlier rounds and repeats one operation: it adds
 {count} rows at once; replaces {count} rows; deletes {share} of the rows; imports a file with {count} rows,
-half of them new; makes a backup in a new folder; replaces {count} rows and compacts the table; replaces
-{count} rows, compacts the table and builds the index; or makes a new index the current one (*swap*). The
-process is killed (SIGKILL) at a random moment, at most {most:g} s after it began, or {swap:g} ms after the
-first swap began. A change that has returned is *acknowledged*."""
+half of them new; makes a backup in a new folder; makes a backup and restores it; replaces {count} rows and
+compacts the table; replaces {count} rows, compacts the table and builds the index; or makes a new index the
+current one (*swap*). The process is killed (SIGKILL) at a random moment, at most {most:g} s after it began,
+or {swap:g} ms after the first swap began. A change that has returned is *acknowledged*."""
 CHECKED = """
 Then another process opens the gallery and reads and verifies all rows. On Lance, it also searches each of
 them by its embedding, exactly and approximately. *Lost* are acknowledged rows that are missing or have
@@ -65,13 +66,14 @@ another embedding; *came back* are rows that were deleted. A change that the kil
 or not; it is *torn* if only some of its rows have changed. A search is *wrong* if the row is not its first
 hit, or if a hit is not stored or occurs twice. Of the backups, the last one that was acknowledged is
 restored, and must give the same rows. So must the one that was cut short, after the same call has continued
-it if `restore` refuses it as incomplete; everything else counts as a wrong answer."""
+it if `restore` refuses it as incomplete, and the galleries that were restored: where the kill left none, the
+same call restores it. Everything else counts as a wrong answer."""
 
 
 def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
-    arguments.add_argument("--rounds", type=int, default=200, help="rounds on Lance")
+    arguments.add_argument("--rounds", type=int, default=225, help="rounds on Lance")
     arguments.add_argument("--milvus-rounds", type=int, default=20, help="rounds on milvus-lite")
     arguments.add_argument("--seconds", type=float, default=1.0, help="maximum life of a process")
     chosen = arguments.parse_args()
@@ -130,9 +132,9 @@ class Rounds:
         tally["cut"] += pending is not None
         tally["acknowledged"] += done
         self.number = changes[-1].number + 1 if changes else self.number
-        backups = [change for change in changes if change.operation == "backup"][-2:]
+        copies = [change for change in changes if change.operation in ("backup", "restore")][-2:]
         try:
-            found: Found = apart(check, address, self.rows, pending, backups)
+            found: Found = apart(check, address, self.rows, pending, copies)
         except Exception as error:
             print(f"{address}: {error!r}", file=sys.stderr)
             found = Found({"not opened": 1}, {})
@@ -202,8 +204,7 @@ def write(address: str, operation: str, rows: Rows, first: int, saying: Connecti
         report_swaps(numbers, saying)
     with Gallery.open(address) as gallery:
         while True:
-            replaces = operation in ("compaction", "index build")
-            for one in ["replace", operation] if replaces else [operation]:
+            for one in [*FIRST.get(operation, []), operation]:
                 change = change_of(one, next(numbers), rows)
                 prepare(change, folder)
                 if one != "swap":
