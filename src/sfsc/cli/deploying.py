@@ -11,7 +11,7 @@ import typer
 
 from sfsc.cli.options import AllowCodeOption, DatasetOption, DimOption, RunArgument
 from sfsc.errors import SfscError
-from sfsc.report import terminal
+from sfsc.report import platforms
 
 if TYPE_CHECKING:
     from sfsc.deploy.choosing import Limits
@@ -95,7 +95,7 @@ def profile(
         from sfsc.report.result_figures import draw_profile
 
         files += draw_profile(found, files[0].parent)
-    terminal.print_profile(found)
+    platforms.print_profile(found)
     print(f"written: {', '.join(map(str, files))}")
 
 
@@ -153,7 +153,7 @@ def choose(
     if out is not None or evaluations is not None:
         raise SfscError("--out and --evaluations belong to --search: add it, or leave them out")
     chosen = run_choice(run, limits, dataset)
-    terminal.print_choice(run, chosen)
+    platforms.print_choice(run, chosen)
 
 
 def _search(
@@ -175,6 +175,6 @@ def _search(
             f"train on {found.dataset}, or name identities that it has not seen with --dataset",
             file=sys.stderr,
         )
-    terminal.print_search(found)
+    platforms.print_search(found)
     files = [draw_search(found, out or run), *([] if found.file is None else [found.file])]
     print(f"written: {', '.join(map(str, files))}")

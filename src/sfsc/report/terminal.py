@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
 from sfsc.embedding.model import space_of
 from sfsc.errors import one_line
 from sfsc.report.further import further_tables
 from sfsc.report.names import names_of
+from sfsc.report.printing import known, say
 
 if TYPE_CHECKING:
     from sfsc.bridges.bridge import Bridge, Choice
     from sfsc.decisions.thresholds import Thresholds
-    from sfsc.deploy.evolution import Candidate
-    from sfsc.deploy.profile import Measured, Profile
-    from sfsc.deploy.searching import Search
     from sfsc.gallery import GalleryInfo, Hit
     from sfsc.gallery.duplicates import Copy
     from sfsc.gallery.problems import Verification
@@ -30,15 +26,7 @@ if TYPE_CHECKING:
     from sfsc.training.adapt import Adaptation
     from sfsc.training.calibrate import CalibrationReport
 
-T = TypeVar("T")
-
 MOST_GROUPS, MOST_COPIES = 20, 5  # groups of duplicates, and rows of each, that are printed
-
-# Line breaks in the heading keep the table within 80 characters.
-PROFILE_HEADING = (
-    *("width", "form", "file\nMB", "memory\nMB", "p50\nms", "p95\nms", "images\n/s", "times\nfaster"),
-    "mAP\n%",
-)
 
 
 def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -94,19 +82,19 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
 
         print_tables(decision_tables(evaluation))
         if evaluation["decisions"]["fitted_on"] is None:
-            _say("probabilities are not evaluated: fit them with `sfsc thresholds RUN` and evaluate again")
-    _say(f"data set: {evaluation['dataset']}")
+            say("probabilities are not evaluated: fit them with `sfsc thresholds RUN` and evaluate again")
+    say(f"data set: {evaluation['dataset']}")
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
-    _say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
-    _say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+    say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
+    say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
     if old := evaluation.get("old"):
         reached = f"{sum(old['criterion'])} of {len(old['criterion'])} widths"
-        _say(f"old model: {old['name']}, family {old['fingerprint']}, {old['dimension']} dimensions")
-        _say(f"its gallery: {reached} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
+        say(f"old model: {old['name']}, family {old['fingerprint']}, {old['dimension']} dimensions")
+        say(f"its gallery: {reached} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
     if found := gains_of(evaluation):
         gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
-        _say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
-        _say(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
+        say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
+        say(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
 
 
 def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Table:
@@ -132,7 +120,7 @@ def print_inspection(inspection: Inspection, names: Sequence[str]) -> None:
     console.print(sizes)
     console.print(channels)
     for name, ends in inspection.whole.items():
-        _say(f"not cut: {ends} of {name}")
+        say(f"not cut: {ends} of {name}")
 
 
 def _shortened(names: list[str]) -> str:
@@ -141,11 +129,11 @@ def _shortened(names: list[str]) -> str:
 
 def print_hits(hits: list[Hit]) -> None:
     """Print the hits of a search, best first."""
-    known = any(hit.probability is not None for hit in hits)
-    decision = ["probability", "match"] if known else []
+    decides = any(hit.probability is not None for hit in hits)
+    decision = ["probability", "match"] if decides else []
     table = Table("rank", "score", *decision, "identity", "camera", "written at width", "path")
     for rank, hit in enumerate(hits, 1):
-        decided = [_known(hit.probability, "{:.3f}".format), "✓" if hit.match else ""] if known else []
+        decided = [known(hit.probability, "{:.3f}".format), "✓" if hit.match else ""] if decides else []
         table.add_row(
             *(str(rank), f"{hit.score:.3f}", *decided, escape(hit.identity or ""), escape(hit.camera or "")),
             *(f"{hit.width:g}", escape(hit.path)),
@@ -166,13 +154,11 @@ def print_thresholds(thresholds: Thresholds) -> None:
     table = Table("query -> row", *(f"FMR {rate:g}" for rate in RATES), "p = 0.5 in 10,000 rows")
     for (query, row), one in maps.items():
         cells = [f"{one.threshold(r):.3f}" if r >= one.smallest_rate else "-" for r in RATES]
-        table.add_row(f"{query:g} -> {row:g}", *cells, _known(one.cosine(0.5, 10_000), "{:.3f}".format))
+        table.add_row(f"{query:g} -> {row:g}", *cells, known(one.cosine(0.5, 10_000), "{:.3f}".format))
     Console().print(table)
     smallest = max(one.smallest_rate for one in maps.values())
-    _say(f"data: {thresholds.data}, {thresholds.images} images of {thresholds.identities} identities")
-    _say(
-        f"{len(thresholds.maps)} pairs of widths, forms and dimensions; smallest FMR: {rounded_up(smallest)}"
-    )
+    say(f"data: {thresholds.data}, {thresholds.images} images of {thresholds.identities} identities")
+    say(f"{len(thresholds.maps)} pairs of widths, forms and dimensions; smallest FMR: {rounded_up(smallest)}")
 
 
 def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
@@ -189,9 +175,9 @@ def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
     if groups:
         Console().print(table)
     if len(groups) > MOST_GROUPS:
-        _say(f"and {len(groups) - MOST_GROUPS} more groups: --out writes all of them")
+        say(f"and {len(groups) - MOST_GROUPS} more groups: --out writes all of them")
     rows = sum(map(len, groups))
-    _say(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
+    say(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
 
 
 BRIDGE_TITLE = "held-out images that find themselves first, and mean cosine; the kind in bold was chosen"
@@ -209,7 +195,7 @@ def print_bridge(bridge: Bridge) -> None:
         ]
         table.add_row(escape(" -> ".join(f"{end.name} ({end.dimension})" for end in ends)), *cells)
     Console().print(table)
-    _say(f"fitted on {bridge.pairs} images")
+    say(f"fitted on {bridge.pairs} images")
 
 
 def _held_out(choice: Choice, kind: str) -> str:
@@ -220,21 +206,21 @@ def _held_out(choice: Choice, kind: str) -> str:
 def print_gallery(name: str, info: GalleryInfo) -> None:
     """Print a summary of a gallery."""
     space = "no family" if info.fingerprint is None else space_of(info.fingerprint).removeprefix("the ")
-    _say(f"{name}: {info.rows} rows, {info.dimension} dimensions, {space}")
+    say(f"{name}: {info.rows} rows, {info.dimension} dimensions, {space}")
     if info.bridged:
         kept = f"; their embeddings by {space_of(info.bridged_from)} are kept" if info.bridged_from else ""
-        _say(f"{info.bridged} rows are bridged and can be upgraded{kept}")
+        say(f"{info.bridged} rows are bridged and can be upgraded{kept}")
     if len(info.dimensions) > 1:
-        _say(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
+        say(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
     for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
         table = Table(f"{title}", "rows")
         for value, rows in counts.items():
             table.add_row(escape(str(value)), str(rows))
         Console().print(table)
     if info.attributes:
-        _say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
+        say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
     if info.duplicates:
-        _say(
+        say(
             f"{len(info.duplicates)} ids occur in several rows, the first: {info.duplicates[0]}; "
             f"`sfsc gallery optimize {name}` keeps the newest row of each"
         )
@@ -244,73 +230,8 @@ def print_verification(name: str, found: Verification) -> None:
     """Print what is wrong with a gallery, or that it is sound."""
     for one in found.findings:
         more = f" and {one.count - len(one.first)} more" if one.count > len(one.first) else ""
-        _say(f"{one.count} {one.what}: {', '.join(map(one_line, one.first))}{more}; {one.remedy}")
-    _say(f"{name}: {found.rows} rows, " + ("something is wrong" if found.findings else "all sound"))
-
-
-def print_profile(profile: Profile) -> None:
-    """Print the sub-models, and the measurements of each in every form compared with the reference."""
-    sizes = Table("width", "parameters", "multiply-adds")
-    for width, row in {row.width: row for row in profile.rows}.items():
-        adds = _known(row.multiply_adds, lambda count: f"{count / 1e6:,.1f} M")
-        sizes.add_row(profile.name_of(width), _known(row.parameters, "{:,}".format), adds)
-    table = Table(*PROFILE_HEADING)
-    table.columns[0].overflow = "fold"  # a name that is cut off would be that of another sub-model
-    reference = profile.reference
-    for row in profile.rows:
-        table.add_row(
-            *(
-                profile.name_of(row.width),
-                escape(row.label),
-                _known(row.size, lambda size: f"{size / 1e6:.3f}"),
-            ),
-            *(f"{row.memory / 1e6:.1f}", f"{1000 * row.p50:.2f}", f"{1000 * row.p95:.2f}"),
-            *(f"{row.throughput:,.0f}", _known(reference, partial(_times_faster, row))),
-            _known(row.accuracy, lambda accuracy: f"{100 * accuracy:.1f}"),
-        )
-    Console().print(sizes)
-    Console().print(table)
-    if reference:
-        _say(f"times faster than {reference.name}, by p50; threads: {profile.threads}")
-    _say("mAP: not known" if profile.dataset is None else f"mAP: in the full gallery of {profile.dataset}")
-
-
-def _times_faster(row: Measured, reference: Measured) -> str:
-    return f"{reference.p50 / row.p50:.1f}"
-
-
-def print_choice(run: Path, chosen: Measured) -> None:
-    """Print the file and the measurements of the chosen sub-model."""
-    _say(_figures(chosen))
-    _say(f"chosen: {run / str(chosen.file)}")
-
-
-def print_search(search: Search) -> None:
-    """Print the front of a search with the trained sub-models, and the measurements of the chosen one."""
-    table = Table("sub-model", "ratios of groups", "multiply-adds", "p50\nms", "memory\nMB", "mAP\n%")
-    front = search.front
-    for one in search.candidates:
-        if one in front or one.trained:
-            ratios = "trained" if one.trained else " ".join(f"{ratio:.2f}" for ratio in one.point.ratios)
-            cells = f"{one.multiply_adds / 1e6:,.1f} M", f"{1000 * one.p50:.2f}", f"{one.memory / 1e6:.1f}"
-            style = "bold" if one.point == search.winner.point else None
-            table.add_row(one.name, ratios, *cells, f"{100 * one.accuracy:.1f}", style=style)
-    Console().print(table)
-    _say(f"p50, memory: predicted; median error of p50 on points left out: {100 * search.error:.1f} %")
-    _say(f"mAP: in the full gallery of {search.dataset}; {len(search.candidates)} points evaluated")
-    _say(_figures(search.winner))
-
-
-def _figures(one: Measured | Candidate) -> str:
-    """Return what is known about a chosen sub-model in one line."""
-    size, memory = (show_quantity(count, SIZES) for count in (one.size or 0, one.memory))
-    p50, p95 = (show_quantity(seconds, TIMES) for seconds in (one.p50, one.p95))
-    accuracy = 100 * (one.accuracy or 0)
-    return f"{one.name}: file {size}, memory {memory}, p50 {p50}, p95 {p95}, mAP {accuracy:.1f} %"
-
-
-def _known(value: T | None, show: Callable[[T], str]) -> str:
-    return "-" if value is None else show(value)
+        say(f"{one.count} {one.what}: {', '.join(map(one_line, one.first))}{more}; {one.remedy}")
+    say(f"{name}: {found.rows} rows, " + ("something is wrong" if found.findings else "all sound"))
 
 
 def print_calibration(report: CalibrationReport) -> None:
@@ -337,20 +258,20 @@ def print_adaptation(adaptation: Adaptation) -> None:
             style="bold" if candidate is adaptation.chosen else None,
         )
     Console().print(table)
-    _say(f"chosen: {adaptation.chosen.name} ({adaptation.fitted} images, {adaptation.held_out} held out)")
+    say(f"chosen: {adaptation.chosen.name} ({adaptation.fitted} images, {adaptation.held_out} held out)")
     if adaptation.after == adaptation.before:
-        _say("the family is unchanged: all galleries stay valid")
+        say("the family is unchanged: all galleries stay valid")
     elif adaptation.chosen.galleries_stay:
-        _say("the full sub-model is unchanged: galleries that it wrote stay valid")
+        say("the full sub-model is unchanged: galleries that it wrote stay valid")
     else:
-        _say(f"galleries of {adaptation.before} cannot be used: embed every stored row again")
+        say(f"galleries of {adaptation.before} cannot be used: embed every stored row again")
 
 
 def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bool) -> None:
     """Print the address of a service and the folders whose images it shows; warn if anyone can use it."""
-    _say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+    say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
     folders = ", ".join(map(str, image_roots))
-    _say(f"images in {folders} can be shown" if folders else "no images can be shown: set --images-root")
+    say(f"images in {folders} can be shown" if folders else "no images can be shown: set --images-root")
     if not has_key and host not in ("localhost", "::1") and not host.startswith("127."):
         text = "anyone who can reach this address can search and change the gallery: set SFSC_API_KEY"
         Console(stderr=True).print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
@@ -363,7 +284,3 @@ def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:
         for row in rows:
             table.add_row(*map(escape, row))
         Console().print(table)
-
-
-def _say(line: str) -> None:
-    Console().print(line, highlight=False, markup=False, soft_wrap=True)
