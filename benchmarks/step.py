@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from statistics import median
 
 from page import parser, section, table
 from timing import ratio, take_turns
-from trainings import CLASSES, Case, Training, trainings
+from trainings import CLASSES, WIDTHS, Case, Training, trainings
 
 from sfsc.progress import track
 
-CASES = ["resnet18@64", "resnet18@128", "efficientnet_lite0@64"]
+POINTS = "0.25@48,0.5/0.5,0.75,1"  # an image size and a depth
+CASES = ["resnet18@64", f"resnet18@64:{POINTS}", "resnet18@128", "efficientnet_lite0@64"]
 EXPLANATION = """
 A step of a family with the recipe `sfsc` and granularity `tensor` is compared with the steps of four dense
-networks, one for each width, with a classifier and an optimizer each. All use the same batch of {batch}
+networks, one for each sub-model, with a classifier and an optimizer each. All use the same batch of {batch}
 images of {classes} identities; the family and the four networks take turns. A step consists of forward pass,
 loss, backward pass, aggregation (only for the family), clipping and AdamW. Values are medians over the
 rounds. The difference of the ratio from 1 is split into parts, as shares of the dense steps' time: computing
@@ -31,7 +33,10 @@ def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument(
-        "--cases", nargs="+", default=CASES, help="cases as BACKBONE@SIZE, image sizes in pixels"
+        "--cases",
+        nargs="+",
+        default=CASES,
+        help="cases as BACKBONE@SIZE:WIDTHS, by default four widths",
     )
     arguments.add_argument("--batch", type=int, default=64, help="images in a batch")
     arguments.add_argument("--seconds", type=float, default=60, help="time for each row")
@@ -44,9 +49,9 @@ def main() -> None:
         section(
             "Training step",
             EXPLANATION.format(batch=chosen.batch, classes=CLASSES),
-            table(("backbone", "images", "dense", "family / dense", *parts), rows),
+            table(("backbone", "images", "widths", "dense", "family / dense", *parts), rows),
             MEMORY,
-            table(("backbone", "images", "dense", "family", "family / dense"), memory),
+            table(("backbone", "images", "widths", "dense", "family", "family / dense"), memory),
         )
     )
 
@@ -54,10 +59,12 @@ def main() -> None:
 def cases_of(texts: Iterable[str], batch: int) -> Iterator[Case]:
     """Yield the cases in the texts; networks with depthwise convolutions have both memory layouts."""
     for text in texts:
-        backbone, _, size = text.partition("@")
-        yield Case(backbone, int(size), batch)
+        backbone, _, rest = text.partition("@")
+        size, _, widths = rest.partition(":")
+        case = Case(backbone, int(size), batch, widths=widths or WIDTHS)
+        yield case
         if backbone.startswith("efficientnet"):
-            yield Case(backbone, int(size), batch, channels_last=True)
+            yield replace(case, channels_last=True)
 
 
 def cells(case: Case, budget: float) -> list[str]:

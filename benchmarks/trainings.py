@@ -21,8 +21,10 @@ from sfsc.training.gradients import Batch, NestedGradients, family_step
 from sfsc.training.losses.evidential import cosine_logits, evidential_loss
 from sfsc.training.optimizer import make_optimizer
 from sfsc.training.recipes import AGGREGATIONS, find_recipe
+from sfsc.training.resizing import resized
 
 CLASSES = 500
+WIDTHS = "0.25,0.5,0.75,1"
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Case:
     precision: str = "float32"
     compile: bool = False
     device: str = "cpu"
+    widths: str = WIDTHS
 
     def config(self) -> Config:
         """Return the settings of a training run."""
@@ -52,7 +55,7 @@ class Case:
     def name(self) -> list[str]:
         """Return the cells that name the case in the tables."""
         layout = ", channels-last" if self.channels_last else ""
-        return [f"{self.backbone}{layout}", f"{self.size}x{self.size}"]
+        return [f"{self.backbone}{layout}", f"{self.size}x{self.size}", self.widths.replace(",", ", ")]
 
 
 class Training:
@@ -140,16 +143,17 @@ class TimedGradients(NestedGradients):
 
 
 class DenseTraining(Training):
-    """Training steps of one dense network."""
+    """Training steps of one dense network, which embeds images of a height and a width."""
 
-    def __init__(self, network: nn.Module, case: Case) -> None:
+    def __init__(self, network: nn.Module, size: tuple[int, int], case: Case) -> None:
         super().__init__(network, case)
+        self.size = size
         self.forward = torch.compile(network) if case.compile else network
 
     def differentiate(self) -> None:
         """Compute the gradients of the loss."""
         self.optimizer.zero_grad()
-        images, config = self.images, self.config
+        images, config = resized(self.images, self.size), self.config
         if config.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast(images.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
@@ -160,6 +164,9 @@ class DenseTraining(Training):
 
 def trainings(case: Case) -> tuple[FamilyTraining, list[DenseTraining]]:
     """Return the trainings of a family and of the dense networks that equal its sub-models."""
-    family = Family.create(case.backbone, embedding_dim=EMBEDDING_DIM, image_size=(case.size, case.size))
-    dense = [DenseTraining(family.submodel(width), case) for width in family.widths]
+    size = case.size, case.size
+    family = Family.create(case.backbone, case.widths, EMBEDDING_DIM, size)
+    dense = [
+        DenseTraining(family.submodel(width), family.image_size_of(width), case) for width in family.widths
+    ]
     return FamilyTraining(family, case), dense
