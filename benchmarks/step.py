@@ -33,10 +33,7 @@ def main() -> None:
     """Print the section."""
     arguments = parser(__doc__)
     arguments.add_argument(
-        "--cases",
-        nargs="+",
-        default=CASES,
-        help="cases as BACKBONE@SIZE:WIDTHS, by default four widths",
+        "--cases", nargs="+", default=CASES, help="cases as BACKBONE@PIXELS or BACKBONE@PIXELS:WIDTHS"
     )
     arguments.add_argument("--batch", type=int, default=64, help="images in a batch")
     arguments.add_argument("--seconds", type=float, default=60, help="time for each row")

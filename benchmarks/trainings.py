@@ -143,7 +143,7 @@ class TimedGradients(NestedGradients):
 
 
 class DenseTraining(Training):
-    """Training steps of one dense network, which embeds images of a height and a width."""
+    """Training steps of one dense network, whose images have the height and width `size` in pixels."""
 
     def __init__(self, network: nn.Module, size: tuple[int, int], case: Case) -> None:
         super().__init__(network, case)

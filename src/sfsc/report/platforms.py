@@ -11,7 +11,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
-from sfsc.report.printing import known, say
+from sfsc.report.printing import known, print_line
 
 if TYPE_CHECKING:
     from sfsc.deploy.evolution import Candidate
@@ -48,8 +48,10 @@ def print_profile(profile: Profile) -> None:
     Console().print(sizes)
     Console().print(table)
     if reference:
-        say(f"times faster than {reference.name}, by p50; threads: {profile.threads}")
-    say("mAP: not known" if profile.dataset is None else f"mAP: in the full gallery of {profile.dataset}")
+        print_line(f"times faster than {reference.name}, by p50; threads: {profile.threads}")
+    print_line(
+        "mAP: not known" if profile.dataset is None else f"mAP: in the full gallery of {profile.dataset}"
+    )
 
 
 def _times_faster(row: Measured, reference: Measured) -> str:
@@ -58,8 +60,8 @@ def _times_faster(row: Measured, reference: Measured) -> str:
 
 def print_choice(run: Path, chosen: Measured) -> None:
     """Print the file and the measurements of the chosen sub-model."""
-    say(_figures(chosen))
-    say(f"chosen: {run / str(chosen.file)}")
+    print_line(_figures(chosen))
+    print_line(f"chosen: {run / str(chosen.file)}")
 
 
 def print_search(search: Search) -> None:
@@ -73,9 +75,9 @@ def print_search(search: Search) -> None:
             style = "bold" if one.point == search.winner.point else None
             table.add_row(one.name, ratios, *cells, f"{100 * one.accuracy:.1f}", style=style)
     Console().print(table)
-    say(f"p50, memory: predicted; median error of p50 on points left out: {100 * search.error:.1f} %")
-    say(f"mAP: in the full gallery of {search.dataset}; {len(search.candidates)} points evaluated")
-    say(_figures(search.winner))
+    print_line(f"p50, memory: predicted; median error of p50 on points left out: {100 * search.error:.1f} %")
+    print_line(f"mAP: in the full gallery of {search.dataset}; {len(search.candidates)} points evaluated")
+    print_line(_figures(search.winner))
 
 
 def _figures(one: Measured | Candidate) -> str:

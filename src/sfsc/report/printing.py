@@ -10,7 +10,7 @@ from rich.console import Console
 T = TypeVar("T")
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print a line as it is: neither wrapped nor coloured."""
     Console().print(line, highlight=False, markup=False, soft_wrap=True)
 

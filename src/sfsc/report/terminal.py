@@ -14,7 +14,7 @@ from sfsc.embedding.model import space_of
 from sfsc.errors import one_line
 from sfsc.report.further import further_tables
 from sfsc.report.names import names_of
-from sfsc.report.printing import known, say
+from sfsc.report.printing import known, print_line
 
 if TYPE_CHECKING:
     from sfsc.bridges.bridge import Bridge, Choice
@@ -82,19 +82,21 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
 
         print_tables(decision_tables(evaluation))
         if evaluation["decisions"]["fitted_on"] is None:
-            say("probabilities are not evaluated: fit them with `sfsc thresholds RUN` and evaluate again")
-    say(f"data set: {evaluation['dataset']}")
+            print_line(
+                "probabilities are not evaluated: fit them with `sfsc thresholds RUN` and evaluate again"
+            )
+    print_line(f"data set: {evaluation['dataset']}")
     skipped = f", {evaluation['skipped']} without a positive skipped" if evaluation["skipped"] else ""
-    say(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
-    say(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
+    print_line(f"{evaluation['queries']} queries{skipped}, {evaluation['gallery']} gallery images")
+    print_line(f"criterion: {evaluation['cells_met']} of {evaluation['cells']} cross-tests meet it (✓)")
     if old := evaluation.get("old"):
         reached = f"{sum(old['criterion'])} of {len(old['criterion'])} widths"
-        say(f"old model: {old['name']}, family {old['fingerprint']}, {old['dimension']} dimensions")
-        say(f"its gallery: {reached} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
+        print_line(f"old model: {old['name']}, family {old['fingerprint']}, {old['dimension']} dimensions")
+        print_line(f"its gallery: {reached} reach M(old, old) = {100 * old['self_test']['mAP']:.1f} (✓)")
     if found := gains_of(evaluation):
         gains, shares = map(show_gain, found.gains.values()), (f"{s:.0%}" for s in found.shares.values())
-        say(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
-        say(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
+        print_line(f"gallery gain: {', '.join(gains)} points, mean {show_gain(found.mean)}")
+        print_line(f"cost of these queries: {', '.join(shares)} of the full sub-model's {found.cost}")
 
 
 def _dimensions(widths: Sequence[str], tests: Sequence[Mapping[str, Any]]) -> Table:
@@ -120,7 +122,7 @@ def print_inspection(inspection: Inspection, names: Sequence[str]) -> None:
     console.print(sizes)
     console.print(channels)
     for name, ends in inspection.whole.items():
-        say(f"not cut: {ends} of {name}")
+        print_line(f"not cut: {ends} of {name}")
 
 
 def _shortened(names: list[str]) -> str:
@@ -157,8 +159,10 @@ def print_thresholds(thresholds: Thresholds) -> None:
         table.add_row(f"{query:g} -> {row:g}", *cells, known(one.cosine(0.5, 10_000), "{:.3f}".format))
     Console().print(table)
     smallest = max(one.smallest_rate for one in maps.values())
-    say(f"data: {thresholds.data}, {thresholds.images} images of {thresholds.identities} identities")
-    say(f"{len(thresholds.maps)} pairs of widths, forms and dimensions; smallest FMR: {rounded_up(smallest)}")
+    print_line(f"data: {thresholds.data}, {thresholds.images} images of {thresholds.identities} identities")
+    print_line(
+        f"{len(thresholds.maps)} pairs of widths, forms and dimensions; smallest FMR: {rounded_up(smallest)}"
+    )
 
 
 def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
@@ -175,9 +179,9 @@ def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
     if groups:
         Console().print(table)
     if len(groups) > MOST_GROUPS:
-        say(f"and {len(groups) - MOST_GROUPS} more groups: --out writes all of them")
+        print_line(f"and {len(groups) - MOST_GROUPS} more groups: --out writes all of them")
     rows = sum(map(len, groups))
-    say(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
+    print_line(f"{gallery}: {len(groups)} groups of duplicates, with {rows} rows")
 
 
 BRIDGE_TITLE = "held-out images that find themselves first, and mean cosine; the kind in bold was chosen"
@@ -195,7 +199,7 @@ def print_bridge(bridge: Bridge) -> None:
         ]
         table.add_row(escape(" -> ".join(f"{end.name} ({end.dimension})" for end in ends)), *cells)
     Console().print(table)
-    say(f"fitted on {bridge.pairs} images")
+    print_line(f"fitted on {bridge.pairs} images")
 
 
 def _held_out(choice: Choice, kind: str) -> str:
@@ -206,21 +210,23 @@ def _held_out(choice: Choice, kind: str) -> str:
 def print_gallery(name: str, info: GalleryInfo) -> None:
     """Print a summary of a gallery."""
     space = "no family" if info.fingerprint is None else space_of(info.fingerprint).removeprefix("the ")
-    say(f"{name}: {info.rows} rows, {info.dimension} dimensions, {space}")
+    print_line(f"{name}: {info.rows} rows, {info.dimension} dimensions, {space}")
     if info.bridged:
         kept = f"; their embeddings by {space_of(info.bridged_from)} are kept" if info.bridged_from else ""
-        say(f"{info.bridged} rows are bridged and can be upgraded{kept}")
+        print_line(f"{info.bridged} rows are bridged and can be upgraded{kept}")
     if len(info.dimensions) > 1:
-        say(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
+        print_line(f"the family supports dimensions {', '.join(map(str, info.dimensions))}")
     for title, counts in (("width", info.rows_by_width), ("form", info.rows_by_form)):
         table = Table(f"{title}", "rows")
         for value, rows in counts.items():
             table.add_row(escape(str(value)), str(rows))
         Console().print(table)
     if info.attributes:
-        say("attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items()))
+        print_line(
+            "attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items())
+        )
     if info.duplicates:
-        say(
+        print_line(
             f"{len(info.duplicates)} ids occur in several rows, the first: {info.duplicates[0]}; "
             f"`sfsc gallery optimize {name}` keeps the newest row of each"
         )
@@ -230,8 +236,8 @@ def print_verification(name: str, found: Verification) -> None:
     """Print what is wrong with a gallery, or that it is sound."""
     for one in found.findings:
         more = f" and {one.count - len(one.first)} more" if one.count > len(one.first) else ""
-        say(f"{one.count} {one.what}: {', '.join(map(one_line, one.first))}{more}; {one.remedy}")
-    say(f"{name}: {found.rows} rows, " + ("something is wrong" if found.findings else "all sound"))
+        print_line(f"{one.count} {one.what}: {', '.join(map(one_line, one.first))}{more}; {one.remedy}")
+    print_line(f"{name}: {found.rows} rows, " + ("something is wrong" if found.findings else "all sound"))
 
 
 def print_calibration(report: CalibrationReport) -> None:
@@ -258,20 +264,24 @@ def print_adaptation(adaptation: Adaptation) -> None:
             style="bold" if candidate is adaptation.chosen else None,
         )
     Console().print(table)
-    say(f"chosen: {adaptation.chosen.name} ({adaptation.fitted} images, {adaptation.held_out} held out)")
+    print_line(
+        f"chosen: {adaptation.chosen.name} ({adaptation.fitted} images, {adaptation.held_out} held out)"
+    )
     if adaptation.after == adaptation.before:
-        say("the family is unchanged: all galleries stay valid")
+        print_line("the family is unchanged: all galleries stay valid")
     elif adaptation.chosen.galleries_stay:
-        say("the full sub-model is unchanged: galleries that it wrote stay valid")
+        print_line("the full sub-model is unchanged: galleries that it wrote stay valid")
     else:
-        say(f"galleries of {adaptation.before} cannot be used: embed every stored row again")
+        print_line(f"galleries of {adaptation.before} cannot be used: embed every stored row again")
 
 
 def print_serving(host: str, port: int, image_roots: Sequence[Path], has_key: bool) -> None:
     """Print the address of a service and the folders whose images it shows; warn if anyone can use it."""
-    say(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
+    print_line(f"serving on http://{f'[{host}]' if ':' in host else host}:{port}")
     folders = ", ".join(map(str, image_roots))
-    say(f"images in {folders} can be shown" if folders else "no images can be shown: set --images-root")
+    print_line(
+        f"images in {folders} can be shown" if folders else "no images can be shown: set --images-root"
+    )
     if not has_key and host not in ("localhost", "::1") and not host.startswith("127."):
         text = "anyone who can reach this address can search and change the gallery: set SFSC_API_KEY"
         Console(stderr=True).print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
