@@ -36,7 +36,7 @@ def test_a_name_says_the_size(height: int, across: int, full_height: int, full_a
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ("0.5@48,0.5@64,1", "^width 0.5 is written twice: a width has one depth and one image size"),
+        ("0.5@48,0.5@64,1", "^width 0.5 is written twice: each sub-model needs a width of its own.* write 0.499 for the other"),
         ("0.5@48,0.5,1", "^width 0.5 is written twice"),
         ("0.5@,1", r"^an image size is written in pixels behind its width, such as 0\.25@48 .* got '0\.5@'$"),
         ("0.5@4.5,1", "^an image size is written in pixels"),
@@ -96,7 +96,7 @@ def test_what_is_written_is_read_again(depth: float) -> None:
         ("0.5/1.5,1", r"^depth 1\.5 of width 0\.5"),
         ("0.5/nan,1", "^depth nan of width"),
         ("0.5,1/0.5", "^the full sub-model keeps all blocks"),
-        ("0.5/0.5,0.5,1", "^width 0.5 is written twice: a width has one depth"),
+        ("0.5/0.5,0.5,1", "^width 0.5 is written twice"),
         ("0.5/half,1", "^widths are numbers such as"),
         ("0.5/,1", "^widths are numbers such as"),
         ("0.5@48/0.5,1", "^an image size is written in pixels"),

@@ -92,10 +92,7 @@ def read_written(value: str | Iterable[float | str] | Widths) -> tuple[Written, 
     parts = parsed(value)
     widths = [part.width for part in parts]
     if twice := [part for part in parts if part.suffix and widths.count(part.width) > 1]:
-        raise SfscError(
-            f"width {twice[0].width:g} is written twice: a width has one depth and one image size, so leave "
-            "one of them out"
-        )
+        raise SfscError(f"width {twice[0].width:g} is written twice: {beside(twice[0].width)}")
     check_depths(depths_of(parts), widths)
     Widths(tuple(widths))
     return parts
@@ -131,6 +128,14 @@ def sizes_of(written: Sequence[Written], full: Size) -> tuple[tuple[float, Size]
 def depths_of(written: Iterable[Written]) -> tuple[tuple[float, float], ...]:
     """Return the depths that are not 1, by width."""
     return tuple((one.width, one.depth) for one in written if one.depth != 1)
+
+
+def beside(width: float) -> str:
+    """Return what to do about a second sub-model of one width, with another depth or image size."""
+    return (
+        f"each sub-model needs a width of its own, so leave one out, or write {0.998 * width:.3g} for the "
+        "other, which keeps nearly the same channels"
+    )
 
 
 def check_depths(depths: Sequence[tuple[float, float]], widths: Sequence[float]) -> None:

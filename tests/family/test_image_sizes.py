@@ -39,6 +39,16 @@ def test_each_sub_model_takes_its_own_size_only(family: Family) -> None:
         family.image_size_of(0.3)
 
 
+def test_one_width_for_images_of_several_sizes() -> None:
+    """The width just below, which the error for a width written twice suggests, has the same channels."""
+    with pytest.raises(SfscError, match=r"write 0\.499 for the other"):
+        Family.create("small", "0.5@16,0.5,1", 16, (32, 32))
+    family = Family.create("small", "0.499@16,0.5,0.998@16,1", 16, (32, 32))
+    assert [family.name_of(width) for width in family.widths] == ["0.499@16", "0.5", "0.998@16", "1"]
+    assert family.parameter_count(0.499) == family.parameter_count(0.5)
+    assert family.parameter_count(0.998) == family.parameter_count(1.0)
+
+
 def test_a_saved_family_has_its_sizes(family: Family, tmp_path: Path) -> None:
     family.save(tmp_path)
     loaded = Family.load(tmp_path)

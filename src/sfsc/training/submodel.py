@@ -8,7 +8,7 @@ from pathlib import Path
 from sfsc.data.image_paths import images_of
 from sfsc.errors import SfscError
 from sfsc.family.family import Family
-from sfsc.notation import Written, parsed
+from sfsc.notation import Written, beside, parsed
 from sfsc.training.config import dataset_of, read_config
 from sfsc.training.derived import check_folder, save_derived
 from sfsc.training.norm_statistics import estimate_statistics, shuffled_batches, with_width
@@ -66,7 +66,8 @@ def submodel(
     for one in chosen:
         if one.width in family.widths.ratios:
             raise SfscError(
-                f"{run} has a sub-model of width {one.width:g} already, or it is named twice: leave it out"
+                f"{run} has a sub-model of width {one.width:g} already, or it is named twice: "
+                f"{beside(one.width)}"
             )
         family = with_width(family, one.width, one.size(full), one.depth)
     added = [one.width for one in chosen]
