@@ -36,7 +36,10 @@ def test_a_name_says_the_size(height: int, across: int, full_height: int, full_a
 @pytest.mark.parametrize(
     ("widths", "message"),
     [
-        ("0.5@48,0.5@64,1", "^width 0.5 is written twice: each sub-model needs a width of its own.* write 0.499 for the other"),
+        (
+            "0.5@48,0.5@64,1",
+            "^width 0.5 is written twice: each sub-model needs a width of its own.* 0.499 for the other",
+        ),
         ("0.5@48,0.5,1", "^width 0.5 is written twice"),
         ("0.5@,1", r"^an image size is written in pixels behind its width, such as 0\.25@48 .* got '0\.5@'$"),
         ("0.5@4.5,1", "^an image size is written in pixels"),

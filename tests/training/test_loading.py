@@ -16,8 +16,8 @@ from sfsc.training.loading import (
     augment,
     check_images,
     identity_batches,
-    identity_share,
     load_batches,
+    rank_share,
 )
 
 
@@ -75,7 +75,7 @@ class TestIdentityBatches:
     @pytest.mark.parametrize("ranks", [1, 2, 3, 6])
     def test_ranks_share_every_batch_by_identities(self, labels: np.ndarray, ranks: int) -> None:
         batches = identity_batches(labels, 6, 3, seed=0, epoch=0)
-        shares = [identity_share(batches, 6, rank, ranks) for rank in range(ranks)]
+        shares = [rank_share(batches, "identities_per_batch", 6, rank, ranks) for rank in range(ranks)]
         for batch, *parts in zip(batches, *shares, strict=True):
             assert np.array_equal(np.concatenate(parts), batch)
             identities = [set(labels[part].tolist()) for part in parts]
@@ -85,7 +85,7 @@ class TestIdentityBatches:
     def test_ranks_that_cannot_share_evenly(self, labels: np.ndarray) -> None:
         batches = identity_batches(labels, 6, 3, seed=0, epoch=0)
         with pytest.raises(SfscError, match=r"identities_per_batch is 6, which 4 ranks .* a multiple of 4"):
-            identity_share(batches, 6, 0, 4)
+            rank_share(batches, "identities_per_batch", 6, 0, 4)
 
 
 class TestLoading:

@@ -107,7 +107,8 @@ def test_the_projection_is_orthonormal_and_keeps_cosines_of_a_subspace() -> None
 @pytest.mark.parametrize("dimension", [8, 16, 32])
 def test_the_space_of_an_old_model(shapes: str, old: Path, dimension: int, tmp_path: Path) -> None:
     images, model = open_dataset(shapes).train, open_old(str(old))
-    space, rows = OldSpace.fit(model, images, dimension), torch.from_numpy(model.embed(images.paths))
+    space = OldSpace.fit(model, images.paths, images.labels(), dimension)
+    rows = torch.from_numpy(model.embed(images.paths))
     assert space.embeddings.shape == (len(images), min(16, dimension))
     assert (space.projection is None) == (dimension >= 16)
     torch.testing.assert_close(space.place(rows), space.embeddings)
@@ -330,7 +331,8 @@ def test_queries_search_the_old_gallery_directly(shapes: str, old: Path, new: Pa
 def test_the_bridge_compares_as_the_training_did(
     shapes: str, old: Path, dimension: int, tmp_path: Path
 ) -> None:
-    space = OldSpace.fit(open_old(str(old)), open_dataset(shapes).train, dimension)
+    images = open_dataset(shapes).train
+    space = OldSpace.fit(open_old(str(old)), images.paths, images.labels(), dimension)
     bridge = direct_bridge(space, Space("new", "f", dimension))
     bridge.save(tmp_path / "bridge.safetensors")
     rows = open_old(str(old)).embed(open_dataset(shapes).train.paths)

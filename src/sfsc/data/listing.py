@@ -18,6 +18,7 @@ from sfsc.files.writing import read_json, write_atomic
 from sfsc.images.reading import MEMBER
 
 TRAIN, TESTS = ("train",), ("query", "gallery", "test")
+UNLABELLED = "unlabelled"  # the split of training images that are not of the data set
 NAMED = 3  # the maximum number of changes that a message names
 DIGEST = 8  # bytes
 MOST_BYTES = 1 << 30  # of a file; sufficient for about ten million identities
@@ -62,18 +63,26 @@ class Listing:
     entries: Mapping[tuple[str, str], Entry]
 
     @classmethod
-    def of(cls, dataset: Dataset, contents: Mapping[str, bytes] | None = None) -> Listing:
+    def of(
+        cls,
+        dataset: Dataset,
+        contents: Mapping[str, bytes] | None = None,
+        unlabelled: Sequence[str] = (),
+    ) -> Listing:
         """List a data set.
 
         Args:
             dataset: the data set; its images are not read.
             contents: the digest of each training image that could be read, by path.
+            unlabelled: the paths of training images without labels, which are one entry.
         """
         paths: dict[tuple[str, str], list[str]] = {}
         for path, identity, split in zip(
             dataset.paths, dataset.identities.tolist(), dataset.splits.tolist(), strict=True
         ):
             paths.setdefault((split, identity), []).append(path)
+        if unlabelled:
+            paths[UNLABELLED, "images without labels"] = [*unlabelled]
         return cls({key: _entry(paths[key], contents or {}) for key in sorted(paths)})
 
     @classmethod

@@ -319,11 +319,16 @@ def _training_cost(config: Config, forward: Sequence[int], run: Path) -> float:
     """
     phases = config.method.phases(len(forward))
     cycles = read_log(run)[-1]["step"] / len(phases) / len(config.cycle)
-    images = cycles * config.identities_per_batch * config.images_per_identity
+    labelled = cycles * config.identities_per_batch * config.images_per_identity
+    images = labelled + (cycles * config.unlabelled_per_batch if config.unlabelled else 0)
     frozen = sum(forward[-1] for active in phases if len(forward) - 1 not in active)
-    teacher = 4.0 * forward[-1] if (run / TEACHER_FOLDER).exists() else 0.0  # trained first, then frozen
+    if (run / TEACHER_FOLDER).exists():
+        frozen += forward[-1]
+        teacher = 3.0 * labelled * forward[-1]
+    else:
+        teacher = 0.0
     alone = sum(forward[index] for index in config.cycle if index is not None)
-    return images * (3.0 * (sum(forward) + alone) + frozen + teacher)
+    return images * (3.0 * (sum(forward) + alone) + frozen) + teacher
 
 
 def _seconds(run: Path) -> float:

@@ -100,6 +100,12 @@ class Config(BaseModel):
     label_smoothing: float = Field(
         0.0, ge=0, lt=1, description="share of a label that is distributed over all identities"
     )
+    unlabelled: str | None = Field(
+        None,
+        description="[images without labels](#images-without-labels) that narrow sub-models are aligned on, "
+        "too: a folder, or KIND:PATH, whose training images are taken",
+    )
+    unlabelled_per_batch: int = Field(32, ge=1, description="number of them in a batch, over all ranks")
     triplet: float = Field(
         0.0, ge=0, description="weight of the triplet loss with the hardest images of a batch"
     )
@@ -211,6 +217,8 @@ class Config(BaseModel):
         source, _, name = self.backbone.partition(":")
         if source == "transformers" and os.sep in name:
             update["backbone"] = f"{source}:{place(name)}"
+        if self.unlabelled is not None:
+            update["unlabelled"] = relocated(self.unlabelled, place)
         for setting in ("teacher", "old"):
             model = getattr(self, setting)
             if model is not None and not model.startswith("python:"):

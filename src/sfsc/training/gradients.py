@@ -28,14 +28,15 @@ class Batch:
     """The inputs of a training step.
 
     Attributes:
-        images: (batch, 3, height, width) float32 in [0, 1], the images of this rank.
-        labels: (batch,) int64.
+        images: (batch, 3, height, width) float32 in [0, 1], the images of this rank, labelled ones first.
+        labels: (labelled,) int64.
         order: (m, m) int64, the order of the projections.
         active: the indices of the sub-models that are trained, wide first: one, or several with the full one.
         target: (batch, dim), the embeddings of the images by a frozen network, towards which all sub-models
             are pulled. If None, narrow sub-models are pulled towards the full sub-model's embeddings.
         progress: the share of the steps that are done, in [0, 1).
-        old: the embeddings and the classifier of an old model that the sub-models become compatible with.
+        old: the embeddings of the labelled images, and the classifier, of an old model that the sub-models
+            become compatible with.
     """
 
     images: Tensor
@@ -243,7 +244,7 @@ def family_step(
         )
         if batch.old is not None:
             loss = loss + backward_loss(
-                embeddings,
+                embeddings[: len(batch.labels)],
                 batch.old.embeddings,
                 batch.old.classifier,
                 batch.labels,

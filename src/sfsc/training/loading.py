@@ -63,17 +63,36 @@ def _draw_identities(
         yield chosen
 
 
-def identity_share(
-    batches: Sequence[np.ndarray], identities_per_batch: int, rank: int, ranks: int
-) -> list[np.ndarray]:
-    """Return one rank's part of every batch of `identity_batches`: P / `ranks` identities.
+def unlabelled_batches(images: int, per_batch: int, batches: int, seed: int) -> list[np.ndarray]:
+    """Return the positions of the images without labels in each batch, (per_batch,) int64, of `images`.
 
-    The parts of all ranks, concatenated, are the batches. Raises SfscError if P is not a multiple of `ranks`.
+    They are drawn from successive permutations, so the numbers of draws of two images differ by at most one.
+    The seed determines the result.
     """
-    if identities_per_batch % ranks:
+    random = np.random.default_rng([seed, images])
+    rounds = -(-batches * per_batch // images)
+    order = np.concatenate([random.permutation(images) for _ in range(rounds)])
+    return [*order[: batches * per_batch].reshape(batches, per_batch)]
+
+
+def rank_share(
+    batches: Sequence[np.ndarray], setting: str, number: int, rank: int, ranks: int
+) -> list[np.ndarray]:
+    """Return one rank's part of every batch. The parts of all ranks, concatenated, are the batches.
+
+    Args:
+        batches: (P K,) or (per_batch,) each, as `identity_batches` and `unlabelled_batches` return them.
+        setting: the name of the setting that says how much a batch has, for the error.
+        number: its value: of identities, or of images without labels.
+        rank: the rank, counted from 0.
+        ranks: the number of ranks.
+
+    Raises:
+        SfscError: the number is not a multiple of the ranks.
+    """
+    if number % ranks:
         raise SfscError(
-            f"identities_per_batch is {identities_per_batch}, which {ranks} ranks cannot share evenly: "
-            f"set a multiple of {ranks}"
+            f"{setting} is {number}, which {ranks} ranks cannot share evenly: set a multiple of {ranks}"
         )
     return [batch.reshape(ranks, -1)[rank] for batch in batches]
 

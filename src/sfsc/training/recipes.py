@@ -150,11 +150,12 @@ def sub_model_loss(
     Args:
         recipe: the recipe, which selects the losses.
         features: (batch, dim), the embeddings, of length 1; with linear logits before their normalisation.
+            Images with labels come first; the others only take part in the alignment.
         target: (batch, dim), those of the batch by the full sub-model or the teacher. None for the full
             sub-model without a teacher.
         classifiers: (classes, dim) each; one for all sub-models or one for each.
         index: the index of the sub-model, counted from the end: -1 is the full one.
-        labels: (batch,) int64.
+        labels: (labelled,) int64, of the first images.
         scale: the logit of cosine 1.
         progress: the share of the steps that are done, in [0, 1).
 
@@ -164,20 +165,21 @@ def sub_model_loss(
     linear = recipe.logits == "linear"
     logits = linear_logits if linear else partial(cosine_logits, scale=scale)
     embeddings = F.normalize(features.float()) if linear else features
+    labelled, known = features[: len(labels)], embeddings[: len(labels)]
     total, uncertainty = features.new_zeros((), dtype=torch.float32), features.new_full((), torch.nan)
     if recipe.classifiers != "full" or target is None:
         classifier = classifiers[index if recipe.classifiers == "own" else -1]
-        total, uncertainty = _classify(recipe, logits(features, classifier), labels, index == -1, progress)
+        total, uncertainty = _classify(recipe, logits(labelled, classifier), labels, index == -1, progress)
         if recipe.triplet:
-            total = total + recipe.triplet * triplet_loss(embeddings, labels)
+            total = total + recipe.triplet * triplet_loss(known, labels)
     if target is not None:
         if recipe.influence:  # Shen et al., Backward-Compatible Representation Learning, CVPR 2020, eq. 4
-            of_full = logits(features, classifiers[-1].detach())
+            of_full = logits(labelled, classifiers[-1].detach())
             smoothing = recipe.label_smoothing
             total = total + recipe.influence * F.cross_entropy(of_full, labels, label_smoothing=smoothing)
         towards = F.normalize(target.float()) if linear else target
         if recipe.asymmetric:
-            total = total + recipe.asymmetric * asymmetric_loss(embeddings, towards, labels)
+            total = total + recipe.asymmetric * asymmetric_loss(known, towards[: len(labels)], labels)
         if recipe.alignment:
             weight = recipe.alignment * min(1.0, 2 * progress)
             total = total + weight * alignment_loss(embeddings, towards)

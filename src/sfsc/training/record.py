@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sfsc.data.dataset import Dataset
-from sfsc.data.listing import TESTS, TRAIN, Entry, Listing, first_names
+from sfsc.data.listing import TESTS, TRAIN, UNLABELLED, Entry, Listing, first_names
 from sfsc.errors import SfscError
 from sfsc.runs.paths import CONFIG_FILE, DESCRIPTION_FILE, FAMILY_FILE
 from sfsc.runs.results import results_folder
@@ -44,7 +44,7 @@ def check(run: Path, now: Listing, same: Callable[[Entry, Entry], bool] = Entry.
     Raises:
         SfscError: the training images differ.
     """
-    if has_record(run) and (changes := _stored(run).changes(now, TRAIN, same)):
+    if has_record(run) and (changes := _stored(run).changes(now, (*TRAIN, UNLABELLED), same)):
         raise SfscError(
             f"{run} was started with other training images ({changes}): restore them, "
             "or train into a new folder"

@@ -9,24 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from rich.console import Console
 
 from sfsc.backbones.sources import code_of, find_backbone
-from sfsc.data.dataset import Dataset, Split
-from sfsc.data.listing import Listing
+from sfsc.data.dataset import Dataset
 from sfsc.data.sources import open_dataset
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.family.family import Family
 from sfsc.files.writing import write_json
-from sfsc.images.reading import CorruptImage
 from sfsc.notation import Written, sizes_of
 from sfsc.runs.datasets import split_name
 from sfsc.runs.description import complete, holds_family
 from sfsc.runs.paths import CONFIG_FILE, ENVIRONMENT_FILE, STARTED_IN, places, started_in
 from sfsc.training.config import Config, read_config, stored_settings
 from sfsc.training.distributed import RankLost, World, joined
+from sfsc.training.images import TrainingImages
 from sfsc.training.interruption import interruptible
-from sfsc.training.loading import check_images
 from sfsc.training.losses.simplex import simplex
 from sfsc.training.old.direct import save_direct_bridge
 from sfsc.training.old.fixed import check_fixed, fixed_space
@@ -78,16 +75,16 @@ def train(config: Config, run: str | Path, resume: bool = False, allow_code: str
 
 def _train(config: Config, run: Path, resume: bool, world: World, allow_code: str | None) -> Family:
     allowed = allow_code or code_of(config.backbone)
-    config, dataset = world.on_first(lambda: _open(config, run, resume, world))
+    config, dataset, found = world.on_first(lambda: _open(config, run, resume, world))
     device = world.on_all(lambda: world.device(config.device))
-    world.on_first(lambda: None if holds_family(run) else check_fixed(config, run, dataset.train, allowed))
+    world.on_first(lambda: None if holds_family(run) else check_fixed(config, run, found, allowed))
     world.on_first(lambda: _claim(run, config))
     if world.on_first(lambda: holds_family(run)):
-        world.on_first(lambda: check(run, Listing.of(dataset)))
+        world.on_first(lambda: check(run, found.listing(dataset)))
         world.on_first(lambda: complete(run))
     else:
-        images, contents = _readable(dataset.train, config, world)
-        world.on_first(lambda: record(run, Listing.of(dataset, contents)))
+        images, contents = found.readable(config, world)
+        world.on_first(lambda: record(run, found.listing(dataset, contents)))
         old = fixed_space("old", config, run, images, device, world, allowed)
         teacher: Teacher | OldSpace | None = fixed_space(
             "teacher", config, run, images, device, world, allowed
@@ -95,7 +92,7 @@ def _train(config: Config, run: Path, resume: bool, world: World, allow_code: st
         if teacher is None and config.method.teacher and len(config.widths) > 1:
             trained = _train(teacher_config(config), run / TEACHER_FOLDER, True, world, allow_code)
             teacher = Teacher.of(run, trained, device, world)
-        last = starting_state(config, run, images, device, world, teacher)
+        last = starting_state(config, run, images.labelled, device, world, teacher)
         training = Training(config, run, images, dataset.mirrors, last, world, teacher, old)
         with interruptible(world) as interruption:
             family = training.run(interruption)
@@ -113,8 +110,8 @@ def _save(family: Family, run: Path) -> None:
     family.save(run)
 
 
-def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset]:
-    """Return the resolved settings and the data set.
+def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config, Dataset, TrainingImages]:
+    """Return the resolved settings, the data set and the images to train on.
 
     Raises:
         SfscError: a setting or the data set is invalid, the backbone cannot take a depth or an image size, or
@@ -124,14 +121,15 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
         refuse_used(run, "continue it with --resume or choose another folder")
     config = _with_method(config)
     dataset = open_dataset(config.dataset)
-    check(run, Listing.of(dataset), same=lambda *_: True)
+    images = TrainingImages.of(config, dataset)
+    check(run, images.listing(dataset), same=lambda *_: True)
     if config.classifier == "d-simplex":
         simplex(len(np.unique(dataset.train.identities)), config.embedding_dim)
-    all_batches(dataset.train.labels(), config.model_copy(update={"epochs": 1}), world)
+    all_batches(images, config.model_copy(update={"epochs": 1}), world)
     resolved = _resolve(config, dataset)
     if not resume and any(isinstance(one, str) for one in config.widths):
         new_family(resolved, "none")  # refuses depths and image sizes that the backbone cannot take
-    return resolved, dataset
+    return resolved, dataset, images
 
 
 def _with_method(config: Config) -> Config:
@@ -147,6 +145,11 @@ def _with_method(config: Config) -> Config:
             "set extra_steps to [], or choose another recipe"
         )
     check_random_widths(config)
+    if config.unlabelled is not None and not method.alignment:
+        raise SfscError(
+            f"recipe {config.recipe} learns nothing from images without labels: choose recipe sfsc+, or set "
+            "alignment to 2"
+        )
     if config.teacher is not None and not (method.teacher and config.classifier == "learned"):
         raise SfscError(
             f"a teacher brings a classifier of its own, which recipe {config.recipe} with classifier "
@@ -233,31 +236,3 @@ def _environment(run: Path) -> dict[str, str]:
     # Runs of earlier versions did not store the folder in which they were started.
     start = started_in(run) if (run / ENVIRONMENT_FILE).exists() else Path.cwd()
     return versions | ({STARTED_IN: str(start)} if start else {})
-
-
-def _readable(images: Split, config: Config, world: World) -> tuple[Split, dict[str, bytes]]:
-    """Return the training images that can be decoded, and their digests by path.
-
-    Each rank decodes a part of the images.
-
-    Raises:
-        SfscError: too many images cannot be decoded.
-    """
-    checked = world.gather(check_images(images.paths[world.share(len(images))], config.workers))
-    corrupt = [error for error in checked if isinstance(error, CorruptImage)]
-    world.on_first(lambda: _report(corrupt, len(images), config.max_corrupt))
-    digests = {
-        path: digest for path, digest in zip(images.paths, checked, strict=True) if isinstance(digest, bytes)
-    }
-    good = np.array([path in digests for path in images.paths])
-    return images.select(good) if corrupt else images, digests
-
-
-def _report(corrupt: list[CorruptImage], images: int, allowed: float) -> None:
-    for error in corrupt:
-        Console(stderr=True).print(f"left out: {error}", highlight=False, markup=False, soft_wrap=True)
-    if len(corrupt) > allowed * images:
-        raise SfscError(
-            f"{len(corrupt)} of {images} training images cannot be read, the first: {corrupt[0]}; "
-            "repair or remove them, or allow a larger share with max_corrupt"
-        )

@@ -52,4 +52,5 @@ class Teacher:
 def teacher_config(config: Config) -> Config:
     """Return the settings that train the teacher: the family's, except those for several widths."""
     single = {"recipe": "sfsc", "widths": (1.0,), "aggregation": "sum", "extra_steps": (), "random_widths": 0}
-    return config.model_copy(update={**single, "influence": 0.0, "asymmetric": 0.0, "alignment": 0.0})
+    alone = {"influence": 0.0, "asymmetric": 0.0, "alignment": 0.0, "unlabelled": None}
+    return config.model_copy(update={**single, **alone})

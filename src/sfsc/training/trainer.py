@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfsc.data.dataset import Split
 from sfsc.errors import SaidElsewhere, SfscError
 from sfsc.family.family import Family
 from sfsc.interruption import INTERRUPTS, Stopped, held
@@ -23,8 +22,9 @@ from sfsc.training.config import Config
 from sfsc.training.distributed import RankLost, World
 from sfsc.training.forward import Forward
 from sfsc.training.gradients import Batch, NestedGradients, family_step
+from sfsc.training.images import TrainingImages
 from sfsc.training.interruption import Interruption
-from sfsc.training.loading import augment, identity_batches, identity_share, load_batches
+from sfsc.training.loading import augment, identity_batches, load_batches, rank_share, unlabelled_batches
 from sfsc.training.log import TrainingLog
 from sfsc.training.old.space import OldSpace
 from sfsc.training.optimizer import set_learning_rate
@@ -39,7 +39,7 @@ class Training:
         self,
         config: Config,
         run: Path,
-        images: Split,
+        images: TrainingImages,
         mirrors: bool,
         last: LastStep,
         world: World,
@@ -51,7 +51,7 @@ class Training:
         Args:
             config: the settings.
             run: the run folder.
-            images: the training images.
+            images: the training images, with and without labels.
             mirrors: whether the images may be mirrored.
             last: the state after the last completed step, on the training device.
             world: the ranks that train together.
@@ -60,7 +60,7 @@ class Training:
         """
         self.config = config
         self.run_folder = run
-        self.paths, self.labels = images.paths, images.labels()
+        self.images, self.labels = images, images.labelled.labels()
         self.mirrors = mirrors
         self.world = world
         self.last, self.state, self.start = last, last.state, last.step
@@ -69,7 +69,8 @@ class Training:
         self.teacher = teacher if isinstance(teacher, Teacher) else None
         self.teach = Forward(self.teacher.family, config, world) if self.teacher else None
         self.clean = teacher.embeddings if isinstance(teacher, OldSpace) else None
-        self.batches = world.on_all(lambda: all_batches(self.labels, config, world))
+        self.batches = world.on_all(lambda: all_batches(images, config, world))
+        self.labelled = config.identities_per_batch * config.images_per_identity // world.size
         self.phases = config.method.phases(len(config.widths))
         family = self.state.family
         self.any_width = AnyWidth(family) if config.random_widths else None
@@ -89,9 +90,9 @@ class Training:
         """
         size = self.state.family.spec.image_size
         if self.teacher and len(self.config.cycle) > 1:
-            self.clean = self.teacher.embed(self.paths, self.config.workers).to(self.device)
+            self.clean = self.teacher.embed(self.images.paths, self.config.workers).to(self.device)
         batches = self.batches * len(self.phases)
-        loaded = load_batches(self.paths, batches[self.last.step :], size, self.config.workers)
+        loaded = load_batches(self.images.paths, batches[self.last.step :], size, self.config.workers)
         with closing(loaded):
             lost = False
             steps = track(loaded, "training", total=len(batches), completed=self.last.step)
@@ -142,23 +143,28 @@ class Training:
         """Return the batch of a step; every phase gets the same images with the same augmentation."""
         config, world = self.config, self.world
         seed = self.seed(within)
-        pictures = self.move(pixels).float() / 255
-        erasing = config.random_erasing
-        pictures = augment(pictures, self.mirrors, seed, config.augment, world.rank, world.size, erasing)
+        loaded = self.move(pixels).float() / 255
+        strength, erasing = config.augment, config.random_erasing
+        # Apart, so that they do not depend on how many ranks share the labelled images.
+        kinds = [kind for kind in (loaded[: self.labelled], loaded[self.labelled :]) if len(kind)]
+        pictures = torch.cat(
+            [augment(kind, self.mirrors, seed, strength, world.rank, world.size, erasing) for kind in kinds]
+        )
         alone = config.cycle[within % len(config.cycle)]
         joint = alone is None and (self.teach is not None or self.clean is None)
         active = [self.listed[index] for index in (self.phases[phase] if alone is None else [alone])]
         if self.any_width and alone is None:
             active = sorted([*active, *self.any_width.draw(config.random_widths, seed)], reverse=True)
         indices = self.move(torch.from_numpy(self.batches[within]))
+        labels = torch.from_numpy(self.labels[self.batches[within][: self.labelled]])
         return Batch(
             images=pictures,
-            labels=self.move(torch.from_numpy(self.labels[self.batches[within]])),
+            labels=self.move(labels),
             order=random_order(len(active), seed),
             active=active,
             target=self.target(pictures, active) if joint else self.known(indices),
             progress=within / len(self.batches),
-            old=None if self.old is None else self.old.batch(indices),
+            old=None if self.old is None else self.old.batch(indices[: self.labelled]),
         )
 
     def seed(self, within: int) -> int:
@@ -222,23 +228,31 @@ class Training:
         return tensor.to(self.device)
 
 
-def all_batches(labels: np.ndarray, config: Config, world: World) -> list[np.ndarray]:
-    """Return the image indices of this rank, (P K / ranks,) int64, for every step of the run's phases.
+def all_batches(images: TrainingImages, config: Config, world: World) -> list[np.ndarray]:
+    """Return the positions of this rank's images for every step of the run's phases.
 
-    With extra steps, a phase has as many steps together as without, and the others between them.
+    Each is (P K / ranks,) int64 and, with images without labels, (unlabelled_per_batch / ranks,) more behind
+    them. With extra steps, a phase has as many steps together as without, and the others between them.
 
     Args:
-        labels: (N,) int64, the labels of all training images.
+        images: all training images.
         config: the settings, with P, K, the seed and the number of epochs.
         world: the ranks that share each batch.
 
     Raises:
-        SfscError: there are fewer than P identities, or the ranks cannot share P evenly.
+        SfscError: there are fewer than P identities, or the ranks cannot share a batch evenly.
     """
     p, k = config.identities_per_batch, config.images_per_identity
+    labels = images.labelled.labels()
     batches = [
         batch
         for epoch in range(config.epochs * len(config.cycle))
         for batch in identity_batches(labels, p, k, config.seed, epoch)
     ]
-    return identity_share(batches, p, world.rank, world.size)
+    batches = rank_share(batches, "identities_per_batch", p, world.rank, world.size)
+    if not images.unlabelled:
+        return batches
+    count = config.unlabelled_per_batch
+    drawn = unlabelled_batches(len(images.unlabelled), count, len(batches), config.seed)
+    shares = rank_share(drawn, "unlabelled_per_batch", count, world.rank, world.size)
+    return [np.concatenate([b, len(labels) + share]) for b, share in zip(batches, shares, strict=True)]

@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from sfsc.bridges.old import OldModel, open_old
-from sfsc.data.dataset import Split
 from sfsc.errors import SfscError
 from sfsc.runs.paths import FIXED_TEACHER_FILE, OLD_FILE
 from sfsc.training.config import Config
 from sfsc.training.distributed import World
+from sfsc.training.images import TrainingImages
 from sfsc.training.old.space import OldSpace
 from sfsc.training.record import begun
 
@@ -19,7 +19,7 @@ from sfsc.training.record import begun
 FILES = {"old": OLD_FILE, "teacher": FIXED_TEACHER_FILE}
 
 
-def check_fixed(config: Config, run: Path, images: Split, allow_code: str | None) -> None:
+def check_fixed(config: Config, run: Path, images: TrainingImages, allow_code: str | None) -> None:
     """Open the fixed models of a run, and compare them with its settings, its images and its record.
 
     Args:
@@ -42,14 +42,14 @@ def check_fixed(config: Config, run: Path, images: Split, allow_code: str | None
                 f"set embedding_dim to {model.space.dimension} or less"
             )
         _recorded(run, setting, model)
-        model.check(images.paths)
+        model.check(_targets(setting, images))
 
 
 def fixed_space(
     setting: str,
     config: Config,
     run: Path,
-    images: Split,
+    images: TrainingImages,
     device: torch.device,
     world: World,
     allow_code: str | None,
@@ -76,11 +76,17 @@ def fixed_space(
         model = open_old(name, allow_code=allow_code, workers=config.workers, device=device)
         space = _recorded(run, setting, model)
         if space is None:
-            space = OldSpace.fit(model, images, config.embedding_dim)
+            paths = _targets(setting, images)
+            space = OldSpace.fit(model, paths, images.labelled.labels(), config.embedding_dim)
             space.save(run / FILES[setting])
         return space
 
     return world.on_first(prepared).to(device)
+
+
+def _targets(setting: str, images: TrainingImages) -> tuple[str, ...]:
+    """Return the paths of the images whose embeddings a fixed model gives: a teacher those of all."""
+    return images.paths if setting == "teacher" else images.labelled.paths
 
 
 def _recorded(run: Path, setting: str, model: OldModel) -> OldSpace | None:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sfsc.backbones.weights import read_weights
 from sfsc.bridges.old import OldModel
-from sfsc.data.dataset import Split
 from sfsc.errors import SfscError, first_line
 from sfsc.files.json_text import parse_json
 from sfsc.files.schema import conform
@@ -60,7 +61,7 @@ class OldSpace:
 
     Attributes:
         description: what identifies the old model.
-        embeddings: (N, k) float32, of length 1, of the N training images.
+        embeddings: (N, k) float32, of length 1, of the N training images; those with labels come first.
         classifier: (C, k) float32, of length 1, the mean of the old embeddings of each training identity
             (Shen et al., CVPR 2020: the classifier for identities that the old model was not trained on; it
             serves here for all identities, because a table has no classifier and means classify better).
@@ -73,24 +74,25 @@ class OldSpace:
     projection: Tensor | None
 
     @classmethod
-    def fit(cls, model: OldModel, images: Split, dimension: int) -> OldSpace:
+    def fit(cls, model: OldModel, paths: Sequence[str], labels: np.ndarray, dimension: int) -> OldSpace:
         """Embed training images with an old model.
 
         Args:
             model: the old model.
-            images: the N training images.
+            paths: the paths of the N training images.
+            labels: (n,) int64, the labels of the first n of them.
             dimension: the dimension of the new family's embeddings.
 
         Raises:
             SfscError: the embedding of an image is not known.
         """
-        rows, old = torch.from_numpy(model.embed(images.paths)), model.space
+        rows, old = torch.from_numpy(model.embed(paths)), model.space
         projection = principal_directions(rows, dimension) if old.dimension > dimension else None
         components = min(old.dimension, dimension)
         said = OldDescription(model.name, old.fingerprint, old.dimension, components)
         empty = torch.empty(0, components)
         placed = cls(said, empty, empty, projection).place(rows)
-        return cls(said, placed, _class_means(placed, images), projection)
+        return cls(said, placed, _class_means(placed, labels), projection)
 
     def place(self, rows: Tensor) -> Tensor:
         """Map old embeddings (n, dimension) float32 to (n, k) float32 of length 1, on the same device."""
@@ -146,10 +148,10 @@ def principal_directions(rows: Tensor, count: int) -> Tensor:
     return vectors.float().contiguous()
 
 
-def _class_means(placed: Tensor, images: Split) -> Tensor:
+def _class_means(placed: Tensor, numbers: np.ndarray) -> Tensor:
     """Return the direction of the mean embedding of each training identity, (C, k) float32."""
-    labels = torch.from_numpy(images.labels())
-    means = torch.zeros(int(labels.max()) + 1, placed.shape[1]).index_add_(0, labels, placed)
+    labels = torch.from_numpy(numbers)
+    means = torch.zeros(int(labels.max()) + 1, placed.shape[1]).index_add_(0, labels, placed[: len(labels)])
     return F.normalize(means)
 
 
