@@ -113,6 +113,17 @@ def test_a_training_uses_them(shapes: str, others: Path, extra: list[int], tmp_p
     ).read_bytes()
 
 
+def test_their_folder_is_found_from_anywhere(
+    shapes: str, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(others.parent)
+    for name in ("others", "folder:others"):
+        settings, run = config(shapes, unlabelled=name), tmp_path / f"run-{len(name)}"
+        train(settings, run)
+        assert read_config(run).unlabelled == name.replace("others", str(others))
+        train(settings, run, resume=True)
+
+
 def test_other_images_without_labels_are_another_training(shapes: str, others: Path, tmp_path: Path) -> None:
     settings, run = config(shapes, unlabelled=str(others)), tmp_path / "run"
     train(settings, run)

@@ -218,7 +218,8 @@ class Config(BaseModel):
         if source == "transformers" and os.sep in name:
             update["backbone"] = f"{source}:{place(name)}"
         if self.unlabelled is not None:
-            update["unlabelled"] = relocated(self.unlabelled, place)
+            prefix, path = split_name(self.unlabelled) or ("", self.unlabelled)
+            update["unlabelled"] = prefix + place(path)
         for setting in ("teacher", "old"):
             model = getattr(self, setting)
             if model is not None and not model.startswith("python:"):

@@ -141,15 +141,8 @@ class Training:
 
     def batch(self, phase: int, within: int, pixels: Tensor) -> Batch:
         """Return the batch of a step; every phase gets the same images with the same augmentation."""
-        config, world = self.config, self.world
-        seed = self.seed(within)
-        loaded = self.move(pixels).float() / 255
-        strength, erasing = config.augment, config.random_erasing
-        # Apart, so that they do not depend on how many ranks share the labelled images.
-        kinds = [kind for kind in (loaded[: self.labelled], loaded[self.labelled :]) if len(kind)]
-        pictures = torch.cat(
-            [augment(kind, self.mirrors, seed, strength, world.rank, world.size, erasing) for kind in kinds]
-        )
+        config, seed = self.config, self.seed(within)
+        pictures = self.augmented(self.move(pixels).float() / 255, seed)
         alone = config.cycle[within % len(config.cycle)]
         joint = alone is None and (self.teach is not None or self.clean is None)
         active = [self.listed[index] for index in (self.phases[phase] if alone is None else [alone])]
@@ -166,6 +159,20 @@ class Training:
             progress=within / len(self.batches),
             old=None if self.old is None else self.old.batch(indices[: self.labelled]),
         )
+
+    def augmented(self, images: Tensor, seed: int) -> Tensor:
+        """Return the images of a batch changed at random, those with labels apart from those without.
+
+        The former then change as they do in a batch without the latter, however many ranks share it.
+        """
+        config, rank, ranks = self.config, self.world.rank, self.world.size
+        kinds = images.split([self.labelled, len(images) - self.labelled])
+        changed = [
+            augment(kind, self.mirrors, seed, config.augment, rank, ranks, config.random_erasing)
+            for kind in kinds
+            if len(kind)
+        ]
+        return torch.cat(changed)
 
     def seed(self, within: int) -> int:
         """Return the seed of a step of each phase."""
