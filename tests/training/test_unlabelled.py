@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -116,11 +117,12 @@ def test_a_training_uses_them(shapes: str, others: Path, extra: list[int], tmp_p
 def test_their_folder_is_found_from_anywhere(
     shapes: str, others: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(others.parent)
-    for name in ("others", "folder:others"):
+    table = Path(shapes.removeprefix("csv:"))
+    monkeypatch.chdir(table.parent)
+    for name, stored in {os.path.relpath(others): str(others), f"csv:{table.name}": shapes}.items():
         settings, run = config(shapes, unlabelled=name), tmp_path / f"run-{len(name)}"
         train(settings, run)
-        assert read_config(run).unlabelled == name.replace("others", str(others))
+        assert read_config(run).unlabelled == stored
         train(settings, run, resume=True)
 
 
