@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from sfsc.gallery import column_files
+from sfsc.gallery import column_files, columns
 from sfsc.gallery.column_files import read_column, write_column
 from sfsc.gallery.columns import TYPES, Columns
 from sfsc.gallery.conditions import Condition
@@ -50,23 +50,25 @@ def conditions(kind: str, values: Sequence[Any]) -> list[Condition]:
     return found
 
 
+@pytest.mark.parametrize("decoded", [0, 4096])
 @pytest.mark.parametrize("name", VALUES)
 def test_values_and_conditions_are_those_of_the_column(
-    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, name: str, decoded: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(column_files, "SAMPLE", 20)
+    monkeypatch.setattr(columns, "DECODED", decoded)
     kind, values = VALUES[name]
     write_column(tmp_path / "column", chunked(values, kind))
     array, ends = read_column(tmp_path / "column", ROWS, kind)
-    columns = Columns({"c": array}, ROWS, {"c": ends})
+    mapped = Columns({"c": array}, ROWS, {"c": ends})
     plain = Columns({"c": pa.array(values, TYPES[kind])}, ROWS)
     rows = np.random.default_rng(0).permutation(ROWS)
-    assert columns.take(["c"], rows) == [[values[row] for row in rows]]
-    assert columns.kinds == {"c": kind}
+    assert mapped.take(["c"], rows) == [[values[row] for row in rows]]
+    assert mapped.kinds == {"c": kind}
     for condition in conditions(kind, values):
-        assert np.array_equal(columns.fulfilling([condition]), plain.fulfilling([condition])), condition
+        assert np.array_equal(mapped.fulfilling([condition]), plain.fulfilling([condition])), condition
     if kind == "integer":
-        assert columns.converted({"c": "number"}).take(["c"], rows) == [[values[row] for row in rows]]
+        assert mapped.converted({"c": "number"}).take(["c"], rows) == [[values[row] for row in rows]]
 
 
 @pytest.mark.parametrize(

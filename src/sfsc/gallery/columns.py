@@ -20,6 +20,7 @@ TYPES = {"text": pa.large_string(), "boolean": pa.bool_(), "integer": pa.int64()
 Ends = tuple[str, str]  # what all texts of a column begin and end with; its array has only what is between
 WHOLE: Ends = ("", "")
 KINDS = {pa.string(): "text"} | {type_: kind for kind, type_ in TYPES.items()}
+DECODED = 4096  # values of a dictionary that are all decoded at once, and not again for every hit
 TEXT_OFFSETS = {pa.string(): np.int32, pa.large_string(): np.int64}
 COMPARISONS: dict[str, Callable[[Any, Any], Any]] = {
     "<": pc.less,
@@ -127,8 +128,11 @@ def whole(column: pa.ChunkedArray) -> pa.Array:
 def _reader(array: pa.Array) -> Callable[[np.ndarray], list[Any]]:
     """Return a function that reads the values at some rows, in a tenth of the time of `array.take`."""
     if pa.types.is_dictionary(array.type):
-        values, places = _reader(array.dictionary), _reader(array.indices)
-        return lambda rows: _dictionary_values(values, places(rows))
+        values, places = array.dictionary, _reader(array.indices)
+        if len(values) > DECODED:
+            return partial(_dictionary_values, _reader(values), places)
+        known = dict(enumerate(values.to_pylist())) | {None: None}
+        return lambda rows: [*map(known.__getitem__, places(rows))]
     if pa.types.is_boolean(array.type):
         return lambda rows: array.take(pa.array(rows)).to_pylist()
     valid, data = array.buffers()[0], array.buffers()[-1]
@@ -177,7 +181,10 @@ def _with_nulls(values: list[Any], bits: np.ndarray, rows: np.ndarray) -> list[A
     return [value if there else None for value, there in zip(values, valid, strict=True)]
 
 
-def _dictionary_values(read: Callable[[np.ndarray], list[Any]], places: list[int | None]) -> list[Any]:
+def _dictionary_values(
+    read: Callable[[np.ndarray], list[Any]], read_places: Callable[[np.ndarray], list[Any]], rows: np.ndarray
+) -> list[Any]:
+    places = read_places(rows)
     there = np.array([place for place in places if place is not None], np.int64)
     values = iter(read(there))
     return [None if place is None else next(values) for place in places]
