@@ -75,7 +75,7 @@ first approximate answer, with all imports, and how much its resident memory gro
 searches, and by an exact one after them."""
 SEARCHING = """
 *FAISS* is `IndexFlatIP` and, for the approximate search, the same kind of index as the gallery's: it probes
-{probes} of {lists} lists with six bits for each component, and exactly compares {candidates} times as many
+{probes} of {lists} lists with four bits for each component, and exactly compares {candidates} times as many
 rows as requested (`IndexRefineFlat`). *numpy* is a matrix product and `argpartition`. Times are medians; for
 one query, the 95th percentile follows. Ratios are medians over the rounds, in which all took turns. Recall is
 the share of the best {top} rows that are found. *Lance* is Lance's own index of this kind (IVF_SQ). The

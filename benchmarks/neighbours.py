@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import faiss
@@ -9,7 +10,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from sfsc.gallery.lists import CANDIDATES, CODES
+from sfsc.gallery.lists import CANDIDATES, empty_lists
 
 CENTRES, NOISE = 2000, 0.7
 SCORED = 100  # queries at once, which take 400 MB for a million rows
@@ -23,6 +24,21 @@ def clustered(rows: int, queries: int, dimension: int) -> tuple[np.ndarray, np.n
     drawn += centres[generator.integers(0, CENTRES, len(drawn))]
     drawn /= np.linalg.norm(drawn, axis=1, keepdims=True)
     return drawn[:rows], drawn[rows:]
+
+
+def clustered_parts(
+    rows: int, queries: int, dimension: int, part: int
+) -> tuple[np.ndarray, Iterator[np.ndarray]]:
+    """Draw queries and, in parts of at most `part`, rows, as `clustered` does for rows that fit in memory."""
+    generator = np.random.default_rng(0)
+    centres = generator.standard_normal((CENTRES, dimension), np.float32)
+
+    def around(count: int) -> np.ndarray:
+        drawn = NOISE * generator.standard_normal((count, dimension), np.float32)
+        drawn += centres[generator.integers(0, CENTRES, count)]
+        return drawn / np.linalg.norm(drawn, axis=1, keepdims=True)
+
+    return around(queries), (around(min(part, rows - start)) for start in range(0, rows, part))
 
 
 def by_numpy(rows: np.ndarray, queries: np.ndarray, top: int) -> np.ndarray:
@@ -44,11 +60,7 @@ def flat_index(rows: np.ndarray) -> faiss.Index:
 
 def refined_lists(rows: np.ndarray, lists: int, probes: int) -> faiss.Index:
     """Return FAISS's index for approximate search: lists of codes give candidates for exact comparison."""
-    dimension = rows.shape[1]
-    index = faiss.IndexIVFScalarQuantizer(
-        *(faiss.IndexFlatIP(dimension), dimension, lists),
-        *(CODES, faiss.METRIC_INNER_PRODUCT),
-    )
+    index = empty_lists(rows.shape[1], lists)
     index.train(rows[: 40 * lists])
     index.nprobe = probes
     refined = faiss.IndexRefineFlat(index)

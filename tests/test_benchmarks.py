@@ -24,6 +24,7 @@ SHORT = {
     "step": "--cases small@32 --batch 2 --seconds 0",
     "gpu": "--device cpu --no-compile --backbones small --size 32 --batch 2 --seconds 0",
     "gallery": "--rows 20000 --dim 16 --queries 20 --seconds 0",
+    "large": "--rows 20000 --dim 16 --queries 20 --seconds 0",
     "live": "--rows 20000 --dim 16 --changes 3 --seconds 1 --upserts 10",
     "reranked_search": "--rows 20000 --dim 16 --queries 3",
     "durability": "--rounds 8 --milvus-rounds 1",
@@ -33,6 +34,7 @@ SHORT = {
 # What their sections must show; those of the others, a backbone.
 SHOWN = {
     "gallery": ["| exact | 20 | ", "| approximate | 1 | ", "| 50% | "],
+    "large": ["| memory, building | ", "| approximate | 20 | ", "| exact | 1 | "],
     "live": ["| upsert | ", "| while rows change | "],
     "reranked_search": ["| 100 | k-reciprocal | ", "| 1000 | expansion | "],
     "durability": ["| Lance | swap | 1 | ", "| Lance | all | 8 | ", "| milvus-lite | add | 1 | "],

@@ -18,7 +18,7 @@ import pytest
 
 from sfsc.gallery import Condition, Gallery
 from sfsc.gallery.index import FOLDER, Index
-from sfsc.gallery.index_files import CURRENT, HEADER, current, make_current, write_index
+from sfsc.gallery.index_files import CURRENT, FORMAT, HEADER, current, make_current, write_index
 from sfsc.gallery.store import StoreUnavailable
 
 DIM, ROWS = 16, 600
@@ -219,6 +219,7 @@ DAMAGES = {
     **{f"{name} of zeros": overwrite(name, b"\0") for name in ("column-0", "counts", HEADER)},
     **{f"{name} of ones": overwrite(name, b"\xff") for name in ("column-0", "column-3", "ranges", "counts")},
     "another format": describe(format=99),
+    "the format before": describe(format=FORMAT - 1),
     "no probes": describe(probes=0),
     "too many probes": describe(probes=10**9),
     "a form that is none": describe(form="int4"),
@@ -342,7 +343,7 @@ def test_a_killed_build_leaves_the_old_index(path: Path) -> None:
         "Gallery.open(sys.argv[1]).optimize()"
     )
     old = current(path / FOLDER)
-    for step in ("write_lists", "_write_column", "_synced_size", "make_current"):
+    for step in ("write_lists", "write_column", "_synced_size", "make_current"):
         done = subprocess.run([sys.executable, "-c", code, path, step], capture_output=True, check=False)
         assert done.returncode == -9
         assert current(path / FOLDER) == old

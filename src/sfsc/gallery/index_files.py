@@ -23,14 +23,15 @@ import pyarrow as pa
 from sfsc.errors import SfscError
 from sfsc.files.schema import conform
 from sfsc.files.writing import as_json, read_bytes, read_json, write_atomic
-from sfsc.gallery.columns import REPEATED, TYPES, Columns, whole
+from sfsc.gallery.column_files import read_column, write_column
+from sfsc.gallery.columns import TYPES, Columns
 from sfsc.gallery.forms import DTYPES
 from sfsc.gallery.lists import Lists, open_lists, write_array, write_lists
 from sfsc.gallery.residency import Residency
 from sfsc.gallery.segment import Segment, hashes_of, lengths_of
 from sfsc.gallery.store import Description
 
-FORMAT = 1
+FORMAT = 2  # in format 1, codes had six bits for each component, and texts were whole
 HEADER = "index.json"
 CURRENT = "current"
 UNFINISHED = ".unfinished-"
@@ -156,11 +157,13 @@ def open_index(folder: Path, header: Header, memory: float) -> StoredIndex:
     dtype = np.dtype(DTYPES[header.form])
     vectors = _mapped(folder / "vectors", dtype, (rows, dimension))
     lengths = None if header.form == "float32" else _mapped(folder / "lengths", np.float32, (rows,))
-    arrays = {
-        name: _read_column(folder / f"column-{place}", rows, description.columns[name])
-        for place, name in enumerate(description.columns)
+    read = {
+        name: read_column(folder / f"column-{place}", rows, kind)
+        for place, (name, kind) in enumerate(description.columns.items())
     }
-    segment = Segment.of(vectors, Columns(arrays, rows), lengths)
+    arrays = {name: array for name, (array, _) in read.items()}
+    columns = Columns(arrays, rows, {name: ends for name, (_, ends) in read.items()})
+    segment = Segment.of(vectors, columns, lengths)
     hashes = _mapped(folder / "hashes", np.uint32, (2, rows))
     segment = replace(segment, hashes=(hashes[0], hashes[1]))
     offsets = _mapped(folder / "offsets", np.uint32, (rows,))
@@ -237,9 +240,8 @@ def _write_rows(folder: Path, source: Source, track: Track) -> Segment:
         lengths = lengths_of(rows)
         write_array(folder / "lengths", lengths)
     _write_hashes(folder / "hashes", source.column("id"))
-    for place, name in enumerate(source.description.columns):
-        kind = source.description.columns[name]
-        _write_column(folder / f"column-{place}", source.column(name).cast(TYPES[kind]), name)
+    for place, (name, kind) in enumerate(source.description.columns.items()):
+        write_column(folder / f"column-{place}", source.column(name).cast(TYPES[kind]))
     return Segment.of(rows, Columns({}, count), lengths)
 
 
@@ -250,26 +252,6 @@ def _write_hashes(file: Path, ids: pa.ChunkedArray) -> None:
     with file.open("wb") as written:
         written.write(hashes[order].data)
         written.write(order.astype(np.uint32).data)
-
-
-def _write_column(file: Path, values: pa.ChunkedArray, name: str) -> None:
-    """Write a column as one Arrow array, which is dictionary-encoded if its values are repeated."""
-    array = whole(values.dictionary_encode() if name in REPEATED else values)
-    if pa.types.is_dictionary(array.type) and 2 * len(array.dictionary) > len(array):
-        array = array.dictionary_decode()
-    batch = pa.record_batch([array], ["values"])
-    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_file(sink, batch.schema) as writer:
-        writer.write_batch(batch)
-
-
-def _read_column(file: Path, rows: int, kind: str) -> pa.Array:
-    table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
-    table.validate(full=True)
-    [column] = table.columns
-    type_ = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
-    if len(column) != rows or type_ != TYPES[kind]:
-        raise ValueError("a column does not fit the rows")
-    return whole(column)
 
 
 def _mapped(file: Path, dtype: Any, shape: tuple[int, ...]) -> np.ndarray:

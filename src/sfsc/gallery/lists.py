@@ -19,8 +19,12 @@ faiss: Any = typed_faiss  # its type hints lack what its Python layer adds
 TRAINING_ROWS_PER_LIST = 40
 GOAL = 0.98  # the recall@10 against the exact search that the number of probed lists is chosen for
 SAMPLE = 200
-CODES = faiss.ScalarQuantizer.QT_6bit  # recall is that of 8 bits; 4 bits may not reach the goal
-CANDIDATES = 4  # rows that are compared exactly, for each hit
+CODES = faiss.ScalarQuantizer.QT_4bit  # the exact comparison makes up for the few bits
+# The codes of a component reach from the smallest to the largest values except this share of them, which are
+# rounded to the ends, so that all others are rounded less.
+OUTSIDE = 0.002
+# Rows that are compared exactly: for each hit, and at least. Four bits find a best row among 20, not among 4.
+CANDIDATES, FEWEST_CANDIDATES = 4, 20
 BLOCK = 1 << 14  # rows coded at once
 ZEROS = 1 << 20  # bytes written at once
 ID = np.dtype("<i8")
@@ -69,14 +73,15 @@ class Lists:
             share: the share of these rows. The fewer they are, the more lists are probed.
 
         Returns:
-            (Q, `CANDIDATES` x top) int64.
+            (Q, `CANDIDATES` x top) int64, or `FEWEST_CANDIDATES` for a small `top`.
         """
         if chosen is None:
             settings = self._settings
         else:
             probes = min(self.count, math.ceil(self.probes / max(share, 1 / self.count)))
             settings = faiss.SearchParametersIVF(nprobe=probes, sel=faiss.IDSelectorBitmap(chosen))
-        rows = _search(self._index, queries, CANDIDATES * top, settings)
+        count = max(CANDIDATES * top, FEWEST_CANDIDATES)
+        rows = _search(self._index, queries, count, settings)
         rows[(rows < 0) | (rows >= self._index.ntotal)] = -1  # the numbers come from a file
         return rows
 
@@ -86,7 +91,7 @@ class Lists:
 
     def of(self, rows: Segment) -> Lists:
         """Return the lists of other rows in memory, with the same partition."""
-        index = _empty(rows.vectors.shape[1], self.count)
+        index = empty_lists(rows.vectors.shape[1], self.count)
         index.quantizer.add(_centroids(self._index))
         faiss.copy_array_to_vector(faiss.vector_to_array(self._index.sq.trained), index.sq.trained)
         index.is_trained = True
@@ -101,7 +106,7 @@ def write_lists(folder: Path, rows: Segment, track: Callable[[Iterable[int], str
     In `lists`, the codes of each list are followed by the numbers of its rows, as FAISS maps them.
     """
     count, dimension = 2 * math.isqrt(len(rows)), rows.vectors.shape[1]
-    index = _empty(dimension, count)
+    index = empty_lists(dimension, count)
     generator = np.random.default_rng(0)
     sample = generator.choice(len(rows), min(len(rows), TRAINING_ROWS_PER_LIST * count), replace=False)
     index.train(rows.decoded(np.sort(sample)))
@@ -147,7 +152,7 @@ def open_lists(folder: Path, rows: int, dimension: int, probes: int) -> Lists:
     centroids, ranges = (np.fromfile(folder / name, np.float32) for name in ("centroids", "ranges"))
     if centroids.size != len(counts) * dimension or ranges.size != 2 * dimension:
         raise ValueError("the lists do not fit the rows")
-    index = _empty(dimension, len(counts))
+    index = empty_lists(dimension, len(counts))
     sizes = _sizes(counts, index.code_size)
     if (
         counts.min(initial=0) < 0
@@ -167,10 +172,12 @@ def open_lists(folder: Path, rows: int, dimension: int, probes: int) -> Lists:
     return Lists(probes, len(counts), index, span)
 
 
-def _empty(dimension: int, count: int) -> Any:
+def empty_lists(dimension: int, count: int) -> Any:
     """Return an index with `count` lists and without rows."""
     coarse = faiss.IndexFlatIP(dimension)
-    return faiss.IndexIVFScalarQuantizer(coarse, dimension, count, CODES, INNER)
+    index = faiss.IndexIVFScalarQuantizer(coarse, dimension, count, CODES, INNER)
+    index.sq.rangestat, index.sq.rangestat_arg = faiss.ScalarQuantizer.RS_quantiles, OUTSIDE
+    return index
 
 
 # Arrays for results are passed to FAISS, because programs that import `faiss.contrib.torch_utils`, as

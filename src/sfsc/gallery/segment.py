@@ -16,7 +16,7 @@ from sfsc.gallery.conditions import Condition
 INNER = faiss.METRIC_INNER_PRODUCT
 BLOCK = 1 << 16  # rows compared at once: 32 MB at 128 dimensions
 PAGE = 4096  # bytes that are at least read from a file
-CACHED = 1 << 12  # rows converted to float32 at once: 2 MB
+CACHED = 1 << 10  # rows converted to float32 at once: 0.5 MB at 128 dimensions
 # Up to so many components (16,384 rows of 128 dimensions) are compared by one thread, in parts that numpy
 # does not divide among threads: on busy cores, waiting for another thread takes longer than the comparison.
 ALONE, UNDIVIDED = 1 << 21, 1 << 15

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import starmap
+from itertools import islice, starmap
 from typing import Any
 
 import numpy as np
@@ -78,7 +78,7 @@ class View:
             there = np.isfinite(scores) & (scores >= least)
             made = iter(self._hits(part.segment, rows[there], scores[there]))
             for own, count in zip(hits, there.sum(axis=1).tolist(), strict=True):
-                own += [next(made) for _ in range(count)]
+                own.extend(islice(made, count))
         return [ranked(own, top) for own in hits]
 
     def rows(
