@@ -15,7 +15,7 @@ import onnx
 import safetensors.torch
 import torch
 from page import met, parser, section, table
-from subjects import BACKBONES, lively_family, pictures
+from subjects import BACKBONES, lively_family, picture_files
 from timing import ratio, take_turns
 
 from sfsc import Family, open_dataset
@@ -24,7 +24,6 @@ from sfsc.deploy.exporting import export
 from sfsc.deploy.profiling import accuracies_of
 from sfsc.embedding.embedded import Embedder
 from sfsc.embedding.exported import ExportedModel
-from sfsc.images.reading import write_png
 from sfsc.progress import track
 from sfsc.training.config import read_config
 
@@ -146,11 +145,7 @@ def aims(run: Subject, accuracies: dict[str, float]) -> Iterator[list[str]]:
 def untrained(chosen: Namespace, folder: Path) -> Iterator[Subject]:
     """Yield the measurements of families with random weights, at a common image size."""
     float_layers.ENOUGH = -1.0  # accept any agreement: with random weights, sensitive layers have no meaning
-    images = []
-    for number, picture in enumerate(pictures(BLOTS, chosen.size)):
-        path = folder / f"{number}.png"
-        write_png(path, (255 * picture.permute(1, 2, 0)).byte().numpy())
-        images.append(str(path))
+    images = picture_files(folder, BLOTS, chosen.size)
     for name in track(chosen.backbones, "untrained"):
         yield measured(name, lively_family(BACKBONES[name], chosen.size), images, folder / name, chosen)
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from sfsc import Family
 from sfsc.backbones.sources import find_backbone
 from sfsc.family.embedder import Embedder
+from sfsc.images.reading import write_png
 
 # DenseNet and other networks that are not in a package.
 sys.path.append(str(Path(__file__).parents[1] / "tests" / "switchable"))
@@ -31,6 +32,14 @@ BACKBONES = {
 EMBEDDING_DIM = 128
 
 
+def picture_files(folder: Path, count: int, size: int) -> list[str]:
+    """Write `pictures` into a folder, and return their paths."""
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for path, picture in zip(paths, pictures(count, size), strict=True):
+        write_png(path, (255 * picture.permute(1, 2, 0)).byte().numpy())
+    return [str(path) for path in paths]
+
+
 def pictures(batch: int, size: int, seed: int = 0) -> Tensor:
     """Draw (batch, 3, size, size) float32 images in [0, 1]: coloured blots, so that their means differ."""
     blots = torch.rand(batch, 3, 4, 4, generator=torch.Generator().manual_seed(seed))
@@ -48,9 +57,12 @@ def lively_embedder(backbone: str, size: int) -> Embedder:
     return embedder
 
 
-def lively_family(backbone: str, size: int) -> Family:
+def lively_family(backbone: str, size: int, normalisation: str = "batch") -> Family:
     """Build a family in evaluation mode, with random weights."""
-    family = Family.create(backbone, embedding_dim=EMBEDDING_DIM, image_size=(size, size)).eval()
+    square = (size, size)
+    family = Family.create(
+        backbone, embedding_dim=EMBEDDING_DIM, image_size=square, normalisation=normalisation
+    ).eval()
     for width in family.widths:
         _fit_statistics(family.at(width), pictures(8, size))
     return family

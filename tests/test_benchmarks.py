@@ -22,6 +22,7 @@ SHORT = {
     "pruning": "--backbones small --size 32",
     "forward": "--backbones MobileNetV2 --size 32 --batches 2 --seconds 0",
     "step": "--cases small@32 --batch 2 --seconds 0",
+    "normalisation": "--backbones small --size 32 --batch 2 --seconds 0",
     "gpu": "--device cpu --no-compile --backbones small --size 32 --batch 2 --seconds 0",
     "gallery": "--rows 20000 --dim 16 --queries 20 --seconds 0",
     "large": "--rows 20000 --dim 16 --queries 20 --seconds 0",

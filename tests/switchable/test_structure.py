@@ -62,6 +62,26 @@ def test_what_is_kept_is_whole_and_so_is_what_it_is_tied_to() -> None:
         structure_of(Residual(), keep=("norm",))
 
 
+class Mixture(nn.Module):
+    """The sum of two layers' outputs with shares that are learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(3, 8, 3, padding=1, bias=False)
+        self.last = nn.Conv2d(8, 4, 1, bias=False)
+        self.logits = nn.Parameter(torch.zeros(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        shares = self.logits.softmax(0)
+        return self.last(shares[0] * self.first(x) + shares[1] * self.second(x))
+
+
+def test_shares_of_a_mixture_tie_no_channels() -> None:
+    structure = structure_of(Mixture())
+    assert members(structure) == [{("first.weight", 0), ("second.weight", 0), ("last.weight", 1)}]
+    assert structure.groups[0].size == 8
+
+
 @pytest.mark.parametrize("name", BACKBONES)
 def test_all_but_the_image_and_the_embedding_is_cut(name: str) -> None:
     network = Embedder.build(BACKBONES[name], (32, 32), 16)

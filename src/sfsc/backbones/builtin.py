@@ -6,14 +6,15 @@ They do not depend on widths; `sfsc.switchable.convert` converts them to switcha
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from sfsc.errors import missing_extra
+from sfsc.backbones.normalisation import NORMALISATIONS, replace_batch_norms
+from sfsc.errors import SfscError, missing_extra
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -205,6 +206,7 @@ class Backbone:
         default_weights: the weights that the value "default" of the setting `weights` selects.
         configuration: a JSON value from which the network can be built without its original folder.
         made_for: the (height, width) that an error suggests if the network does not support another size.
+        replaceable: by normalisation, the names of the BatchNorms that it replaces.
     """
 
     build: Callable[[tuple[int, int]], nn.Module]
@@ -214,6 +216,26 @@ class Backbone:
     default_weights: str = "none"
     configuration: dict[str, Any] | None = None
     made_for: tuple[int, int] | None = None
+    replaceable: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def normalised(self, normalisation: str) -> Backbone:
+        """Return this backbone with a normalisation, one of `NORMALISATIONS`.
+
+        Raises:
+            SfscError: there is no such normalisation, or the backbone only has its own.
+        """
+        if normalisation == "batch":
+            return self
+        if normalisation not in NORMALISATIONS:
+            choices = ", ".join(NORMALISATIONS)
+            raise SfscError(f"unknown normalisation {normalisation!r}; choose one of {choices}")
+        if normalisation not in self.replaceable:
+            raise SfscError(
+                f"normalisation {normalisation} is only for the built-in backbones ({', '.join(BACKBONES)}): "
+                "choose one of them, or set normalisation to batch, which leaves a backbone as it is"
+            )
+        build, names = self.build, self.replaceable[normalisation]
+        return replace(self, build=lambda size: replace_batch_norms(build(size), names, normalisation))
 
 
 def _efficientnet_lite0_weights() -> Path:
@@ -224,15 +246,47 @@ def _efficientnet_lite0_weights() -> Path:
     return Path(EfficientnetLite0ModelFile.get_model_file_path())
 
 
+def _replaceable(stem: str, first: list[str], whitened: list[str]) -> dict[str, tuple[str, ...]]:
+    """Return the BatchNorms that each normalisation replaces.
+
+    As in the authors' networks, the deepest features are left alone: those of the last resolution.
+
+    Args:
+        stem: the name of the BatchNorm before the blocks.
+        first: in the blocks, those after the first convolution, which IBN-Net-a replaces.
+        whitened: in the blocks, those that switchable whitening replaces: after the first 3x3 convolution of
+            a `BasicBlock`, and after the spatial convolution of the other blocks.
+    """
+    return {"instance_batch": tuple(first), "switchable_whitening": (stem, *whitened)}
+
+
+def _of_resnet(depths: tuple[int, ...], whitened: str) -> dict[str, tuple[str, ...]]:
+    blocks = [f"layer{stage}.{index}" for stage in (1, 2, 3) for index in range(depths[stage - 1])]
+    return _replaceable("bn1", [f"{name}.bn1" for name in blocks], [f"{name}.{whitened}" for name in blocks])
+
+
+def _of_efficientnet_lite() -> dict[str, tuple[str, ...]]:
+    blocks = [f"blocks.{index}" for index in range(sum(stage[0] for stage in EfficientNetLite.stages[:5]))]
+    return _replaceable("bn0", [f"{name}.bn0" for name in blocks[1:]], [f"{name}.bn1" for name in blocks])
+
+
 BACKBONES: dict[str, Backbone] = {
-    "small": Backbone(lambda size: SmallNet()),
-    "resnet18": Backbone(lambda size: ResNet(BasicBlock, (2, 2, 2, 2))),
-    "resnet50": Backbone(lambda size: ResNet(Bottleneck, (3, 4, 6, 3))),
+    "small": Backbone(
+        lambda size: SmallNet(),
+        replaceable=_replaceable("bn", ["stages.0.bn1", "stages.1.bn1"], ["stages.0.bn1", "stages.1.bn1"]),
+    ),
+    "resnet18": Backbone(
+        lambda size: ResNet(BasicBlock, (2, 2, 2, 2)), replaceable=_of_resnet((2, 2, 2, 2), "bn1")
+    ),
+    "resnet50": Backbone(
+        lambda size: ResNet(Bottleneck, (3, 4, 6, 3)), replaceable=_of_resnet((3, 4, 6, 3), "bn2")
+    ),
     "efficientnet_lite0": Backbone(
         lambda size: EfficientNetLite(),
         mean=(127 / 255,) * 3,
         std=(128 / 255,) * 3,
         packaged_weights=_efficientnet_lite0_weights,
         default_weights="imagenet",
+        replaceable=_of_efficientnet_lite(),
     ),
 }

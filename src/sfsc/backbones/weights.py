@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from sfsc.backbones import huggingface
+from sfsc.backbones.normalisation import of_batch_norms
 from sfsc.backbones.sources import find_backbone
 from sfsc.errors import SfscError, first_line
 from sfsc.runs.paths import FAMILY_FILE
@@ -32,7 +33,8 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
             `.safetensors`) with the parameter names of the backbone (for ResNets, those of torchvision); a
             run folder, to use the backbone of its full sub-model; or, for a network of the transformers
             package, a folder that `save_pretrained` wrote. Parameters of a classifier are ignored, and so
-            are underscores at the beginning of names.
+            are underscores at the beginning of names. A network with another normalisation also takes the
+            weights of the same network with BatchNorms, and begins close to it (see `of_batch_norms`).
 
     Raises:
         SfscError: the file or package does not exist, or its names or shapes do not fit the backbone.
@@ -43,6 +45,7 @@ def load_weights(name: str, network: nn.Module, weights: str) -> None:
     else:
         read = huggingface.read_folder(path, network) if path.is_dir() else _read_state(path)
     state = {_without_underscores(key): value for key, value in read.items()} | read
+    state |= of_batch_norms(network, state)
     own = network.state_dict()
     missing = [key for key in own if key not in state]
     wrong = [key for key in own if key in state and state[key].shape != own[key].shape]

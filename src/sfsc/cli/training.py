@@ -114,13 +114,24 @@ def inspect(
     round_to: Annotated[
         int, typer.Option(help="Round channel counts up to multiples of this; 1 for no rounding.")
     ] = 8,
+    normalisation: Annotated[
+        str, typer.Option(help="Of a built-in backbone: batch, instance_batch or switchable_whitening.")
+    ] = "batch",
 ) -> None:
     """Show the channels, parameters and multiply-adds of a backbone at each width."""
     from sfsc.family.family import Family
     from sfsc.switchable.inspection import inspect as run_inspection
 
     size = (image_size, image_size)
-    family = Family.create(backbone, widths, embedding_dim, size, keep=keep or (), round_to=round_to)
+    family = Family.create(
+        backbone,
+        widths,
+        embedding_dim,
+        size,
+        keep=keep or (),
+        round_to=round_to,
+        normalisation=normalisation,
+    )
     names = [family.name_of(width) for width in family.widths]
     terminal.print_inspection(run_inspection(family, family.examples()), names)
 

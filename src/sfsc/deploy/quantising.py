@@ -11,10 +11,12 @@ import numpy as np
 import onnx
 from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
+from sfsc.backbones.normalisation import SwitchableWhitening2d
 from sfsc.embedding.exported import INPUT
 
 BATCH = 16
 LAYERS = ("Conv", "Gemm", "MatMul")
+CLASSES = "pkg.torch.onnx.class_hierarchy"  # metadata of a node: the classes of the modules that it is in
 
 
 class Quantiser:
@@ -22,7 +24,8 @@ class Quantiser:
 
     Weights become int8 and activations uint8. The ranges of activations are measured on the images, once for
     all models. `layers` contains, for each node with weights, its name and the names of the nodes that follow
-    it up to the next node with weights.
+    it up to the next node with weights. Switchable whitening always stays in float32, because its iteration
+    multiplies matrices whose entries differ by orders of magnitude.
     """
 
     def __init__(self, data: bytes, pixels: np.ndarray) -> None:
@@ -30,8 +33,9 @@ class Quantiser:
         self._model = onnx.load_from_string(data)
         self._pixels = pixels
         self.layers: list[list[str]] = []
+        self._exact = [node.name for node in self._model.graph.node if _whitens(node)]
         for node in self._model.graph.node:
-            if node.op_type in LAYERS:
+            if node.op_type in LAYERS and not _whitens(node):
                 self.layers.append([])
             if self.layers:
                 self.layers[-1].append(node.name)
@@ -64,10 +68,16 @@ class Quantiser:
             per_channel=True,
             weight_type=QuantType.QInt8,
             activation_type=QuantType.QUInt8,
-            nodes_to_exclude=[name for place in kept for name in self.layers[place]],
+            nodes_to_exclude=[*self._exact, *(name for place in kept for name in self.layers[place])],
             calibration_cache_path=ranges,
         )
         return target.read_bytes()
+
+
+def _whitens(node: onnx.NodeProto) -> bool:
+    """Return whether a node is part of switchable whitening."""
+    name = SwitchableWhitening2d.__name__
+    return any(entry.key == CLASSES and name in entry.value for entry in node.metadata_props)
 
 
 class _Images:

@@ -20,8 +20,13 @@ _ANALYSED: dict[tuple[object, ...], str] = {}
 
 
 def new_network(spec: FamilySpec) -> Embedder:
-    """Build a dense embedder with random weights."""
-    backbone = find_backbone(spec.backbone, spec.configuration)
+    """Build a dense embedder with random weights.
+
+    Raises:
+        SfscError: the backbone does not exist, cannot process images of this size, or has another
+            normalisation only.
+    """
+    backbone = find_backbone(spec.backbone, spec.configuration).normalised(spec.normalisation)
     return Embedder.build(backbone, spec.image_size, spec.embedding_dim)
 
 
@@ -33,7 +38,8 @@ def analysed(spec: FamilySpec, network: Embedder, widths: Sequence[float]) -> St
     Raises:
         SfscError: a module cannot be cut.
     """
-    key = (spec.backbone, spec.embedding_dim, spec.image_size, spec.keep, spec.round_to, *widths)
+    size = (spec.embedding_dim, spec.image_size)
+    key = (spec.backbone, spec.normalisation, *size, spec.keep, spec.round_to, *widths)
     if key in _ANALYSED:
         return structure_from_text(_ANALYSED[key], network)
     structure, graph = analyse(network, torch.zeros(2, 3, *spec.image_size), spec.keep)

@@ -104,6 +104,7 @@ class Family(Switchable):
         round_to: int = ROUND_TO,
         shared: bool = True,
         nested_dims: Sequence[int] = (),
+        normalisation: str = "batch",
     ) -> Family:
         """Create a new, untrained family.
 
@@ -125,10 +126,13 @@ class Family(Switchable):
             shared: whether the sub-models share one switchable network. Otherwise each width gets an
                 independent network, which starts with the weights of the sub-model but a new embedding head.
             nested_dims: the prefix lengths that will also work as embeddings, increasing.
+            normalisation: batch, instance_batch or switchable_whitening; the last two replace some
+                BatchNorms of a built-in backbone.
 
         Raises:
-            SfscError: the backbone is unknown, the widths, image sizes or nested dimensions are invalid, the
-                backbone cannot process images of a size, the weights do not fit, or a module cannot be cut.
+            SfscError: the backbone is unknown or lacks the normalisation, the widths, image sizes or nested
+                dimensions are invalid, the backbone cannot process images of a size, the weights do not fit,
+                or a module cannot be cut.
 
         Example::
 
@@ -147,6 +151,7 @@ class Family(Switchable):
             configuration=configuration,
             shared=shared,
             nested_dims=tuple(nested_dims),
+            normalisation=normalisation,
             image_sizes=sizes_of(written, image_size),
             depths=depths_of(written),
         )

@@ -13,7 +13,7 @@ from sfsc.notation import Size, check_depths, check_sizes
 from sfsc.switchable.network import ROUND_TO
 from sfsc.widths import Widths
 
-FORMAT = 6
+FORMAT = 7
 # Fields that the first format lacked: the format that introduced each, and the value in older families.
 LATER: dict[str, tuple[int, Any]] = {
     "keep": (2, []),
@@ -26,6 +26,7 @@ LATER: dict[str, tuple[int, Any]] = {
     "added": (5, []),
     "depths": (6, []),
     "ratios": (6, []),
+    "normalisation": (7, "batch"),
 }
 MOST_DIMENSIONS, MOST_PIXELS, MOST_WIDTHS = 1 << 14, 1 << 22, 64
 
@@ -49,6 +50,7 @@ class Description(TypedDict):
     added: NotRequired[tuple[float, ...]]
     depths: NotRequired[tuple[tuple[float, float], ...]]
     ratios: NotRequired[tuple[tuple[float, tuple[float, ...]], ...]]
+    normalisation: NotRequired[str]
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class FamilySpec:
         ratios: for added widths whose groups of channels have ratios of their own, the width and the channel
             ratio of each group, in the order of `Structure.groups`. Such a width is the name of its sub-model
             and its place among the others.
+        normalisation: the normalisation of a built-in backbone, as `Backbone.normalised` takes it.
 
     Raises:
         SfscError: the nested dimensions do not increase, or one of them is below 2 or not below
@@ -98,6 +101,7 @@ class FamilySpec:
     added: tuple[float, ...] = ()
     depths: tuple[tuple[float, float], ...] = ()
     ratios: tuple[tuple[float, tuple[float, ...]], ...] = ()
+    normalisation: str = "batch"
 
     def __post_init__(self) -> None:
         all_dimensions(self.nested_dims, self.embedding_dim)

@@ -244,7 +244,9 @@ def normalised(node: fx.Node) -> list[int]:
 
 
 def softmax(ledger: Ledger, node: fx.Node) -> ValueLabels:
-    """Tie the channels that are normalised together."""
+    """Tie the channels that are normalised together. A vector is then one unit, which is never cut."""
+    if len(shape_of(node)) == 1:
+        ledger.keep_whole([source(node)])
     return ledger.merge(ledger.labels(source(node)), [argument(node, 1, "dim")])
 
 

@@ -119,14 +119,18 @@ def _outputs(network: nn.Module, example: Tensor) -> list[Tensor]:
 
 @torch.no_grad()
 def _randomised(network: nn.Module) -> nn.Module:
-    """Return a copy on the CPU in evaluation mode, with random weights so that every branch has an effect."""
+    """Return a copy on the CPU in evaluation mode, with random weights so that every branch has an effect.
+
+    Buffers of several dimensions stay, because they can have a form of their own, as correlations have.
+    """
     copied = copy.deepcopy(network).cpu().eval()
     generator = torch.Generator().manual_seed(0)
     for tensor in state_of(copied).values():
         if tensor.is_floating_point():
             if tensor.numel() > max(tensor.shape, default=1):
-                fan_in = max(1, tensor.numel() // len(tensor))
-                tensor.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
+                if isinstance(tensor, nn.Parameter):
+                    fan_in = max(1, tensor.numel() // len(tensor))
+                    tensor.copy_(torch.randn(tensor.shape, generator=generator) / fan_in**0.5)
             else:
                 tensor.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
     return copied

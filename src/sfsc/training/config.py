@@ -62,6 +62,11 @@ class Config(BaseModel):
         "default",
         description="pretrained weights: default (the backbone's own, if any), none, a file or a folder",
     )
+    normalisation: Literal["batch", "instance_batch", "switchable_whitening"] = Field(
+        "batch",
+        description="normalisation of a built-in backbone: batch, or instance_batch or switchable_whitening "
+        "in place of some BatchNorms, against [shifts of domain](#normalisation)",
+    )
     widths: Annotated[tuple[float | str, ...], BeforeValidator(_read_widths)] = Field(
         (0.25, 0.5, 0.75, 1.0),
         description="channel ratios of the sub-models, increasing to 1.0; `0.25@48` adds an "

@@ -207,7 +207,7 @@ def blended(family: Family, other: Family, share: float) -> Family:
     """
     state, moved = family.state_dict(), other.state_dict()
     for name, tensor in state.items():
-        if name.endswith(("running_mean", "running_var")):
+        if name.endswith(("running_mean", "running_var", "running_correlation")):
             state[name] = torch.lerp(tensor, moved[name], share)
     blend = copy.deepcopy(family)
     blend.load_state_dict(state)

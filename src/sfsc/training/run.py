@@ -114,8 +114,8 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
     """Return the resolved settings, the data set and the images to train on.
 
     Raises:
-        SfscError: a setting or the data set is invalid, the backbone cannot take a depth or an image size, or
-            the folder contains another run.
+        SfscError: a setting or the data set is invalid, the backbone cannot take a depth or an image size,
+            the ranks cannot share a normalisation, or the folder contains another run.
     """
     if not resume:
         refuse_used(run, "continue it with --resume or choose another folder")
@@ -127,6 +127,11 @@ def _open(config: Config, run: Path, resume: bool, world: World) -> tuple[Config
         simplex(len(np.unique(dataset.train.identities)), config.embedding_dim)
     all_batches(images, config.model_copy(update={"epochs": 1}), world)
     resolved = _resolve(config, dataset)
+    if config.normalisation == "switchable_whitening" and config.sync_batch_norm and world.size > 1:
+        raise SfscError(
+            "switchable whitening normalises over each rank's images, not over those of all ranks: "
+            "set sync_batch_norm to false, or choose another normalisation"
+        )
     if not resume and any(isinstance(one, str) for one in config.widths):
         new_family(resolved, "none")  # refuses depths and image sizes that the backbone cannot take
     return resolved, dataset, images
@@ -167,9 +172,10 @@ def _resolve(config: Config, dataset: Dataset) -> Config:
     """Return the settings with everything decided that depends on the data set, the machine or the folder.
 
     Raises:
-        SfscError: a sub-model has an impossible image size, or there is no such backbone.
+        SfscError: a sub-model has an impossible image size, or there is no such backbone with the
+            normalisation.
     """
-    default_weights = find_backbone(config.backbone).default_weights
+    default_weights = find_backbone(config.backbone).normalised(config.normalisation).default_weights
     default_device = "cuda" if torch.cuda.is_available() else "cpu"
     image_size = config.image_size or dataset.image_size
     sizes_of([Written.parse(one) for one in config.widths], image_size)

@@ -74,6 +74,7 @@ def new_family(config: Config, weights: str) -> Family:
         round_to=config.round_to,
         shared=config.method.shared,
         nested_dims=config.nested_dims,
+        normalisation=config.normalisation,
     )
 
 
