@@ -11,12 +11,13 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
+from typer.main import get_command
 
-from sfsc.cli import main
+from sfsc.cli import app, main
 from sfsc.data.sheet import summarise
 from sfsc.data.sources import open_dataset
 from sfsc.gallery import Gallery
@@ -43,6 +44,7 @@ OPTIONS = {
         *("--widths", "--epochs", "--seed", "--device", "--compile", "--set", "--allow-code"),
         *("--old", "--teacher"),
     },
+    "inspect": {"--widths", "--image-size", "--embedding-dim", "--keep", "--round-to", "--normalisation"},
     "evaluate": {
         "--dataset",
         "--with",
@@ -57,6 +59,7 @@ OPTIONS = {
     },
     "thresholds": {"--dataset", "--workers", "--allow-code"},
     "submodel": {"--out", "--dataset", "--workers", "--allow-code"},
+    "recalibrate": {"--width", "--dataset", "--out", "--workers", "--allow-code"},
     "calibrate": {"--images", "--out", "--workers", "--allow-code"},
     "adapt": {"--images", "--out", "--workers", "--allow-code"},
     "compare": {
@@ -923,6 +926,23 @@ def test_help_names_the_options(command: str) -> None:
     out = succeed(*command.split(), "--help")
     assert out.startswith("Usage: ")
     assert set(re.findall(r"--[a-z][a-z0-9-]*", out)) - {"--help"} == OPTIONS[command]
+
+
+def test_every_command_is_listed_here() -> None:
+    def names(group: Any, prefix: str) -> set[str]:
+        commands = getattr(group, "commands", {})
+        return {prefix}.union(*(names(own, f"{prefix} {name}".strip()) for name, own in commands.items()))
+
+    assert names(get_command(app), "") == {*OPTIONS}
+
+
+def test_inspect_shows_what_a_normalisation_costs() -> None:
+    inspect = ("inspect", "small", "--widths", "0.5,1", "--image-size", "32", "--normalisation")
+    batch, whitening = (succeed(*inspect, name) for name in ("batch", "switchable_whitening"))
+    assert batch != whitening
+    result = sfsc(*inspect, "layer")
+    assert result.code == 2
+    assert "unknown normalisation 'layer'; choose one of batch, instance_batch" in result.err
 
 
 @pytest.mark.parametrize("command", ["search {run} {image}", "search {run} {image} --gallery x --top 0", "x"])
