@@ -115,7 +115,8 @@ class Columns:
             return _mask(array, condition)
         missing = _mask(pa.nulls(1, array.type.value_type), condition)
         masks = np.concatenate([_mask(array.dictionary, condition), missing])
-        return masks[array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)]
+        places = array.indices.fill_null(len(array.dictionary)).to_numpy(zero_copy_only=False)
+        return masks.take(places)  # in half the time of indexing
 
 
 def whole(column: pa.ChunkedArray) -> pa.Array:

@@ -45,7 +45,7 @@ class Lists:
     _index: Any
     span: Span = (0, 0)
 
-    @property
+    @cached_property
     def probed(self) -> int:
         """The bytes that a search reads for one query."""
         size = int(self._index.ntotal) * (self._index.code_size + ID.itemsize)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -73,6 +74,7 @@ def _number(manifest: Path) -> int:
     return name if name < _NAMED_FROM_ABOVE else 2**64 - 1 - name
 
 
+@lru_cache  # every search asks for it
 def _following(manifest: Path) -> Path:
     """Return the path of the next version's manifest."""
     name = int(manifest.stem)

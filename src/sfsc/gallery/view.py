@@ -32,7 +32,7 @@ class Part:
         if where:
             segment.touched(segment.columns.size_of(condition.column for condition in where))
         mask = segment.columns.fulfilling(where) & segment.mask() if where else None
-        count = segment.living if mask is None else int(mask.sum())
+        count = segment.living if mask is None else int(np.count_nonzero(mask))
         if not count:
             return np.empty((len(queries), 0), np.int64), np.empty((len(queries), 0), np.float32)
         few = mask is not None and count <= max(FEW_ROWS, FEW_SHARE * len(segment))
