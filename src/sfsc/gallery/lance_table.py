@@ -195,7 +195,8 @@ class LanceTable:
         if remembered := self._remembered(manifest):
             return Snapshot(self.directory / TABLE, manifest, *remembered)
         dataset = self._at(manifest)
-        if any(name.startswith("_") for name in _unused(dataset)):  # Lance cannot read a column named _rowid
+        # Lance cannot read a column named _rowid.
+        if any(name.startswith("_") and name in _unused(dataset) for name in dataset.schema.names):
             with self._processes:
                 dataset = _opened(self.directory / TABLE)
                 self._drop_unused(dataset)
