@@ -4,7 +4,7 @@ import pytest
 import safetensors.torch
 import torch
 
-from sfsc.backbones.builtin import BACKBONES
+from sfsc.backbones.builtin import BACKBONES, SamePadConv2d
 from sfsc.backbones.sources import find_backbone
 from sfsc.backbones.weights import load_weights
 from sfsc.errors import SfscError
@@ -48,6 +48,25 @@ def test_the_packaged_weights_know_imagenet() -> None:
     weight, noise = network.conv_stem.weight, random.conv_stem.weight
     assert _roughness(weight) < 0.7 * _roughness(noise)
     assert network.bn0.running_mean.abs().sum() > 0
+
+
+@pytest.mark.parametrize("kernel", [3, 5])
+@pytest.mark.parametrize("length", [1, 2, 4, 8])
+def test_inputs_are_padded_as_in_tensorflow(kernel: int, length: int) -> None:
+    conv = SamePadConv2d(2, 3, kernel, stride=2)
+    x = torch.randn(1, 2, length, 8, generator=torch.Generator().manual_seed(0))
+    out = -(-length // 2)
+    down, across = max((out - 1) * 2 + kernel - length, 0), kernel - 2
+    padding = (across // 2, across - across // 2, down // 2, down - down // 2)
+    expected = torch.nn.functional.conv2d(torch.nn.functional.pad(x, padding), conv.weight, stride=2)
+    assert torch.equal(conv(x), expected)
+    assert tuple(expected.shape) == (1, 3, out, 4)
+
+
+def test_efficientnet_lite0_embeds_narrow_images() -> None:
+    network = BACKBONES["efficientnet_lite0"].build((64, 32)).eval()
+    for size in [(40, 20), (36, 18), (8, 8)]:
+        assert network(torch.zeros(1, 3, *size)).shape[2:].numel() > 0
 
 
 def _roughness(filters: torch.Tensor) -> float:

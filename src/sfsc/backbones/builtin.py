@@ -115,17 +115,22 @@ class SmallNet(nn.Module):
 
 
 class SamePadConv2d(nn.Conv2d):
-    """Convolution with the padding SAME of TensorFlow, for input sizes that are multiples of the stride."""
+    """Convolution with the padding SAME of TensorFlow, for input sizes that are multiples of the stride.
+
+    An input that is smaller than the kernel after this padding is padded to its size.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, kernel: int, stride: int = 1, groups: int = 1):
         super().__init__(channels_in, channels_out, kernel, stride, groups=groups, bias=False)
-        total = kernel - stride
-        self.before, self.after = total // 2, total - total // 2
+        self.least_padding = kernel - stride
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.after:
-            x = nn.functional.pad(x, (self.before, self.after, self.before, self.after))
-        return super().forward(x)
+        padding = (*self._padding(x.shape[3]), *self._padding(x.shape[2]))
+        return super().forward(nn.functional.pad(x, padding) if any(padding) else x)
+
+    def _padding(self, length: int) -> tuple[int, int]:
+        total = max(self.least_padding, self.kernel_size[0] - length)
+        return total // 2, total - total // 2
 
 
 class InvertedResidual(nn.Module):
