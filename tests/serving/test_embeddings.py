@@ -21,7 +21,7 @@ from sfsc.serving.answers import Found, search_responses
 from sfsc.serving.embeddings import MOST_HEADER, NPY
 from sfsc.serving.guard import JSON_NUMBER, MAX_MANY
 from sfsc.serving.messages import MOST_QUERIES, MOST_ROWS, SearchAnswers
-from tests.serving.test_service import refused
+from tests.serving.test_service import refused, upload
 
 ONE = [1.0] * 16
 
@@ -70,6 +70,19 @@ def test_one_embedding_as_text_finds_what_its_numbers_find(
         ]
         assert answers[0]["hits"] == answers[1]["hits"]
         assert answers[0]["hits"][0]["id"] == id_
+
+
+def test_no_request_hashes_the_weights_of_the_family(
+    client: TestClient, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hashed(_: Family) -> str:
+        raise AssertionError("the weights were hashed")
+
+    monkeypatch.setattr(Family, "fingerprint", property(hashed))
+    assert client.post("/search/embedding", json={"embedding": ONE}).status_code == 200
+    assert client.post("/search/embeddings", json={"embeddings": [ONE, ONE]}).status_code == 200
+    assert client.post("/search/image", files=upload(picture)).status_code == 200
+    assert client.get("/health").status_code == 200
 
 
 @pytest.mark.parametrize("dimension", [4, 16])

@@ -90,14 +90,15 @@ class Service:
                 another family, or the bridge is damaged or leads elsewhere.
         """
         self.family = Family.load(run, allow_code)
-        self.fingerprint = self.family.fingerprint
+        self.fingerprint = self.family.fingerprint  # a hash of all weights, too slow for each request
         self.bridged = BridgedModel(self.family, Bridge.load(bridge)) if bridge else None
         self.space: Model = self.bridged or self.family
+        self.space_fingerprint = self.space.fingerprint
         self.thresholds = self.space.thresholds
         if self.thresholds is not None:
             self.thresholds.check(self.fingerprint)
         self.gallery = Gallery.open(gallery, maintain=True, memory=memory)
-        self.gallery.check_family(self.space.dimension, self.space.fingerprint)
+        self.gallery.check_family(self.space.dimension, self.space_fingerprint)
         self.description = describe_family(self.family, run, bridged=bridge is not None)
         self.roots = [Path(root) for root in image_roots or ()]
         if image_roots is None and (common := common_folder(self.gallery.column("path"))):
@@ -159,7 +160,7 @@ class Service:
             queries, fingerprint = self.bridged.mapped(unit_rows(queries, self.gallery.name)), None
         if together:
             queries = mean_query(unit_rows(queries, self.gallery.name))
-        query = Query(queries, fingerprint or self.space.fingerprint, search, width)
+        query = Query(queries, fingerprint or self.space_fingerprint, search, width)
         hits, seconds = await self._searches.run(query)
         return [Found(width, one, 0.0, _milliseconds(seconds)) for one in hits]
 
@@ -255,7 +256,7 @@ class Service:
 
         def count() -> int:
             probe = np.eye(1, self.space.dimension)
-            self.gallery.search(probe, self.space.fingerprint, top=1, exact=False)
+            self.gallery.search(probe, self.space_fingerprint, top=1, exact=False)
             return len(self.gallery)
 
         return await run_in_threadpool(count)  # outside the queue, to respond even if it is full
@@ -310,7 +311,7 @@ class Service:
 
     async def _search(self, embedding: np.ndarray, width: float | None, search: Search) -> Found:
         """Search with a (dim,) float32 embedding in the space of the gallery."""
-        query = Query(embedding[None], self.space.fingerprint, search, width)
+        query = Query(embedding[None], self.space_fingerprint, search, width)
         [hits], seconds = await self._searches.run(query)
         return Found(width, hits, 0.0, _milliseconds(seconds))
 
