@@ -152,6 +152,19 @@ def test_a_device_predicts_points_that_were_not_measured(run: Path, space: Space
         np.testing.assert_allclose(astuple(device.predict(point)), astuple(expense(space, point)), rtol=1e-4)
 
 
+def test_a_device_on_which_few_positions_take_longer_is_predicted(run: Path, space: Space) -> None:
+    def slow(point: Point) -> Expense:
+        costs = space.costs(point)
+        factors = np.where(costs.calls <= 16, 3e-9, 1e-9)
+        return replace(expense(space, point), p50=float(costs.multiply_adds @ factors))
+
+    samples = Samples.read(run, space)
+    rows = tuple(replace(one, expense=slow(one.point)) for one in samples.rows)
+    device, random = Device(space, replace(samples, rows=rows)), np.random.default_rng(6)
+    for point in [space.drawn(random) for _ in range(5)]:
+        assert device.predict(point).p50 == pytest.approx(slow(point).p50, rel=1e-4)
+
+
 def test_measurements_that_do_not_hold_are_refused(run: Path, space: Space, tmp_path: Path) -> None:
     samples = Samples.read(run, space)
     replace(samples, fingerprint="0123456789abcdef").write(tmp_path)

@@ -29,7 +29,7 @@ FEWEST = 10  # measurements that a model needs
 TURNS, SECONDS = 20, 0.1  # of each file
 FOLDS = 10
 THREADS = 1
-PLACES = (4, 16, 64)  # layers of so many are told apart
+POSITIONS = (4, 16, 64)  # of a layer's output, up to which its multiply-adds have a factor of their own
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Device:
 
     Time is a sum of the multiply-adds, the weights and the values of all layers with factors that are not
     negative, and so are memory and size of the file. Their relative errors are minimised. Multiply-adds of
-    layers with few places in their output have factors of their own, because they take longer.
+    layers with few positions in their output have factors of their own, because they take longer.
 
     Attributes:
         error: the median relative error of p50 for samples that were left out when the model was fitted, each
@@ -147,8 +147,8 @@ class Device:
 
     def _features(self, point: Point) -> np.ndarray:
         costs = self._space.costs(point)
-        kinds = np.searchsorted(PLACES, costs.uses)
-        multiply_adds = np.bincount(kinds, costs.multiply_adds, len(PLACES) + 1)
+        kinds = np.searchsorted(POSITIONS, costs.calls)
+        multiply_adds = np.bincount(kinds, costs.multiply_adds, len(POSITIONS) + 1)
         return np.array([1.0, *multiply_adds, costs.weights.sum(), costs.values.sum()])
 
     def predict(self, point: Point) -> Expense:

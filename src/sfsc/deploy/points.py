@@ -44,16 +44,19 @@ class Costs:
     """What a sub-model costs for one image, in each convolution and linear layer.
 
     Attributes:
-        multiply_adds: (layers,) float64.
-        uses: (layers,) float64, how often each weight is used: at every place of the layer's output.
+        calls: (layers,) float64, how often the layer uses its weights: once for each position of its output.
         weights: (layers,) float64, the number of weights.
         values: (layers,) float64, the number of values that the layer returns.
     """
 
-    multiply_adds: np.ndarray
-    uses: np.ndarray
+    calls: np.ndarray
     weights: np.ndarray
     values: np.ndarray
+
+    @property
+    def multiply_adds(self) -> np.ndarray:
+        """The multiply-adds: (layers,) float64."""
+        return self.calls * self.weights
 
 
 class Space:
@@ -191,7 +194,7 @@ class Space:
         used = np.array([not is_within(name, gone) for name in self._shapes])
         calls = used * self._calls[point.size]
         weights = used * np.array([float(np.prod(shape)) for shape in shapes])
-        return Costs(calls * weights, calls, weights, calls * np.array([shape[0] for shape in shapes]))
+        return Costs(calls, weights, calls * np.array([shape[0] for shape in shapes]))
 
 
 def _near(choices: Sequence[T], chosen: T, random: np.random.Generator) -> T:

@@ -215,7 +215,7 @@ def source_of(snapshot: Snapshot) -> Source:
 
 def key_of(fragment: Any) -> Key:
     """Return the names of the files of a fragment."""
-    return tuple(file._path for file in fragment.data_files())  # `path` makes a class for each access
+    return tuple(file.path for file in fragment.data_files())
 
 
 def positions_of(rows: pa.Table | pa.RecordBatch) -> np.ndarray:
