@@ -34,7 +34,8 @@ def main() -> None:
     dataset, pairs = open_dataset(chosen.dataset), [*zip(chosen.old, chosen.new, strict=True)]
     families = [tuple(Family.load(run) for run in pair) for pair in pairs]
     measured = [measure(old, new, dataset, chosen.workers) for old, new in families]
-    widths = [f"{width:g}" for width in families[0][1].widths]
+    new = families[0][1]
+    widths = [new.name_of(width) for width in new.widths]
     said = EXPLANATION.format(
         dataset=chosen.dataset,
         pairs=len(dataset.train.paths),

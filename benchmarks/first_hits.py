@@ -35,7 +35,8 @@ def main() -> None:
     for width in family.widths:
         for gallery in dict.fromkeys((width, 1.0)):
             shares = found(images, dataset, width, gallery, chosen.hits)
-            rows.append((f"{width:g}", f"{gallery:g}", *means(shares, dataset, chosen.queries, chosen.image)))
+            names = family.name_of(width), family.name_of(gallery)
+            rows.append((*names, *means(shares, dataset, chosen.queries, chosen.image)))
     heading = ("query", "gallery", f"{chosen.queries} queries", "all queries", chosen.image or "-")
     print(section(f"Found among the first {chosen.hits} hits", EXPLANATION, table(heading, rows)))
 

@@ -295,7 +295,8 @@ def aims(
     for name, found in recalls.items():
         yield [f"recall@10, {name}", f"{LEAST_RECALL} or more", f"{found:.3f}", met(found >= LEAST_RECALL)]
     for one in filters:
-        yield [f"approximate / exact, {one.name}", "below 1", f"{one.ratio:.2f}", met(one.ratio < 1)]
+        name, shown = f"approximate / exact, {one.name}", round(one.ratio, 2)
+        yield [name, "below 1", f"{shown:.2f}", met(shown < 1)]
     exact = next(search for search in searches if search.kind == "exact" and search.queries > 1)
     for search, limit in [*((search, APPROXIMATE_TIME) for search in approximate), (exact, EXACT_TIME)]:
         name = f"{search.kind}, {search.queries} at once, gallery / FAISS"
