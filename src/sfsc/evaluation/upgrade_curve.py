@@ -58,18 +58,23 @@ class UpgradeCurve:
         return gained / (values[-1] - values[0]) if values[-1] != values[0] else float("nan")
 
     def tables(self) -> dict[str, list[list[str]]]:
-        """Return the table that commands print, by its title: a heading and a row for each order."""
-        heading = ["order", *(f"{share:.0%}" for share in self.shares), "area", "closed at 20%"]
-        rows = [
-            [
-                order,
-                *(f"{100 * value:.1f}" for value in values),
-                f"{100 * self.area(order):.2f}",
-                f"{self.closed(order, 0.2):.0%}",
-            ]
-            for order, values in self.accuracies.items()
+        """Return the tables that commands print, by their titles: orders without a refit, and with one."""
+        title = f"mAP % of {self.queries} queries by the share of {self.rows} rows"
+        refitted = [order for order in self.accuracies if order.endswith(REFITTED)]
+        tables = {title: self._table([order for order in self.accuracies if order not in refitted])}
+        if refitted:
+            tables[f"{title}, the others refitted"] = self._table(refitted)
+        return tables
+
+    def _table(self, orders: Sequence[str]) -> list[list[str]]:
+        """Return a heading and a row for each share, and for what the orders are worth on the whole."""
+        shares = [
+            [f"{share:.0%}", *(f"{100 * self.accuracies[order][place]:.1f}" for order in orders)]
+            for place, share in enumerate(self.shares)
         ]
-        return {f"mAP % of {self.queries} queries by the share of {self.rows} rows": [heading, *rows]}
+        areas = ["area", *(f"{100 * self.area(order):.2f}" for order in orders)]
+        closed = ["closed at 20%", *(f"{self.closed(order, 0.2):.0%}" for order in orders)]
+        return [["rows", *(order.removesuffix(REFITTED) for order in orders)], *shares, areas, closed]
 
 
 def upgrade_curve(

@@ -6,12 +6,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from sfsc.deploy.quantities import SIZES, TIMES, show_quantity
-from sfsc.report.printing import known, print_line
+from sfsc.report.printing import known, print_line, print_table
 
 if TYPE_CHECKING:
     from sfsc.deploy.evolution import Candidate
@@ -32,7 +31,6 @@ def print_profile(profile: Profile) -> None:
         adds = known(row.multiply_adds, lambda count: f"{count / 1e6:,.1f} M")
         sizes.add_row(profile.name_of(width), known(row.parameters, "{:,}".format), adds)
     table = Table(*PROFILE_HEADING)
-    table.columns[0].overflow = "fold"  # a name that is cut off would be that of another sub-model
     reference = profile.reference
     for row in profile.rows:
         table.add_row(
@@ -45,8 +43,8 @@ def print_profile(profile: Profile) -> None:
             *(f"{row.throughput:,.0f}", known(reference, partial(_times_faster, row))),
             known(row.accuracy, lambda accuracy: f"{100 * accuracy:.1f}"),
         )
-    Console().print(sizes)
-    Console().print(table)
+    print_table(sizes)
+    print_table(table)
     if reference:
         print_line(f"times faster than {reference.name}, by p50; threads: {profile.threads}")
     print_line(
@@ -74,7 +72,7 @@ def print_search(search: Search) -> None:
             cells = f"{one.multiply_adds / 1e6:,.1f} M", f"{1000 * one.p50:.2f}", f"{one.memory / 1e6:.1f}"
             style = "bold" if one.point == search.winner.point else None
             table.add_row(one.name, ratios, *cells, f"{100 * one.accuracy:.1f}", style=style)
-    Console().print(table)
+    print_table(table)
     print_line(f"p50, memory: predicted; median error of p50 on points left out: {100 * search.error:.1f} %")
     print_line(f"mAP: in the full gallery of {search.dataset}; {len(search.candidates)} points evaluated")
     print_line(_figures(search.winner))

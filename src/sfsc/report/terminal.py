@@ -14,7 +14,7 @@ from sfsc.embedding.model import space_of
 from sfsc.errors import one_line
 from sfsc.report.further import further_tables
 from sfsc.report.names import names_of
-from sfsc.report.printing import known, print_line
+from sfsc.report.printing import known, print_line, print_table
 
 if TYPE_CHECKING:
     from sfsc.bridges.bridge import Bridge, Choice
@@ -35,7 +35,7 @@ def print_summary(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         total = "bold" if row["camera"] == "all" else None
         table.add_row(*(escape(str(value)) for value in row.values()), style=total)
-    Console().print(table)
+    print_table(table)
 
 
 def print_evaluation(evaluation: dict[str, Any]) -> None:
@@ -62,10 +62,9 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
     for name, q, g in pairs:
         tests.add_row(name, *(f"{100 * evaluation['metrics'][key][q][g]:.1f}" for key in metrics))
     tests.add_row(escape(baseline["name"]), *(f"{100 * baseline[key]:.1f}" for key in metrics))
-    console = Console()
-    console.print(matrix)
+    print_table(matrix)
     print_tables(further_tables(evaluation))
-    console.print(tests)
+    print_table(tests)
     if exported:
         costs = Table("exported -> full", "mAP %", "cost in points")
         for row, label in enumerate(exported, full + 1):
@@ -74,9 +73,9 @@ def print_evaluation(evaluation: dict[str, Any]) -> None:
                 f"{100 * accuracy[row][full]:.2f}",
                 f"{100 * evaluation['costs'][label]:z.2f}",
             )
-        console.print(costs)
+        print_table(costs)
     if len(evaluation.get("dimensions", [])) > 1:
-        console.print(_dimensions(widths, evaluation["dimensions"]))
+        print_table(_dimensions(widths, evaluation["dimensions"]))
     if "decisions" in evaluation:
         from sfsc.report.decisions import decision_tables
 
@@ -118,9 +117,8 @@ def print_inspection(inspection: Inspection, names: Sequence[str]) -> None:
     channels = Table(*names, "layers", title="output channels")
     for counts, layers in inspection.channels.items():
         channels.add_row(*map(str, counts), escape(_shortened(layers)))
-    console = Console()
-    console.print(sizes)
-    console.print(channels)
+    print_table(sizes)
+    print_table(channels)
     for name, ends in inspection.whole.items():
         print_line(f"not cut: {ends} of {name}")
 
@@ -140,7 +138,7 @@ def print_hits(hits: list[Hit]) -> None:
             *(str(rank), f"{hit.score:.3f}", *decided, escape(hit.identity or ""), escape(hit.camera or "")),
             *(f"{hit.width:g}", escape(hit.path)),
         )
-    Console().print(table)
+    print_table(table)
 
 
 def print_thresholds(thresholds: Thresholds) -> None:
@@ -157,7 +155,7 @@ def print_thresholds(thresholds: Thresholds) -> None:
     for (query, row), one in maps.items():
         cells = [f"{one.threshold(r):.3f}" if r >= one.smallest_rate else "-" for r in RATES]
         table.add_row(f"{query:g} -> {row:g}", *cells, known(one.cosine(0.5, 10_000), "{:.3f}".format))
-    Console().print(table)
+    print_table(table)
     smallest = max(one.smallest_rate for one in maps.values())
     print_line(f"data: {thresholds.data}, {thresholds.images} images of {thresholds.identities} identities")
     print_line(
@@ -177,7 +175,7 @@ def print_duplicates(groups: Sequence[Sequence[Copy]], gallery: str) -> None:
         if len(group) > MOST_COPIES:
             table.add_row(str(number), "", "", "", f"and {len(group) - MOST_COPIES} more")
     if groups:
-        Console().print(table)
+        print_table(table)
     if len(groups) > MOST_GROUPS:
         print_line(f"and {len(groups) - MOST_GROUPS} more groups: --out writes all of them")
     rows = sum(map(len, groups))
@@ -198,7 +196,7 @@ def print_bridge(bridge: Bridge) -> None:
             f"[bold]{shown[kind]}[/bold]" if kind == choice.kind else shown.get(kind, "-") for kind in kinds
         ]
         table.add_row(escape(" -> ".join(f"{end.name} ({end.dimension})" for end in ends)), *cells)
-    Console().print(table)
+    print_table(table)
     print_line(f"fitted on {bridge.pairs} images")
 
 
@@ -220,7 +218,7 @@ def print_gallery(name: str, info: GalleryInfo) -> None:
         table = Table(f"{title}", "rows")
         for value, rows in counts.items():
             table.add_row(escape(str(value)), str(rows))
-        Console().print(table)
+        print_table(table)
     if info.attributes:
         print_line(
             "attributes: " + ", ".join(f"{column} ({kind})" for column, kind in info.attributes.items())
@@ -245,7 +243,7 @@ def print_calibration(report: CalibrationReport) -> None:
     table = Table("width", "before", "after", title="cosine to the full sub-model, same image")
     for width, before in report.before.items():
         table.add_row(f"{width:g}", f"{before:.3f}", f"{report.after[width]:.3f}")
-    Console().print(table)
+    print_table(table)
 
 
 def print_adaptation(adaptation: Adaptation) -> None:
@@ -263,7 +261,7 @@ def print_adaptation(adaptation: Adaptation) -> None:
             "valid" if candidate.galleries_stay else "invalid",
             style="bold" if candidate is adaptation.chosen else None,
         )
-    Console().print(table)
+    print_table(table)
     print_line(
         f"chosen: {adaptation.chosen.name} ({adaptation.fitted} images, {adaptation.held_out} held out)"
     )
@@ -293,4 +291,4 @@ def print_tables(tables: Mapping[str, Sequence[Sequence[str]]]) -> None:
         table = Table(*map(escape, heading), title=escape(caption))
         for row in rows:
             table.add_row(*map(escape, row))
-        Console().print(table)
+        print_table(table)
