@@ -108,6 +108,28 @@ def test_single_changes_merge_small_fragments_and_no_large_ones(gallery: Gallery
     assert len(gallery) == 1000
 
 
+def test_a_middle_sized_fragment_is_not_merged_with_a_few_new_rows(tmp_path: Path) -> None:
+    with Gallery.open(tmp_path / "gallery", create=True) as gallery:
+        add(gallery, range(20))
+        [before] = files(tmp_path)
+        for number in range(20, 60):
+            add(gallery, range(number, number + 1))
+    assert before in files(tmp_path)
+
+
+def test_rows_that_come_one_by_one_are_rewritten_a_few_times() -> None:
+    fragments, rewritten, most = [0], 0, 0
+    for _ in range(2_000):
+        fragments.append(1)
+        if size := upkeep.merged_below(fragments):
+            merged = sum(rows for rows in fragments if rows < size)
+            fragments = [*(rows for rows in fragments if rows >= size), merged]
+            rewritten += merged
+        most = max(most, sum(rows < upkeep.SMALL[-1] for rows in fragments))
+    assert rewritten < 4 * 2_000
+    assert most <= upkeep.MOST_SMALL * len(upkeep.SMALL)
+
+
 def test_a_fragment_of_which_most_is_deleted_is_rewritten(gallery: Gallery, tmp_path: Path) -> None:
     before = files(tmp_path)
     gallery.delete(map(str, range(400)))

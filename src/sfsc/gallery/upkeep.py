@@ -5,9 +5,10 @@ Call these functions only while other writers are locked out (`LanceTable.writin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
@@ -16,8 +17,9 @@ import pyarrow.compute as pc
 KEPT, KEPT_AT_FIRST = "sfsc.kept_seconds", 60.0  # old versions are kept because others may still read them
 LONGEST_KEPT = 1e9  # seconds
 CLEANED_EVERY = 256  # versions
-# Every add creates a fragment. Whenever this many in a row have fewer rows than one of these sizes, they are
-# merged. Larger ones stay as they are, so that processes that have read them need not read them again.
+# Every add creates a fragment. Whenever there are this many between two of these sizes, they are merged, with
+# those that are smaller. Larger ones stay as they are: they need not be written again, nor read again by the
+# processes that have read them.
 SMALL, MOST_SMALL = (64, 1_024, 16_384), 16
 LARGE = 100_000  # rows; `optimize` merges fragments of fewer rows
 WORN, WORN_FROM, WORN_AT_REST = 0.5, 4_096, 0.1  # share of deleted rows from which a fragment is rewritten
@@ -51,7 +53,7 @@ def room_permitting() -> Iterator[None]:
 def _tidy(dataset: Any) -> None:
     covered, fragments = _covered(dataset), dataset.get_fragments()
     sizes = [part.physical_rows for part in fragments if part.fragment_id not in covered]
-    small = next((size for size in SMALL if sum(rows < size for rows in sizes) >= MOST_SMALL), 0)
+    small = merged_below(sizes)
     worn = {part.fragment_id for part in fragments if _is_worn(part)}
     if small or worn:  # rewriting covered rows takes long, because their whole segment is written again
         compact(dataset, small or SMALL[0], WORN, covered - worn)
@@ -59,6 +61,16 @@ def _tidy(dataset: Any) -> None:
         remove_old_versions(dataset)
     if sum(sizes) > MOST_NEW:
         index_columns(dataset, patient=True)
+
+
+def merged_below(sizes: Sequence[int]) -> int:
+    """Return below how many rows fragments of these sizes should be merged, or 0 if none should.
+
+    Only fragments of one class of sizes count. If smaller ones counted, too, the largest fragment would be
+    written again with every few new ones, instead of once.
+    """
+    classes = pairwise((0, *SMALL))
+    return next((most for least, most in classes if sum(least <= n < most for n in sizes) >= MOST_SMALL), 0)
 
 
 def _is_worn(fragment: Any) -> bool:
