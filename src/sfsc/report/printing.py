@@ -19,7 +19,7 @@ def print_line(line: str) -> None:
 
 
 def print_table(table: Table) -> None:
-    """Print a table of which nothing is cut off.
+    """Print a table without cutting off any cell.
 
     Cells that do not fit into a terminal continue in further lines. A file or another program, which has no
     width, gets every row in one line.
