@@ -495,3 +495,14 @@ def test_attributes_of_unknown_kinds_are_refused(kind: Any) -> None:
     values["attributes"]["price"] = kind
     with pytest.raises(SfscError, match=r"gallery g is damaged|g is not a gallery"):
         Description.from_json(values, "g")
+
+
+def test_a_gallery_without_rows_can_be_maintained_and_filled_again(gallery: Gallery, tmp_path: Path) -> None:
+    gallery.search(embeddings(1), "f")
+    assert gallery.delete([f"{row}" for row in range(300)]) == 300
+    gallery.optimize()
+    gallery.refresh()
+    assert not gallery.verify().findings
+    assert gallery.search(embeddings(1), "f") == [[]]
+    assert add(gallery, embeddings(2)) == 2
+    assert len(gallery.search(embeddings(1), "f")[0]) == 2

@@ -70,6 +70,11 @@ class TwoGalleries(RuleBasedStateMachine):
         for id_ in there:
             del self.rows[id_]
 
+    @rule(size=st.sampled_from([None, 0, 100]))
+    def damage_records(self, size: int | None) -> None:
+        for file in self.path.glob(".changes/*"):
+            file.unlink() if size is None else file.write_bytes(file.read_bytes()[:size])
+
     @rule(who=WHO)
     def optimize(self, who: int) -> None:
         self.galleries[who].optimize()

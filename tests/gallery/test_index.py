@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 from sfsc.gallery import Condition, Gallery
+from sfsc.gallery.changes import Changes
 from sfsc.gallery.index import FOLDER, Index
 from sfsc.gallery.index_files import CURRENT, FORMAT, HEADER, current, make_current, write_index
 from sfsc.gallery.store import StoreUnavailable
@@ -432,7 +433,7 @@ def test_few_rows_have_no_index(tmp_path: Path) -> None:
         gallery.optimize()
         assert first(gallery, embeddings(99)[7:8]) == "7"
         assert not (tmp_path / "gallery" / FOLDER).exists()
-        assert not Index(tmp_path / "gallery").stale
+        assert not Index(tmp_path / "gallery", Changes(tmp_path / "gallery")).stale
 
 
 def change(name: str, place: int = 0) -> Callable[[Path], None]:

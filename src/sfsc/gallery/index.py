@@ -14,12 +14,12 @@ import numpy as np
 import pyarrow as pa
 
 from sfsc.errors import SfscError, first_line
+from sfsc.gallery.changes import Changes
 from sfsc.gallery.index_files import (
     CURRENT,
     Key,
     Track,
     current,
-    digest,
     make_current,
     open_index,
     read_header,
@@ -29,6 +29,7 @@ from sfsc.gallery.lance_table import TABLE, Snapshot
 from sfsc.gallery.manifests import Manifest
 from sfsc.gallery.members import (
     Member,
+    changed,
     converted,
     differences,
     followed,
@@ -62,11 +63,13 @@ class Index:
     whether the table was changed by additions and deletions or replaced by another table.
 
     Most rows are mapped from the files of an index (`index_files`); those that came later are in memory.
+    Small changes are taken from their records (`changes`), if there are any.
     """
 
-    def __init__(self, directory: Path, memory: float = math.inf) -> None:
+    def __init__(self, directory: Path, changes: Changes, memory: float = math.inf) -> None:
         """Use the index of the gallery in a directory, and keep at most `memory` bytes of it in memory."""
         self._directory = directory
+        self._changes = changes
         self._memory = memory
         self._home = directory / FOLDER
         self._scratch: TemporaryDirectory[str] | None = None
@@ -91,7 +94,7 @@ class Index:
             if folder is None:
                 return None
             header = self._header if folder == self._folder else read_header(folder)
-            if header.manifest == digest(manifest.content):
+            if header.manifest == manifest.digest:
                 return Description.from_json(header.description, str(self._directory)), header.columns
         return None
 
@@ -103,9 +106,11 @@ class Index:
             `most_new` of those in the files.
         """
         if self._view is None or self._snapshot is not snapshot:
-            self._snapshot = None  # in case reading fails
-            self._adopt(snapshot)
-            if not self._is_of(snapshot) and not self._update(snapshot, most_new):
+            before, self._snapshot = self._snapshot, None  # in case reading fails
+            if self._adopt(snapshot):
+                before = None
+            known = self._is_of(snapshot) or self._follow_records(before, snapshot)
+            if not known and not self._update(snapshot, most_new):
                 return None
             attributes = snapshot.description.attributes
             self._view = View(tuple(member.part for member in self._members), tuple(attributes))
@@ -159,9 +164,8 @@ class Index:
         Raises:
             OSError: the disk is full, or the directory is not writable.
         """
-        source = source_of(snapshot)
-        if sum(part.rows for part in source.fragments) >= INDEXED_FROM:
-            make_current(write_index(self._home, source, track))
+        if snapshot.dataset.count_rows() >= INDEXED_FROM:
+            make_current(write_index(self._home, source_of(snapshot), track))
             self._snapshot = None  # the files are used at the next call of `follow`
 
     def build_aside(self, snapshot: Snapshot, track: Track) -> None:
@@ -171,16 +175,18 @@ class Index:
             self._home = Path(self._scratch.name)
         self.build(snapshot, track)
 
-    def _adopt(self, snapshot: Snapshot) -> None:
-        """Replace what is here by the current files, unless they are in use already."""
+    def _adopt(self, snapshot: Snapshot) -> bool:
+        """Replace what is here by the current files, unless they are in use; return whether it did."""
         folder = current(self._home)
         if folder is None or folder == self._folder:
-            return
+            return False
         try:
             self._open(folder, snapshot.description)
         except DAMAGE as error:
             if folder.exists():
                 say(f"gallery {self._directory}: its index cannot be used ({first_line(error)})")
+            return False
+        return True
 
     def _open(self, folder: Path, description: Description) -> None:
         header = read_header(folder)
@@ -196,7 +202,16 @@ class Index:
         base = self._base
         if base is None or len(self._members) > 1 or base.part.segment.dead:
             return False
-        return self._header.manifest == digest(snapshot.manifest.content)
+        return self._header.manifest == snapshot.manifest.digest
+
+    def _follow_records(self, before: Snapshot | None, snapshot: Snapshot) -> bool:
+        """Follow the changes since the version `before`, which is here, if they are recorded."""
+        changes = None if before is None else self._changes.between(before.manifest, snapshot.manifest)
+        for change in changes or ():
+            self._members = changed(self._members, change, snapshot)
+        if any(change.files for change in changes or ()):
+            self._merge()
+        return changes is not None
 
     def _update(self, snapshot: Snapshot, most_new: float) -> bool:
         """Follow all fragments, and read the new ones unless they are too many; return whether it did."""
@@ -231,13 +246,16 @@ class Index:
 
     def _merge(self) -> None:
         """Merge the last segments in memory, so that each is several times as large as the next."""
-        while len(self._members) > 1:
-            *rest, larger, last = self._members
-            sizes = len(larger.part.segment), len(last.part.segment)
-            apart = sizes[0] > GROWTH * sizes[1] and sum(sizes) > AT_ONCE
-            if apart or larger.part.lists is not None:
+        *rest, last = self._members
+        small, size = [last], len(last.part.segment)
+        while rest:
+            larger = len(rest[-1].part.segment)
+            apart = larger > GROWTH * size and larger + size > AT_ONCE
+            if apart or rest[-1].part.lists is not None:
                 break
-            self._members = [*rest, joined([larger, last])]
+            small.insert(0, rest.pop())
+            size += larger
+        self._members = [*rest, joined(small)] if len(small) > 1 else self._members
         last = self._members[-1]
         lists = None if self._base is None else self._base.part.lists
         if lists is not None and last.part.lists is None and len(last.part.segment) >= LISTED_FROM:

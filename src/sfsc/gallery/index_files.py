@@ -7,7 +7,6 @@ of its files is trusted.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import secrets
 import shutil
@@ -27,6 +26,7 @@ from sfsc.gallery.column_files import read_column, write_column
 from sfsc.gallery.columns import TYPES, Columns
 from sfsc.gallery.forms import DTYPES
 from sfsc.gallery.lists import Lists, open_lists, write_array, write_lists
+from sfsc.gallery.manifests import Manifest
 from sfsc.gallery.residency import Residency
 from sfsc.gallery.segment import Segment, hashes_of, lengths_of
 from sfsc.gallery.store import Description
@@ -93,8 +93,7 @@ class Source(NamedTuple):
     """What an index is made from: one version of a table.
 
     Attributes:
-        version: its number.
-        manifest: the content of its manifest.
+        manifest: its manifest.
         description: the description of the gallery.
         columns: the stored name of each column and attribute.
         form: the form in which all rows can be compared.
@@ -104,19 +103,13 @@ class Source(NamedTuple):
         column: returns all values of a column, by the name of the column or attribute.
     """
 
-    version: int
-    manifest: bytes
+    manifest: Manifest
     description: Description
     columns: Mapping[str, str]
     form: str
     fragments: Sequence[Fragment]
     vectors: Callable[[int], Iterable[tuple[np.ndarray, np.ndarray]]]
     column: Callable[[str], pa.ChunkedArray]
-
-
-def digest(manifest: bytes) -> str:
-    """Return the SHA-256 of a manifest, which identifies a version of a table."""
-    return hashlib.sha256(manifest).hexdigest()
 
 
 def current(directory: Path) -> Path | None:
@@ -195,8 +188,8 @@ def write_index(directory: Path, source: Source, track: Track) -> Path:
         probes = write_lists(folder, rows, track)
         header = Header(
             format=FORMAT,
-            version=source.version,
-            manifest=digest(source.manifest),
+            version=source.manifest.version,
+            manifest=source.manifest.digest,
             description=source.description.to_json(),
             columns=dict(source.columns),
             form=source.form,

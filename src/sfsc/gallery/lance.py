@@ -20,6 +20,7 @@ from filelock import Timeout
 from sfsc.data.walking import is_system_entry
 from sfsc.errors import SfscError
 from sfsc.gallery.backup import backup_table
+from sfsc.gallery.changes import Changes
 from sfsc.gallery.conditions import Condition
 from sfsc.gallery.follower import Follower
 from sfsc.gallery.forms import encode
@@ -29,7 +30,7 @@ from sfsc.gallery.lance_check import table_problems
 from sfsc.gallery.lance_table import TABLE, TYPES, LanceTable, Snapshot
 from sfsc.gallery.names import attribute_of
 from sfsc.gallery.packing import packed, unpacked
-from sfsc.gallery.replacing import replace_rows, with_originals
+from sfsc.gallery.replacing import removal, replacement, with_originals
 from sfsc.gallery.rewriting import moving, moving_again, rewrite
 from sfsc.gallery.store import (
     BRIDGE_ERROR,
@@ -43,7 +44,7 @@ from sfsc.gallery.store import (
     Problem,
     StoreUnavailable,
 )
-from sfsc.gallery.upkeep import KEPT, duplicates, index_columns, remove_duplicates, tidy
+from sfsc.gallery.upkeep import KEPT, duplicates, index_columns, remove_duplicates
 from sfsc.gallery.view import View
 from sfsc.progress import say, track
 
@@ -65,7 +66,8 @@ class LanceStore:
         self._path = path
         self._may_be_missing = create
         self._maintain = maintain
-        self._index = Index(path, memory)
+        changes = Changes(path)
+        self._index = Index(path, changes, memory)
         self._shortened: dict[int, tuple[View, View]] = {}
         self._lock = RLock()
         self._builder: Thread | None = None
@@ -74,7 +76,7 @@ class LanceStore:
         if find_spec("lance") is None:  # it is imported when it is needed, which takes a second
             raise ModuleNotFoundError("lance", name="lance")
         self._check_directory()
-        self._table = LanceTable(path, self._index.remembered)
+        self._table = LanceTable(path, changes, self._index.remembered)
         self.describe()
 
     def describe(self) -> Description | None:
@@ -105,7 +107,8 @@ class LanceStore:
             dataset = self._table.fit(snapshot, attributes)
             table = _in_columns(arrays | {EMBEDDING: packed(encode(embeddings, form))}, dataset.schema)
             table = with_originals(dataset, table) if keep_originals else table
-            tidy(replace_rows(dataset, table))
+            same_columns = dataset.version == snapshot.manifest.version
+            self._table.tidy(self._table.commit(dataset, replacement(dataset, table), same_columns))
         self._keep_up()
 
     def move(self, to: Description, move: Move, token: str) -> int:
@@ -155,8 +158,14 @@ class LanceStore:
         with self._table.reported("written"), self._table.writing() as snapshot:
             if snapshot is None:
                 return 0
-            deleted = int(snapshot.dataset.delete(snapshot.sql(where))["num_deleted_rows"])
-            tidy(snapshot.dataset)
+            dataset = snapshot.dataset
+            if ids := _ids_alone(where):
+                pending = removal(dataset, ids)
+                deleted = pending.removed
+                dataset = self._table.commit(dataset, pending) if deleted else dataset
+            else:
+                deleted = int(dataset.delete(snapshot.sql(where))["num_deleted_rows"])
+            self._table.tidy(dataset)
         self._keep_up()
         return deleted
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from threading import RLock
 from typing import Any
@@ -16,12 +16,14 @@ import pyarrow as pa
 from filelock import FileLock
 
 from sfsc.errors import SfscError, first_line
+from sfsc.gallery.changes import Changes
 from sfsc.gallery.columns import TYPES as INDEX_TYPES
 from sfsc.gallery.conditions import EQUALITIES, EXACT, Condition, Value
 from sfsc.gallery.manifests import Manifest, ManifestWatch
 from sfsc.gallery.names import NUMBER_PREFIX, attribute_of, column_of
+from sfsc.gallery.replacing import Pending
 from sfsc.gallery.store import COLUMNS, EMBEDDING, FORMAT, ORIGINAL, Description, StoreUnavailable
-from sfsc.gallery.upkeep import FULL_DISK, compact, join_segments
+from sfsc.gallery.upkeep import FULL_DISK, compact, join_segments, tidy
 
 TABLE = "gallery.lance"
 LOCK, BUILDING = ".lock", ".building.lock"
@@ -82,9 +84,10 @@ class LanceTable:
     def __init__(
         self,
         directory: Path,
+        changes: Changes | None = None,
         remembered: Callable[[Manifest], tuple[Description, Mapping[str, str]] | None] = lambda _: None,
     ) -> None:
-        """Use the table in a directory.
+        """Use the table in a directory, and by default the records of its changes in the same directory.
 
         `remembered` returns the description and the stored names of the columns of a version, if they are
         known without opening the table: importing Lance takes longer than a search.
@@ -92,7 +95,9 @@ class LanceTable:
         self.directory = directory
         self._remembered = remembered
         self._watch = ManifestWatch(directory / TABLE)
+        self._changes = changes or Changes(directory)
         self._snapshot: Snapshot | None = None
+        self._last: Any = None  # the dataset that was opened last to describe it
         self._session: Any = None
         self._left: Manifest | None = None  # by the last change of this process
         self._reading, self._writing = RLock(), RLock()
@@ -126,6 +131,24 @@ class LanceTable:
                 # A change moves its dataset to the new version, but a snapshot must stay the same.
                 yield snapshot and replace(snapshot, session=self._session, opened=None)
                 self._left = self._watch.newest()
+
+    def commit(self, dataset: Any, pending: Pending, recorded: bool = True) -> Any:
+        """Commit a change of the newest version, and return the next one. Call it only inside `writing`.
+
+        The change is recorded for the processes that follow it, unless a column may come into use with it, or
+        fall out of use.
+        """
+        from lance import LanceDataset
+
+        before = self._watch.newest()
+        same_columns = bool(pending.change.files) or not pending.emptied
+        if recorded and same_columns and before is not None and before.version == dataset.version:
+            self._changes.record(before, pending.change)
+        return LanceDataset.commit(dataset, pending.transaction)
+
+    def tidy(self, dataset: Any) -> None:
+        """Merge small fragments if there are many, and remove old versions. Call it only inside `writing`."""
+        tidy(dataset, partial(self.commit, recorded=not _unused(dataset)))
 
     def create(self, description: Description) -> None:
         """Create the empty table if it does not exist."""
@@ -169,6 +192,7 @@ class LanceTable:
         self._drop_unused(dataset)
         join_segments(dataset)
         compact(dataset)
+        self._changes.clear()
 
     @contextmanager
     def building(self) -> Iterator[None]:
@@ -192,6 +216,9 @@ class LanceTable:
             ) from error
 
     def _open(self, manifest: Manifest) -> Snapshot:
+        last = self._snapshot
+        if last is not None and self._changes.between(last.manifest, manifest) is not None:
+            return replace(last, manifest=manifest, opened=None)
         if remembered := self._remembered(manifest):
             return Snapshot(self.directory / TABLE, manifest, *remembered)
         dataset = self._at(manifest)
@@ -204,6 +231,7 @@ class LanceTable:
             if dataset.version == manifest.version:
                 break
             dataset, manifest = _opened(self.directory / TABLE), self._watch.newest() or manifest
+        self._last = dataset
         described = _describe(dataset, str(self.directory))
         opened = dataset if dataset.version == manifest.version else None
         return Snapshot(self.directory / TABLE, manifest, *described, opened=opened)
@@ -214,10 +242,9 @@ class LanceTable:
         A version after the last one is opened with its caches, which takes a fraction of the time. Any other
         version may be of another table in the same directory, which the caches would hide.
         """
-        last = None if self._snapshot is None else self._snapshot.opened
-        if last is not None and last.version < manifest.version:
+        if self._last is not None and self._last.version < manifest.version:
             with suppress(OSError, ValueError):
-                return last.checkout_version(manifest.version)
+                return self._last.checkout_version(manifest.version)
         return _opened(self.directory / TABLE)
 
     def renamed(self, snapshot: Snapshot) -> Any:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 _NAMED_FROM_ABOVE = 2**63  # larger names count down, so that listings begin with the newest version
 _TRIES = 10
 
 
-class Manifest(NamedTuple):
+@dataclass(frozen=True)
+class Manifest:
     """The newest manifest of a table: its path and content.
 
     A manifest names every file of the table, and these names are random. Two manifests are therefore equal
@@ -24,6 +26,20 @@ class Manifest(NamedTuple):
     def version(self) -> int:
         """The number of the version."""
         return _number(self.path)
+
+    @cached_property
+    def digest(self) -> str:
+        """The SHA-256 of the content, which identifies a version of a table."""
+        return hashlib.sha256(self.content).hexdigest()
+
+    def following(self) -> Manifest:
+        """Return the manifest of the next version.
+
+        Raises:
+            OSError: there is none, or it cannot be read.
+        """
+        path = _following(self.path)
+        return Manifest(path, path.read_bytes())
 
 
 class ManifestWatch:

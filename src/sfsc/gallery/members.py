@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sfsc.gallery.changes import Change
 from sfsc.gallery.columns import Columns, whole
 from sfsc.gallery.deletions import deleted_positions, identity_of, places_of
 from sfsc.gallery.forms import DTYPES
@@ -153,13 +154,39 @@ def read_member(snapshot: Snapshot, fragments: Mapping[Key, Any]) -> Member:
         start += len(table)
         tables.append(table)
         offsets.append(positions)
-    rows = pa.concat_tables(tables)
+    return Member(Part(_segment_of(snapshot, pa.concat_tables(tables))), np.concatenate(offsets), held)
+
+
+def changed(members: Sequence[Member], change: Change, snapshot: Snapshot) -> list[Member]:
+    """Return members after a change that was recorded.
+
+    Their fragments keep the deletions that they had; `followed` compares these with the table again.
+    """
+    ids, left = change.rows["id"].to_pylist(), []
+    for member in members:
+        segment = member.part.segment
+        if not len(gone := segment.with_ids(ids)):
+            left.append(member)
+            continue
+        fewer = replace(member, part=replace(member.part, segment=segment.without(gone)))
+        if member.mapped or not fewer.worn:
+            left.append(fewer)
+        elif fewer.part.segment.living:
+            left.append(joined([fewer]))
+    if not change.files:
+        return left
+    held = {tuple(change.files): Held(None, 0, len(ids))}
+    part = Part(_segment_of(snapshot, change.rows))
+    return [*left, Member(part, np.arange(len(ids), dtype=np.uint32), held)]
+
+
+def _segment_of(snapshot: Snapshot, rows: pa.Table) -> Segment:
+    """Return rows of the table in memory."""
     form = _common_form(rows["form"])
     dimension = snapshot.description.dimension
     vectors = np.concatenate([stored(batch, dimension, form) for batch in rows.to_batches() if len(batch)])
     arrays = {name: whole(rows[column]) for name, column in snapshot.columns.items()}
-    segment = Segment.of(vectors, Columns(arrays, start).encoded())
-    return Member(Part(segment), np.concatenate(offsets), held)
+    return Segment.of(vectors, Columns(arrays, len(rows)).encoded())
 
 
 def _rows_of(fragment: Any, names: Sequence[str], table: Path) -> tuple[pa.Table, np.ndarray]:
@@ -199,8 +226,7 @@ def source_of(snapshot: Snapshot) -> Source:
             yield stored(batch, dimension, form), positions_of(batch)
 
     return Source(
-        version=snapshot.manifest.version,
-        manifest=snapshot.manifest.content,
+        manifest=snapshot.manifest,
         description=snapshot.description,
         columns=snapshot.columns,
         form=form,

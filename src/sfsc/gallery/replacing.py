@@ -1,17 +1,18 @@
-"""Replacing rows of a gallery's table, found by their ids, in one commit.
+"""Replacing and removing rows of a gallery's table, found by their ids, in one commit.
 
-Call `replace_rows` only while other writers are locked out (`LanceTable.writing`).
+Call these functions only while other writers are locked out (`LanceTable.writing`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from sfsc.gallery.changes import Change
 from sfsc.gallery.store import ORIGINAL
 
 SCAN_FROM = (
@@ -20,21 +21,63 @@ SCAN_FROM = (
 SCANNED = 1 << 20  # rows whose ids are compared at once
 
 
-def replace_rows(dataset: Any, rows: pa.Table) -> Any:
-    """Add rows, and remove those with the same ids; return the new version of the dataset.
+class Pending(NamedTuple):
+    """A change of rows whose files are written, but which no version contains yet.
+
+    Attributes:
+        transaction: commits the change.
+        change: the rows that it removes and adds.
+        removed: the number of rows that it removes.
+        emptied: the numbers of the fragments that it removes.
+    """
+
+    transaction: Any
+    change: Change
+    removed: int
+    emptied: Sequence[int]
+
+
+def replacement(dataset: Any, rows: pa.Table) -> Pending:
+    """Add rows, and remove those with the same ids.
 
     Lance's own `merge_insert` joins all columns of rows that no index covers, and is limited in memory.
     """
-    from lance import LanceDataset, LanceOperation
+    addresses = _addresses(dataset, rows["id"].combine_chunks())
+    changed, emptied = _without(dataset, addresses)
+    return _added(dataset, rows, changed, emptied, len(addresses))
+
+
+def removal(dataset: Any, ids: Sequence[str]) -> Pending:
+    """Remove the rows with these ids."""
+    from lance import LanceOperation, Transaction
+
+    wanted = pa.array(ids, pa.string())
+    addresses = _addresses(dataset, wanted)
+    changed, emptied = _without(dataset, addresses)
+    operation = LanceOperation.Delete(changed, emptied, f"id IN ({literals(wanted)})")
+    transaction = Transaction(dataset.version, operation)
+    change = Change(transaction.uuid, pa.table({"id": wanted}))
+    return Pending(transaction, change, len(addresses), emptied)
+
+
+def _added(
+    dataset: Any, rows: pa.Table, changed: Sequence[Any], emptied: Sequence[int], removed: int
+) -> Pending:
+    """Write rows into new files; other fragments lose rows, or all of them."""
+    from lance import LanceOperation, Transaction
     from lance.fragment import write_fragments
 
-    changed, removed = _without(dataset, _addresses(dataset, rows["id"].combine_chunks()))
-    operation = LanceOperation.Update(
-        removed_fragment_ids=removed,
-        updated_fragments=changed,
-        new_fragments=write_fragments(rows, dataset),
-    )
-    return LanceDataset.commit(dataset, operation, read_version=dataset.version)
+    written = write_fragments(rows, dataset)
+    transaction = Transaction(dataset.version, LanceOperation.Update([*emptied], [*changed], written))
+    files = [file.path for fragment in written for file in fragment.files]
+    indexed = rows.select([name for name in rows.schema.names if name != ORIGINAL])
+    return Pending(transaction, Change(transaction.uuid, indexed, files), removed, emptied)
+
+
+def merging(dataset: Any, fragments: Sequence[Any]) -> Pending:
+    """Write the rows of fragments, which no index covers, into one fragment."""
+    rows = dataset.scanner(fragments=[*fragments]).to_table()
+    return _added(dataset, rows, [], [part.fragment_id for part in fragments], len(rows))
 
 
 def with_originals(dataset: Any, rows: pa.Table) -> pa.Table:

@@ -5,7 +5,7 @@ Call these functions only while other writers are locked out (`LanceTable.writin
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from itertools import pairwise
@@ -13,6 +13,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+
+from sfsc.gallery.replacing import Pending, merging
 
 KEPT, KEPT_AT_FIRST = "sfsc.kept_seconds", 60.0  # old versions are kept because others may still read them
 LONGEST_KEPT = 1e9  # seconds
@@ -30,14 +32,18 @@ GROWTH = 4  # ratio of the sizes of consecutive segments of an index, at least
 FULL_DISK = ("No space left", "File too large", "Disk quota exceeded")  # in messages of the system
 
 
-def tidy(dataset: Any) -> None:
+def tidy(dataset: Any, commit: Callable[[Any, Pending], object]) -> None:
     """Merge small fragments if there are many of one size or another, and remove old versions.
 
     Each size is a multiple of the smaller one, so that the rows of many small adds are rewritten only a few
     times. If the disk is full, this is left to a later change.
+
+    Args:
+        dataset: the newest version.
+        commit: commits a change of it.
     """
     with room_permitting():
-        _tidy(dataset)
+        _tidy(dataset, commit)
 
 
 @contextmanager
@@ -50,12 +56,15 @@ def room_permitting() -> Iterator[None]:
             raise
 
 
-def _tidy(dataset: Any) -> None:
+def _tidy(dataset: Any, commit: Callable[[Any, Pending], object]) -> None:
     covered, fragments = _covered(dataset), dataset.get_fragments()
-    sizes = [part.physical_rows for part in fragments if part.fragment_id not in covered]
+    new = [part for part in fragments if part.fragment_id not in covered]
+    sizes = [part.physical_rows for part in new]
     small = merged_below(sizes)
     worn = {part.fragment_id for part in fragments if _is_worn(part)}
-    if small or worn:  # rewriting covered rows takes long, because their whole segment is written again
+    if small == SMALL[0] and not worn:  # in a fraction of the time of a compaction
+        commit(dataset, merging(dataset, [part for part in new if part.physical_rows < small]))
+    elif small or worn:  # rewriting covered rows takes long, because their whole segment is written again
         compact(dataset, small or SMALL[0], WORN, covered - worn)
     elif dataset.version % CLEANED_EVERY == 0:
         remove_old_versions(dataset)
