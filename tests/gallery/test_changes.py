@@ -103,7 +103,7 @@ def pair(tmp_path: Path) -> Any:
     """Return a gallery that is open twice, and was searched by the first."""
     path = tmp_path / "gallery"
     with Gallery.open(path, create=True) as first, Gallery.open(path, create=True) as second:
-        add(second, [f"{number}" for number in range(40)], 0, price=1)
+        add(second, [f"{number}" for number in range(40)], 0)
         hits(first)
         yield first, second
 
@@ -125,7 +125,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def test_small_changes_are_followed_without_the_table(pair: Any, compared: list[int], tmp_path: Path) -> None:
     first, second = pair
     for number in range(50):  # fragments are merged meanwhile, too
-        add(second, [f"{number}", f"new {number}"], number + 1, price=number)
+        add(second, [f"{number}", f"new {number}"], number + 1)
         if number % 3 == 0:
             assert second.delete([f"{number + 2}", "unknown"]) <= 1
         hits(first)
@@ -137,8 +137,8 @@ def test_what_is_not_recorded_is_read_from_the_table(pair: Any, compared: list[i
     first, second = pair
     cases: list[Callable[[], object]] = [
         lambda: add(second, ["0", "1"], 1, colour="red"),  # another column
-        lambda: second.delete(where=["price=1"]),
-        lambda: add(second, [f"many {number}" for number in range(3000)], 2, price=2),
+        lambda: second.delete(where=["width=1"]),
+        lambda: add(second, [f"many {number}" for number in range(3000)], 2),
         second.optimize,
     ]
     for number, change in enumerate(cases):
@@ -152,7 +152,7 @@ def test_what_is_not_recorded_is_read_from_the_table(pair: Any, compared: list[i
 def test_missing_and_damaged_records_are_not_missed(pair: Any, compared: list[int], tmp_path: Path) -> None:
     first, second = pair
     for number, content in enumerate((None, b"", b"damaged")):
-        add(second, [f"{number}"], number + 5, price=3)
+        add(second, [f"{number}"], number + 5)
         for file in (tmp_path / "gallery" / ".changes").iterdir():
             file.unlink() if content is None else file.write_bytes(content)
         assert agree(first, tmp_path / "gallery")
@@ -167,13 +167,33 @@ def test_a_column_falls_out_of_use_in_every_open_gallery(pair: Any, tmp_path: Pa
     hits(first)
     second.delete(["red"])
     assert agree(first, tmp_path / "gallery")
-    assert {*first.describe().attributes} == {"price"}
+    assert {*first.describe().attributes} == set()
 
 
 def test_optimize_removes_the_records(pair: Any, tmp_path: Path) -> None:
     first, second = pair
-    add(second, ["0"], 1, price=1)
+    add(second, ["0"], 1)
     assert [*(tmp_path / "gallery" / ".changes").iterdir()]
     first.optimize()
     assert not (tmp_path / "gallery" / ".changes").exists()
     assert agree(second, tmp_path / "gallery")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_several_changes_between_two_searches(pair: Any, tmp_path: Path, seed: int) -> None:
+    """Among them, rows are added, replaced and deleted again, and all rows may be gone for a while."""
+    first, second = pair
+    random = np.random.default_rng(seed)
+    there = {f"{number}" for number in range(40)}
+    for _ in range(8):
+        for _change in range(int(random.integers(1, 6))):
+            ids = [f"{number}" for number in random.choice(40, int(random.integers(1, 5)), replace=False)]
+            if random.random() < 0.5:
+                add(second, ids, int(random.integers(1000)))
+                there |= {*ids}
+            else:
+                gone = ids if random.random() < 0.7 or not there else sorted(there)
+                assert second.delete(gone) == len(there & {*gone})
+                there -= {*gone}
+        assert hits(first).keys() == there
+    assert agree(first, tmp_path / "gallery")
