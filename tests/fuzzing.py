@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
+from zlib import crc32
 
 import cv2
 import faiss
@@ -39,12 +40,14 @@ from sfsc.files.json_text import parse_json
 from sfsc.files.writing import read_json
 from sfsc.gallery.attributes import read_attributes
 from sfsc.gallery.backup import read_list
+from sfsc.gallery.changes import CHECKED, FOLDER, Change, Changes
 from sfsc.gallery.conditions import Condition, parse_conditions
 from sfsc.gallery.imports.ids import read_ids
 from sfsc.gallery.imports.importing import open_source
 from sfsc.gallery.index import DAMAGE
 from sfsc.gallery.index_files import HEADER, Fragment, Source, open_index, write_index
 from sfsc.gallery.index_files import read_header as read_header_of_index
+from sfsc.gallery.manifests import Manifest
 from sfsc.gallery.store import COLUMNS, Description
 from sfsc.gallery.view import Part, View
 from sfsc.images.header import read_header
@@ -185,6 +188,7 @@ def parsers(folder: Path) -> dict[str, Parser]:
         "faiss": in_file("rows.faiss", import_rows, [index_seed(False), index_seed(True)]),
         "parquet": in_file("rows.parquet", import_rows, [table_seed()]),
         "ids": in_file("ids.txt", lambda path: [*read_ids(path)], [b"a.png\nb.png\r\n"]),
+        "change": in_record(folder),
         "backup": in_file("backup.json", lambda path: read_list(path.parent), [values(BACKUP)]),
         "built": in_file("built/family.json", load_family, [described]),
         "weights": in_file(
@@ -266,8 +270,7 @@ def in_index(folder: Path, name: str) -> Parser:
     columns = {column: pa.array([f"{row % 7}" for row in range(30)]) for column in COLUMNS}
     columns |= {column: pa.array([float(row) for row in range(30)]) for column in ("width", "time", "price")}
     source = Source(
-        version=1,
-        manifest=b"",
+        manifest=Manifest(folder / "1.manifest", b""),
         description=Description(4, FINGERPRINT, {"price": "number"}),
         columns={column: column for column in columns},
         form="float32",
@@ -290,6 +293,21 @@ def in_index(folder: Path, name: str) -> Parser:
         return view
 
     return Parser(parse, [(index / name).read_bytes()], DAMAGE)
+
+
+def in_record(folder: Path) -> Parser:
+    """What reads a changed record of a gallery's last change, with the checksum of what is there."""
+    before = Manifest(folder / "1.manifest", b"")
+    after = Manifest(folder / "2.manifest", b"committed by the transaction")
+    rows = pa.table({"id": ["a", "b"], "time": [0.5, None]})
+    Changes(folder).record(before, Change("the transaction", rows, ("a.lance",)))
+    [file] = (folder / FOLDER).iterdir()
+
+    def parse(data: bytes, _: Path) -> object:
+        file.write_bytes(data + crc32(data).to_bytes(CHECKED))
+        return Changes(folder).between(before, after)
+
+    return Parser(parse, [file.read_bytes()[:-CHECKED]], ())
 
 
 def import_rows(path: Path) -> object:

@@ -39,7 +39,7 @@ NAMES = (
         "gallery",
     ),
     *("quantity", "model", "structure", "built", "weights", "printed", *INDEX),
-    *("npy", "faiss", "parquet", "ids", "backup", "thresholds"),
+    *("npy", "faiss", "parquet", "ids", "change", "backup", "thresholds"),
 )
 SLOW = ("report", "curves")  # a tenth of a second each, and more
 

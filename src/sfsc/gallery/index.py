@@ -207,11 +207,15 @@ class Index:
     def _follow_records(self, before: Snapshot | None, snapshot: Snapshot) -> bool:
         """Follow the changes since the version `before`, which is here, if they are recorded."""
         changes = None if before is None else self._changes.between(before.manifest, snapshot.manifest)
-        for change in changes or ():
-            self._members = changed(self._members, change, snapshot)
-        if any(change.files for change in changes or ()):
-            self._merge()
-        return changes is not None
+        if changes is None:
+            return False
+        with suppress(*DAMAGE):  # what was followed until then is compared with the table
+            for change in changes:
+                self._members = changed(self._members, change, snapshot)
+            if any(change.files for change in changes):
+                self._merge()
+            return True
+        return False
 
     def _update(self, snapshot: Snapshot, most_new: float) -> bool:
         """Follow all fragments, and read the new ones unless they are too many; return whether it did."""
