@@ -51,6 +51,7 @@ class Changes:
 
     def __init__(self, directory: Path) -> None:
         self._folder = directory / FOLDER
+        # What was read last: the table asks for it first, then the index.
         self._last: tuple[Manifest, Manifest, list[Change]] | None = None
 
     def record(self, before: Manifest, change: Change) -> None:

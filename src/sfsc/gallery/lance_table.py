@@ -135,8 +135,8 @@ class LanceTable:
     def commit(self, dataset: Any, pending: Pending, recorded: bool = True) -> Any:
         """Commit a change of the newest version, and return the next one. Call it only inside `writing`.
 
-        The change is recorded for the processes that follow it, unless a column may come into use with it, or
-        fall out of use.
+        The change is recorded for the processes that follow it, unless a column may come into use with it, as
+        `recorded=False` says, or fall out of use.
         """
         from lance import LanceDataset
 
