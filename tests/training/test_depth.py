@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 from dataclasses import replace
@@ -19,9 +20,12 @@ from sfsc.embedding.exported import ExportedModel
 from sfsc.images.reading import decode
 from sfsc.report.html import write_report
 from sfsc.report.names import names_of
+from sfsc.switchable.stages import left_out
 from sfsc.training.config import read_config
+from sfsc.training.norm_statistics import with_width
 from sfsc.training.random_widths import AnyWidth
 from tests.switchable import networks
+from tests.training.test_random_widths import shuffled_norms
 
 CODE = "networks:Deep"
 WIDTHS = "0.25/0.3@16,0.5/0.5,1"
@@ -91,14 +95,22 @@ def test_a_step_alone_does_not_change_what_is_left_out(shapes: str, tmp_path: Pa
     assert all(moved[name] for name in moved if name.startswith("backbone.2.0.conv"))
 
 
-def test_random_widths_have_the_depth_of_the_next_wider(run: Path) -> None:
-    family = Family.load(run, CODE)
-    drawn = AnyWidth(family)
-    gone = dict(zip(drawn.widths, drawn.left_out, strict=True))
-    assert gone[0.375] == gone[0.5] == family.left_out[1] != gone[0.25]
-    assert not gone[0.75]
-    drawn.train()
-    assert drawn.at(0.375)(torch.rand(2, 3, 32, 32)).shape == (2, 8)
+def test_random_widths_have_the_sizes_and_depths_of_the_family_in_turn(run: Path) -> None:
+    family = shuffled_norms(Family.load(run, CODE))
+    drawn = AnyWidth(family).train()
+    assert drawn.image_size_of(0.25) == (16, 16)
+    assert drawn.left_out[drawn.widths.index(0.5)] == family.left_out[1]
+    trained = [*zip(family.counts, family.left_out, strict=True)]
+    kinds = [(16, 0.3), (16, 0.5), (16, 1.0), (32, 0.3), (32, 0.5), (32, 1.0)]
+    for width, (height, depth) in zip(drawn.between, itertools.cycle(kinds), strict=False):
+        index = drawn.widths.index(width)
+        assert drawn.image_size_of(width) == (height, height)
+        assert drawn.left_out[index] == left_out(family.structure.stages, depth)
+        if (drawn.counts[index], drawn.left_out[index]) in trained:
+            continue  # it cannot be added
+        images = torch.rand(2, 3, height, height)
+        added = with_width(family, width, (height, height), depth).train()
+        torch.testing.assert_close(drawn.at(width)(images), added.at(width)(images))
 
 
 def test_a_sub_model_of_another_depth_is_added(run: Path, family: Family, tmp_path: Path) -> None:

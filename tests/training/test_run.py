@@ -239,7 +239,7 @@ def test_what_is_trained_towards_the_full_sub_model_is_not_trained_alone(
 
 
 def test_extra_steps_are_of_the_narrow_widths(shapes: str) -> None:
-    with pytest.raises(SfscError, match="one number for each of the 1 narrow widths"):
+    with pytest.raises(SfscError, match="one number for each narrow width, here 1, got 1, 1"):
         Config.make(settings(shapes, widths=[0.5, 1.0], extra_steps=[1, 1]))
 
 

@@ -43,6 +43,7 @@ class Config(BaseModel):
 
     Every setting is described in docs/training.md. A setting that is unknown or out of range raises
     `pydantic.ValidationError`, or `SfscError` with a one-line message if the settings are made by `make`.
+    Settings that contradict each other raise `SfscError` in both cases.
 
     Example::
 
@@ -201,7 +202,10 @@ class Config(BaseModel):
     def _check_extra_steps(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
         narrow = len(info.data.get("widths", ())) - 1
         if value and narrow >= 0 and len(value) != narrow:
-            raise ValueError(f"one number for each of the {narrow} narrow widths")
+            written = ", ".join(map(str, value))
+            raise SfscError(
+                f"extra_steps must have one number for each narrow width, here {narrow}, got {written}"
+            )
         return value
 
     @property

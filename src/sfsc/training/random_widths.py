@@ -7,6 +7,8 @@ works as soon as its BatchNorm statistics have been estimated.
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import torch
 from torch import nn
@@ -16,6 +18,7 @@ from sfsc.family.family import Family
 from sfsc.notation import Size, read_written
 from sfsc.switchable.convert import Gathered, lend_norms
 from sfsc.switchable.network import Switchable
+from sfsc.switchable.stages import is_within
 from sfsc.training.config import Config
 from sfsc.widths import Widths
 
@@ -25,22 +28,27 @@ STEPS = 32  # random widths are multiples of 1/32, so that each sub-network is b
 class AnyWidth(Switchable):
     """The sub-networks of a family, and those of all multiples of 1/32 above its narrowest width.
 
-    A sub-network that the family lacks has the depth of the next wider one and uses the first entries of its
-    normalisation parameters, as a sub-model does that is added to the trained family. It has no running
-    statistics, so it works in training mode only.
+    The sub-networks that the family lacks take its image sizes and depths in turn. For each block, such a
+    sub-network uses the first entries of the normalisation parameters of the next wider sub-model that has
+    this block, as a sub-model does that is added to the trained family. It has no running statistics, so it
+    works in training mode only.
     """
 
     def __init__(self, family: Family) -> None:
         """Build the sub-networks on the weights of a family, whose own sub-networks remain in use."""
         self._family = [family]  # a list, because a module would become a part of this one
         self.between = between(family.widths)
+        depths = {family.depth_of(width) for width in family.widths}
+        sizes = {family.image_size_of(width) for width in family.widths}
+        kinds = itertools.cycle(itertools.product(sorted(sizes), sorted(depths)))
+        self._kinds = dict(zip(self.between, kinds, strict=False))
         widths = Widths(tuple(sorted([*family.widths, *self.between])))
         super().__init__(family.network, family.structure, widths, family.round_to)
 
     def image_size_of(self, width: float) -> Size:
-        """Return the (height, width) in pixels of a sub-network's images; those of random widths are full."""
+        """Return the (height, width) in pixels of a sub-network's images."""
         [family] = self._family
-        return family.image_size_of(width) if width in family.widths.ratios else family.image_size
+        return self._kinds[width][0] if width in self._kinds else family.image_size_of(width)
 
     def draw(self, number: int, seed: int) -> list[int]:
         """Return the indices of random widths, increasing: one of each of `number` parts of the range."""
@@ -69,20 +77,24 @@ class AnyWidth(Switchable):
     def _borrow(self, width: float) -> nn.ModuleDict:
         """Return the normalisation layers of a sub-network that the family lacks."""
         [family] = self._family
-        place = family.widths.index(self._wider(width))
-        counts = self.counts[self.widths.index(width)]
-        norms, lent = lend_norms(family.norms_of(place), self.structure, family.counts[place], counts)
-        self._lent += lent
-        return nn.ModuleDict({name.replace(".", "/"): norm for name, norm in norms.items()})
+        index = self.widths.index(width)
+        layers: dict[str, nn.Module] = {}
+        for place, wider in enumerate(family.widths):
+            if wider < width:
+                continue
+            new = {
+                name: norm
+                for name, norm in family.norms_of(place).items()
+                if name not in layers and not is_within(name, self.left_out[index])
+            }
+            norms, lent = lend_norms(new, self.structure, family.counts[place], self.counts[index])
+            layers |= norms
+            self._lent += lent
+        return nn.ModuleDict({name.replace(".", "/"): norm for name, norm in layers.items()})
 
     def _depth(self, width: float) -> float:
         [family] = self._family
-        return family.depth_of(self._wider(width))
-
-    def _wider(self, width: float) -> float:
-        """Return the narrowest width of the family that is not below `width`."""
-        [family] = self._family
-        return next(other for other in family.widths if other >= width)
+        return self._kinds[width][1] if width in self._kinds else family.depth_of(width)
 
     def _build(self) -> None:
         super()._build()
