@@ -43,13 +43,15 @@ def main() -> None:
         space.uniform(width, space.sizes[-1]): f"uniform {width:g}" for width in WIDTHS
     }
     kinds |= {front[place].point: "front" for place in chosen}
-    kinds |= {point: f"trained {width:g}" for point, width in space.trained().items()}
+    named = space.family.name_of
+    kinds |= {point: f"trained {named(width)}" for point, width in space.trained().items()}
     rows = []
     for point, kind in sorted(kinds.items(), key=lambda pair: device.predict(pair[0]).p50):
         validated = f"{100 * known[point].accuracy:.1f}" if point in known else ""
         rows.append(
             [
-                *(kind, f"{point.size[0]}", " ".join(f"{ratio:.2f}" for ratio in point.ratios)),
+                *(kind, f"{point.size[0]}", f"{point.depth:g}"),
+                " ".join(f"{ratio:.2f}" for ratio in point.ratios),
                 f"{space.costs(point).multiply_adds.sum() / 1e6:.1f}",
                 *(f"{1000 * device.predict(point).p50:.2f}", validated),
                 f"{100 * test.accuracy(*test.build(point)):.1f}",
@@ -62,7 +64,7 @@ def main() -> None:
         error=100 * device.error,
         samples=len(samples.rows),
     )
-    heading = ["", "pixels", "ratios", "M multiply-adds", "ms", "validation", "test"]
+    heading = ["", "pixels", "depth", "ratios", "M multiply-adds", "ms", "validation", "test"]
     print(section("Searched sub-models", meaning, table(heading, rows)))
 
 
